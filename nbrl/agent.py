@@ -1,0 +1,156 @@
+"""A policy that acts: load it, give it observations, save it. No training code."""
+
+import json
+import math
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nbrl.checkpoint import CheckpointError, read_tensors, write_tensors
+from nbrl.kernels.compile import jit
+from nbrl.nets.heads import argmax, categorical_sample
+from nbrl.nets.layers import layers_from_list, layers_to_list
+from nbrl.nets.network import Network, Workspace, enter, forward, outputs
+
+FORMAT = "nbrl policy 1"
+
+
+@jit
+def choose(work, policy, observation, u, greedy):
+    """The action for one observation, given as bytes; -1 if it is not finite. `u` is uniform in [0, 1)."""
+    if not enter(work, 0, observation):
+        return -1
+    forward(work, 0, 1)
+    logits = outputs(work, policy, 0, 1)[0]
+    return argmax(logits) if greedy else categorical_sample(logits, u)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a policy expects: the environment that it was trained on, and what its observations look like."""
+
+    environment: str
+    observation_shape: tuple[int, ...]
+    observation_dtype: str  # "uint8" (an image, scaled by 1/255 in the network) or "float32"
+    sticky_actions: float = 0.0
+
+
+class Agent:
+    """A trained policy.
+
+    Parameters
+    ----------
+    network : Network
+        With heads "policy" (one logit an action) and "value".
+    parameters : numpy.ndarray
+        float32 (network.layout.size,); copied.
+    preprocessing : Preprocessing
+
+    Examples
+    --------
+    ``Agent.load("runs/pong").act(observation)`` is an action for one observation.
+    """
+
+    def __init__(self, network: Network, parameters: np.ndarray, preprocessing: Preprocessing) -> None:
+        self.network, self.preprocessing = network, preprocessing
+        self.parameters = np.array(parameters, np.float32)
+        if self.parameters.shape != (network.layout.size,):
+            raise ValueError(f"the parameters have shape {parameters.shape}: they must be ({network.layout.size},)")
+        self.parameters.flags.writeable = False
+        self._dtype = np.dtype(preprocessing.observation_dtype)
+        self._local = threading.local()
+
+    def workspace(self) -> Workspace:
+        """Scratch for one thread that acts, with the parameters in place."""
+        work = self.network.workspace(1)
+        work.theta[:] = self.parameters
+        return work
+
+    def act(self, observation: Any, *, greedy: bool = False, rng: np.random.Generator | None = None) -> int:
+        """Choose an action. Threads may share an agent: each has its own scratch and random numbers.
+
+        Parameters
+        ----------
+        observation : array-like
+            One observation, of the shape and type that the policy was trained on.
+        greedy : bool, optional
+            Take the most likely action instead of sampling one.
+        rng : numpy.random.Generator, optional
+            Source of the sampled action; by default a generator of the calling thread, freshly seeded.
+
+        Raises
+        ------
+        ValueError
+            An observation of another shape, or one that is not finite.
+        """
+        array = np.ascontiguousarray(observation, self._dtype)
+        if array.shape != self.preprocessing.observation_shape:
+            raise ValueError(
+                f"the observation has shape {array.shape}: this policy takes {self.preprocessing.observation_shape}"
+            )
+        local = self._local
+        if not hasattr(local, "work"):
+            local.work, local.rng = self.workspace(), np.random.default_rng()
+        u = (local.rng if rng is None else rng).random()
+        action = choose(local.work, self.network.head("policy"), array.reshape(-1).view(np.uint8), u, greedy)
+        if action < 0:
+            raise ValueError("the observation has a number that is not finite")
+        return int(action)
+
+    def metadata(self) -> dict[str, str]:
+        """What `from_tensors` needs besides the parameters, as text."""
+        return {
+            "format": FORMAT,
+            "network": json.dumps(layers_to_list(self.network.layers)),
+            "heads": json.dumps(self.network.heads),
+            "environment": self.preprocessing.environment,
+            "observation_shape": json.dumps(self.preprocessing.observation_shape),
+            "observation_dtype": self.preprocessing.observation_dtype,
+            "sticky_actions": json.dumps(self.preprocessing.sticky_actions),
+        }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the policy alone, as one safetensors file: parameters by name, network, preprocessing."""
+        write_tensors(path, self.network.layout.views(self.parameters), self.metadata())
+
+    @classmethod
+    def load(cls, source: str | os.PathLike | bytes) -> "Agent":
+        """Read a policy from a file that `save` or a run's checkpoint wrote, or from such a file's bytes.
+
+        Raises
+        ------
+        CheckpointError
+            Anything that is not a whole policy, with one sentence.
+        """
+        return cls.from_tensors(*read_tensors(source))
+
+    @classmethod
+    def from_tensors(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> "Agent":
+        """The policy within a file's arrays; those of other names are passed over. Raises as `load`."""
+        try:
+            layers = layers_from_list(json.loads(metadata["network"]))
+            heads, shape = json.loads(metadata["heads"]), tuple(json.loads(metadata["observation_shape"]))
+            dtype = metadata["observation_dtype"]
+            preprocessing = Preprocessing(
+                metadata["environment"], shape, dtype, float(json.loads(metadata["sticky_actions"]))
+            )
+            if dtype not in ("uint8", "float32") or list(heads) != ["policy", "value"]:
+                raise ValueError("its observations or heads are of no known kind")
+            if math.prod(shape) * sum(units for units in heads.values()) > 1 << 40:
+                raise ValueError("its network is too large")
+            network = Network(layers, shape, heads)
+            parameters = np.zeros(network.layout.size, np.float32)
+            for name, view in network.layout.views(parameters).items():
+                if arrays[name].shape != view.shape or arrays[name].dtype != np.float32:
+                    raise ValueError(f"{name} has shape {arrays[name].shape}, not {view.shape} of float32")
+                view[...] = arrays[name]
+        except (KeyError, TypeError, ValueError) as error:
+            missing = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(f"the file holds no policy that can be used: {missing}") from error
+        if not np.isfinite(parameters).all():
+            raise CheckpointError("the file holds no policy that can be used: a parameter is not finite")
+        return cls(network, parameters, preprocessing)

@@ -1,0 +1,381 @@
+"""The command ``nbrl``: train, resume, eval, plot, envs.
+
+Only this file handles signals and prints. Bad input ends with code 2 and one sentence on standard error.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from nbrl import checkpoint
+from nbrl.config import PRESETS, Config, check_names, configure, describe
+from nbrl.metrics import Report, RunDirectory, default_directories, progress_line, read_metrics
+
+if TYPE_CHECKING:
+    from nbrl.trainer import Trainer
+
+logger = logging.getLogger("nbrl")
+
+LOG_INTERVAL = 10.0  # seconds between log lines where there is no terminal
+RUN_HELP = "a run directory, a checkpoint or a saved policy"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
+
+    Parameters
+    ----------
+    arguments
+        The command's words; by default those of this process.
+    """
+    parsed = _parser().parse_args(arguments)
+    console = _Console()
+    logger.addHandler(console)
+    logger.setLevel(logging.INFO)
+    try:
+        code = parsed.run(parsed, console)
+        sys.stdout.flush()
+        return code
+    except _Refused as refused:
+        print(f"nbrl: {refused}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        return _exit_code(interrupt)
+    except BrokenPipeError:  # the reader of standard output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    finally:
+        logger.removeHandler(console)
+
+
+class _Refused(Exception):
+    """The input was bad; the message is the sentence to print."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: the same as Ctrl-C but for the exit code."""
+
+
+def _exit_code(interrupt: KeyboardInterrupt) -> int:
+    return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)
+
+
+@contextmanager
+def _checked_input() -> Iterator[None]:
+    """Take a ``ValueError``, the library's word for bad input, as such; elsewhere it is an error of the program."""
+    try:
+        yield
+    except ValueError as error:
+        raise _Refused(" ".join(str(error).split())) from error
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    def interrupt(_number: int, _frame: Any) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Console(logging.Handler):
+    """Standard error: log lines, and on a terminal a progress line below them that is rewritten in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        self.last: Report | None = None
+        self._terminal = sys.stderr.isatty()
+        self._next_line = time.monotonic() + LOG_INTERVAL
+        self._progress = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(self.format(record) + "\n" + self._progress)
+
+    def report(self, report: Report) -> None:
+        """Show a run's report."""
+        self.last = report
+        if self._terminal:
+            self.acquire()
+            try:
+                self._progress = progress_line(report, shutil.get_terminal_size().columns - 1)
+                self._write(self._progress)
+            finally:
+                self.release()
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LOG_INTERVAL
+            logger.info("%s", progress_line(report))
+
+    def end_progress(self) -> None:
+        """Leave the progress line where it is, and go on below it."""
+        if self._progress:
+            self._progress = ""
+            sys.stderr.write("\n")
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{text}" if self._terminal else text)
+        sys.stderr.flush()
+
+
+def _train(parsed: argparse.Namespace, console: _Console) -> int:
+    with _checked_input():
+        settings = _settings(parsed)
+        config = configure(parsed.environment, preset=parsed.preset, frames=parsed.frames, **settings)
+        directory = parsed.out or next(path for path in default_directories(config) if not path.exists())
+        from nbrl.trainer import Trainer
+
+        with _sigterm_interrupts():
+            trainer = Trainer(config, directory=directory, on_report=console.report)
+    return _run(trainer, RunDirectory(directory), console)
+
+
+def _resume(parsed: argparse.Namespace, console: _Console) -> int:
+    with _checked_input():
+        run = RunDirectory.open(parsed.run_path)
+        config = run.config()
+        newest = checkpoint.newest(run.checkpoints)
+        if newest is None:
+            raise ValueError(f"{run.path} has no readable checkpoint to go on from")
+        from nbrl.trainer import Trainer
+
+        trainer = Trainer(config, directory=run.path, on_report=console.report, restore=newest)
+    return _run(trainer, run, console)
+
+
+def _run(trainer: "Trainer", run: RunDirectory, console: _Console) -> int:
+    """Train until the end or a signal; leave a checkpoint and the policy; say what can be done next."""
+    with _sigterm_interrupts():
+        try:
+            with _checked_input():
+                trainer.start()
+            logger.info("training in %s", run.path)
+            while trainer.running:
+                trainer.join(1.0)
+            trainer.join()
+        except KeyboardInterrupt as interrupt:
+            trainer.stop()
+            trainer.join()
+            console.end_progress()
+            if any(run.checkpoints.iterdir()):
+                print(f"stopped; the run is in {run.path}, go on with: nbrl resume {run.path}")
+            else:
+                print(f"stopped before the first step; nothing was learned in {run.path}")
+            return _exit_code(interrupt)
+    console.end_progress()
+    trainer.agent().save(run.policy_file)
+    print(f"the run is in {run.path}{_summary(console.last)}")
+    print(f"  evaluate it:  nbrl eval {run.path}")
+    print(f"  plot it:      nbrl plot {run.path}")
+    return 0
+
+
+def _summary(report: Report | None) -> str:
+    if report is None or report.recent_return is None:
+        return ""
+    return f"; mean return of the last 100 episodes: {report.recent_return:,.4g}"
+
+
+def _eval(parsed: argparse.Namespace, console: _Console) -> int:
+    with _checked_input():
+        policy, run = _policy(parsed.run_path)
+        from nbrl.agent import Agent
+        from nbrl.evaluate import evaluate
+
+        agent = Agent.load(policy)
+        evaluation = evaluate(
+            agent,
+            agent.environment,
+            episodes=parsed.episodes,
+            greedy=parsed.greedy,
+            threads=parsed.threads,
+            seed=parsed.seed,
+        ).to_dict()
+    text = json.dumps(evaluation, allow_nan=False)
+    if run is not None:
+        try:
+            checkpoint.replace_file(run.evaluation_file, [text.encode(), b"\n"])
+        except OSError as error:
+            logger.warning("%s cannot be written: %s", run.evaluation_file, error.strerror)
+    if parsed.json:
+        print(text)
+        return 0
+    mean, standard_error = evaluation["mean_return"], evaluation["standard_error"]
+    print(f"mean return {mean:,.4g} (standard error {standard_error:.2g}) over {evaluation['episodes']} episodes")
+    if evaluation.get("human_normalised") is not None:
+        print(f"human-normalised score {evaluation['human_normalised']:.1%}")
+    return 0
+
+
+def _policy(path: Path) -> tuple[Path, RunDirectory | None]:
+    """Return the file of the policy that a path means, and the run directory if the path is one."""
+    if not path.is_dir():
+        if not path.exists():
+            raise ValueError(f"{path} does not exist: it must be {RUN_HELP}")
+        return path, None
+    run = RunDirectory.open(path)
+    policy = checkpoint.newest(run.checkpoints) or run.policy_file
+    if not policy.exists():
+        raise ValueError(f"{path} has no readable checkpoint and no {run.policy_file.name}")
+    return policy, run
+
+
+def _plot(parsed: argparse.Namespace, console: _Console) -> int:
+    with _checked_input():
+        runs = [RunDirectory.open(path) for path in parsed.run_paths]
+        if len(runs) > 1 and parsed.out is None:
+            raise ValueError("a picture of several runs needs a place: give --out FILE")
+        picture = parsed.out or runs[0].curve_file
+        configs = [run.config() for run in runs]
+        reports = {str(run.path): read_metrics(run.metrics_file) for run in runs}
+        from nbrl.plots import learning_curves
+
+        titles = dict.fromkeys(f"{config.environment}, {config.method}" for config in configs)
+        learning_curves(picture, "; ".join(titles), reports)
+    print(picture)
+    return 0
+
+
+def _envs(parsed: argparse.Namespace, console: _Console) -> int:
+    from nbrl import envs
+
+    for kind, names in envs.names().items():
+        for name in names:
+            print(f"{name:40} {kind}")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"nbrl: {message}\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"nbrl {version('nbrl')}")
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="nbrl", description="Asynchronous deep reinforcement learning on CPUs.", allow_abbrev=False)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(run: Any, name: str, summary: str, **more: Any) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False, **more)
+        made.set_defaults(run=run)
+        return made
+
+    lines = (f"  {name:20} {description}".replace("%", "%%") for name, description in describe().items())
+    train = command(
+        _train,
+        "train",
+        "Train an agent.",
+        epilog="settings for --set, by default those that suit the environment:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument("environment", metavar="ENV", help="id of an environment, such as ALE/Pong-v5: see nbrl envs")
+    train.add_argument("--preset", metavar="P", help=f"settings to begin with: {', '.join(PRESETS)}")
+    for name in ("method", "steps", "actors", "threads", "seed"):
+        metavar = "M" if name == "method" else "N"
+        train.add_argument(f"--{name}", metavar=metavar, help=describe()[name])
+    train.add_argument("--frames", metavar="N", type=_number, help="length of the run in frames instead of steps")
+    train.add_argument("--out", metavar="DIR", type=Path, help="directory of the run; by default a new one in runs/")
+    train.add_argument(
+        "--set", metavar="field=value", nargs="+", action="extend", default=[], help="any setting of those below"
+    )
+
+    resume = command(_resume, "resume", "Go on with a run from its newest checkpoint.")
+    resume.add_argument("run_path", metavar="RUN", type=Path, help="a run directory")
+
+    evaluation = command(_eval, "eval", "Play episodes with a trained policy and report their returns.")
+    evaluation.add_argument("run_path", metavar="RUN", type=Path, help=RUN_HELP)
+    evaluation.add_argument("--episodes", metavar="N", type=_count, default=30, help="number of episodes; default: 30")
+    evaluation.add_argument("--greedy", action="store_true", help="take the most likely action instead of sampling")
+    evaluation.add_argument("--json", action="store_true", help="print one JSON object with every episode")
+    evaluation.add_argument("--threads", metavar="N", type=_count, help="threads; default: the cores it may use")
+    evaluation.add_argument("--seed", metavar="N", type=_seed, default=0, help="seed of the episodes; default: 0")
+
+    plot = command(_plot, "plot", "Draw the learning curve of one run or of several.")
+    plot.add_argument("run_paths", metavar="RUN", nargs="+", type=Path, help="a run directory")
+    plot.add_argument("--out", metavar="FILE", type=Path, help="the picture; by default curve.png in the run")
+
+    command(_envs, "envs", "List the environments that can be trained on.")
+    return parser
+
+
+def _settings(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that a command line gives, from its options and its ``--set``."""
+    given = {name: getattr(parsed, name) for name in ("method", "steps", "actors", "threads", "seed")}
+    texts = {name: text for name, text in given.items() if text is not None}
+    for assignment in parsed.set:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set {assignment}: it must be field=value, such as learning_rate=7e-4")
+        if name in texts:
+            raise ValueError(f"the setting {name} is given twice")
+        texts[name] = text
+    check_names(texts)
+    if "environment" in texts:
+        raise ValueError("the environment is not for --set: it is the word after train")
+    types = {field.name: field.type for field in dataclasses.fields(Config)}
+    return {name: _value(text, types[name]) for name, text in texts.items()}
+
+
+def _value(text: str, type_: Any) -> Any:
+    """Return what a text says as a value of a type, or the text, which ``Config`` then refuses by name."""
+    if type_ is str:
+        return text
+    if type_ is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if type_ in (int, float):
+        return _number(text)
+    if type_ in (int | None, float | None):
+        return None if text.lower() == "none" else _number(text)
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _number(text: str) -> Any:
+    """Return a number from text such as 50_000_000, 1e6 or 7e-4; what is not a number stays text."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if math.isfinite(number) and number.is_integer() else number
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    number = _number(text)
+    if not isinstance(number, int) or number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return number

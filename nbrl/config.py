@@ -1,0 +1,259 @@
+"""The settings of a run: one frozen dataclass, its defaults by kind of observation, and its presets."""
+
+import dataclasses
+import difflib
+import math
+import numbers
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nbrl.nets.layers import Conv, Dense, Layer, layers_from_list, layers_to_list
+
+METHODS = ("a3c",)
+OPTIMISERS = ("shared_rmsprop", "shared_adam")
+
+
+def _setting(
+    default: Any, description: str, *, least: float | None = None, above: float | None = None,
+    most: float | None = None, below: float | None = None, choices: tuple[str, ...] = (),
+) -> Any:  # fmt: skip
+    """A field with the sentence that ``--help`` prints and the bounds that ``Config`` checks."""
+    bounds = {"of at least": least, "above": above, "at most": most, "below": below}
+    metadata = {
+        "description": description,
+        "bounds": {words: bound for words, bound in bounds.items() if bound is not None},
+        "choices": choices,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every setting of a run. The class's own defaults are the paper's (A3C feed-forward, its study network, one day).
+
+    ``configure`` builds one with the defaults that suit an environment. A value that cannot work raises ``ValueError``
+    with one sentence. ``describe()`` lists every field with its unit and the paper's value.
+    """
+
+    environment: str = dataclasses.field(metadata={"description": "id of the environment, such as ALE/Pong-v5"})
+    method: str = _setting("a3c", "learning algorithm; paper: a3c does best", choices=METHODS)
+    network: tuple[Layer, ...] = _setting(
+        (Conv(16, 8, 4, "relu"), Conv(32, 4, 2, "relu"), Dense(256, "relu")),
+        "layers before the heads, as JSON; paper: conv 16 8x8 stride 4, conv 32 4x4 stride 2, dense 256",
+    )
+    actors: int = _setting(16, "actor-learners, each with its own environment; paper: 16", least=1, most=10_000)
+    threads: int = _setting(16, "system threads that serve the actors; paper: 16, one for each actor", least=1)
+    lockstep: int = _setting(1, "actors of one thread that step as one batch; paper: 1", least=1)
+    rollout_length: int = _setting(5, "t_max, steps of an actor between updates; paper: 5", least=1, most=1_000_000)
+    steps: int = _setting(
+        80_000_000, "length of the run in agent steps, all actors; paper: 80 million", least=1, most=10**15
+    )
+    discount: float = _setting(0.99, "gamma, weight of the next step's return; paper: 0.99", least=0, most=1)
+    learning_rate: float = _setting(7e-4, "first learning rate, annealed linearly to 0; paper: 7e-4", above=0)
+    optimiser: str = _setting("shared_rmsprop", "update rule; paper: shared_rmsprop", choices=OPTIMISERS)
+    rmsprop_decay: float = _setting(0.99, "alpha, weight of the old mean square; paper: 0.99", least=0, below=1)
+    rmsprop_epsilon: float = _setting(0.1, "added to the mean square inside the root; paper: 0.1", above=0)
+    adam_beta1: float = _setting(0.9, "weight of the old mean gradient; not in the paper", least=0, below=1)
+    adam_beta2: float = _setting(0.999, "weight of the old mean square; not in the paper", least=0, below=1)
+    adam_epsilon: float = _setting(1e-8, "added to the root of the mean square; not in the paper", above=0)
+    entropy_weight: float = _setting(0.01, "beta, weight of the policy's entropy; paper: 0.01 (MuJoCo: 1e-4)", least=0)
+    value_weight: float = _setting(0.5, "weight of the value loss; paper: 0.5", least=0)
+    gradient_clip: float = _setting(40.0, "largest norm of one rollout's gradient; paper: used, not reported", above=0)
+    reward_clip: float | None = _setting(
+        1.0, "largest absolute reward that learning sees, none for no limit; paper: 1 (Atari)", above=0
+    )
+    sticky_actions: float = _setting(
+        0.0, "probability that Atari repeats the last action for one frame; paper: 0", least=0, below=1
+    )
+    cut_on_life_loss: bool = _setting(True, "whether a lost life ends the return in Atari training; paper: true")
+    seed: int | None = _setting(None, "seed of everything random, none for a fresh one", least=0, most=2**63 - 1)
+    report_interval: float = _setting(1.0, "seconds between reports", above=0)
+    checkpoint_interval: float = _setting(300.0, "seconds between checkpoints", above=0)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        if self.actors % self.lockstep:
+            raise ValueError(f"lockstep is {self.lockstep}: it must divide the number of actors, {self.actors}")
+        if self.threads > self.actors // self.lockstep:
+            raise ValueError(
+                f"threads is {self.threads}: it must be at most {self.actors // self.lockstep}, "
+                "the number of actors divided by lockstep"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["network"] = layers_to_list(self.network)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Config":
+        """Return the checked settings from ``to_dict``'s form.
+
+        Raises
+        ------
+        ValueError
+            The mapping has no environment, an unknown setting or a value that cannot work.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"the settings are {values!r}: they must be a JSON object")
+        check_names(values)
+        if "environment" not in values:
+            raise ValueError("the settings name no environment")
+        return cls(**values)
+
+
+# What differs from the paper's settings, by kind of observation. The length of the run is one of the defaults, since
+# the learning rate anneals over it.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "image": {"steps": 12_500_000},
+    "vector": {
+        "network": (Dense(64, "tanh"), Dense(64, "tanh")),
+        "reward_clip": None,
+        "steps": 500_000,
+    },
+}
+
+# "paper" takes the paper's Atari settings, the class's own, for images, and its MuJoCo settings for vectors.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {
+        "image": {},
+        "vector": {"network": (Dense(200, "relu"),), "entropy_weight": 1e-4, "reward_clip": None},
+    },
+}
+
+
+def configure(environment: Any, *, preset: str | None = None, frames: int | None = None, **settings: Any) -> Config:
+    """Return the settings for an environment: those given, and the defaults of its kind of observation for the rest.
+
+    Parameters
+    ----------
+    environment
+        An id such as ``"ALE/Pong-v5"``, a callable that makes a gymnasium environment, or an environment object.
+    preset
+        ``"paper"`` takes the paper's settings instead of the defaults.
+    frames
+        Length of the run in the environment's frames, in place of ``steps``: an Atari step is four frames.
+    **settings
+        Fields of ``Config``. ``threads`` is by default the number of cores this process may use, at most the actors.
+
+    Raises
+    ------
+    ValueError
+        The environment, the preset or a setting is unknown, or a value cannot work.
+    """
+    from nbrl import envs
+
+    check_names(settings)
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(unknown("preset", preset, PRESETS))
+    if frames is not None and "steps" in settings:
+        raise ValueError("steps and frames are both given: give one of them, since each sets the length of the run")
+    spec = envs.make(environment)
+    values = {**(PRESETS[preset] if preset else DEFAULTS)[spec.kind], **settings}
+    if frames is not None:
+        values["steps"] = _steps(frames, spec.frames_per_step)
+    if values.get("threads") is None:
+        # Values that are wrong here are refused by Config, which names them.
+        values["threads"] = 1
+        config = Config(environment=spec.name, **values)
+        return dataclasses.replace(config, threads=min(available_cores(), config.actors // config.lockstep))
+    return Config(environment=spec.name, **values)
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe() -> dict[str, str]:
+    """Return a line for each field of ``Config``: what it is, its unit and the paper's value."""
+    return {field.name: field.metadata["description"] for field in dataclasses.fields(Config)}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ``ValueError`` for the first name that is not a field of ``Config``."""
+    known = describe()
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown("setting", name, known))
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
+    """Return the sentence for a name that is not in a list.
+
+    >>> unknown("setting", "learning_rat", ["steps", "learning_rate"])
+    "unknown setting 'learning_rat': did you mean 'learning_rate'?"
+    >>> unknown("optimiser", "sgd", ["shared_rmsprop", "shared_adam"])
+    "unknown optimiser 'sgd': it must be one of shared_rmsprop, shared_adam"
+    """
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    if close:
+        return f"unknown {what} {name!r}: did you mean {close[0]!r}?"
+    return f"unknown {what} {name!r}: it must be one of {', '.join(known)}"
+
+
+def _steps(frames: object, frames_per_step: int) -> int:
+    whole = _whole(frames)
+    if whole is None or whole < frames_per_step:
+        raise ValueError(f"frames is {frames!r}: it must be a whole number of at least {frames_per_step}, one step")
+    return whole // frames_per_step
+
+
+def _whole(value: object) -> int | None:
+    """Return a value as an ``int`` if it is a whole number, else None."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        return None
+    return int(value)
+
+
+def _real(value: object) -> float | None:
+    """Return a value as a ``float`` if it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    """Return a field's value in its own type; raise ``ValueError`` with one sentence if it cannot be one."""
+    if field.name == "network":
+        return layers_from_list(value)
+    if field.type is str:
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{field.name} is {value!r}: it must be a name")
+        if field.metadata.get("choices") and value not in field.metadata["choices"]:
+            raise ValueError(unknown(field.name, value, field.metadata["choices"]))
+        return value
+    if field.type is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{field.name} is {value!r}: it must be true or false")
+        return value
+    optional = field.type in (int | None, float | None)
+    if optional and value is None:
+        return None
+    bounds: dict[str, float] = field.metadata["bounds"]
+    is_whole = field.type in (int, int | None)
+    number = _whole(value) if is_whole else _real(value)
+    if number is None or not all(_HOLDS[words](number, bound) for words, bound in bounds.items()):
+        wanted = " and ".join(f"{words} {bound}" for words, bound in bounds.items())
+        kind = "a whole number" if is_whole else "a finite number"
+        raise ValueError(f"{field.name} is {value!r}: it must be {kind} {wanted}{', or none' if optional else ''}")
+    return number
+
+
+_HOLDS = {
+    "of at least": lambda number, bound: number >= bound,
+    "above": lambda number, bound: number > bound,
+    "at most": lambda number, bound: number <= bound,
+    "below": lambda number, bound: number < bound,
+}

@@ -1,0 +1,74 @@
+"""Everything that can be stepped, behind one interface."""
+
+from collections.abc import Callable
+
+import gymnasium
+
+from nbrl.envs import atari
+from nbrl.envs.interface import Environment, Instance, NativeEnvironment, Player
+
+__all__ = ["Environment", "Instance", "NativeEnvironment", "Player", "make", "names"]
+
+NATIVE = {"CartPole-v1": "cart_pole", "Catch-v0": "catch"}
+
+
+def names() -> dict[str, list[str]]:
+    """The known environments' ids under "native", "atari" (empty without ale-py) and "gymnasium"."""
+    try:
+        games = atari.names()
+    except ValueError:
+        games = []
+    others = [name for name in gymnasium.registry if name not in NATIVE and not name.startswith(atari.PREFIX)]
+    return {"native": sorted(NATIVE), "atari": games, "gymnasium": sorted(others)}
+
+
+def make(
+    environment: str | Callable[[], gymnasium.Env] | Environment,
+    *,
+    sticky_actions: float = 0.0,
+    cut_on_life_loss: bool = False,
+    seed_every_reset: bool = False,
+) -> Environment:
+    """Describe an environment, ready to make running ones.
+
+    Parameters
+    ----------
+    environment : str, callable or Environment
+        An id ("CartPole-v1" and "Catch-v0" are native, "ALE/..." is Atari, all others gymnasium's), a function that
+        returns a gymnasium environment, or a description, which is returned as it is.
+    sticky_actions, cut_on_life_loss, seed_every_reset
+        As in `nbrl.envs.atari.AtariEnvironment`, for "ALE/..." ids; the last two mean nothing elsewhere.
+
+    Returns
+    -------
+    Environment
+
+    Raises
+    ------
+    ValueError
+        With one sentence, when there is no such environment, or a package that it needs is absent, or its spaces are of
+        an unsupported kind.
+    """
+    if isinstance(environment, Environment):
+        return environment
+    if isinstance(environment, str) and environment.startswith(atari.PREFIX):
+        return atari.AtariEnvironment(
+            environment,
+            sticky_actions=sticky_actions,
+            cut_on_life_loss=cut_on_life_loss,
+            seed_every_reset=seed_every_reset,
+        )
+    if sticky_actions:
+        raise ValueError(f"sticky_actions is for Atari games (ids with ALE/), and {environment} is none: leave it at 0")
+    if isinstance(environment, str) and environment in NATIVE:
+        from nbrl.envs import classic  # compiles
+
+        return getattr(classic, NATIVE[environment])()
+    if isinstance(environment, str) or callable(environment):
+        from nbrl.envs.gym import GymEnvironment
+
+        return GymEnvironment(environment)
+    raise ValueError(
+        "an environment is an id, a function that returns a gymnasium environment, or a NativeEnvironment, "
+        f"not {environment!r}"
+    )

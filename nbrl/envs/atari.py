@@ -1,0 +1,196 @@
+"""Atari 2600 games through ale-py's AtariVectorEnv: one environment and one emulator thread an instance.
+
+Observations are the last four grey 84x84 screens, oldest first; each is the maximum of the last two of the four frames
+that an action is held for. An episode begins with 0 to 30 no-ops, drawn uniformly, and without FIRE; it is truncated
+after 108,000 frames. Rewards are raw.
+"""
+
+import csv
+import functools
+import importlib.resources
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from nbrl.envs.interface import (
+    CUT,
+    STEPPED,
+    TERMINATED,
+    TRUNCATED,
+    Environment,
+    Instance,
+    PythonEnvironment,
+    Views,
+    python_instance,
+    suggestion,
+)
+
+PREFIX = "ALE/"
+OBSERVATION_SHAPE = (4, 84, 84)
+FRAMES_PER_STEP = 4
+MAX_NOOPS = 30
+MAX_FRAMES = 108_000
+LARGEST_SEED = 2**31 - 1
+
+
+def _ale() -> Any:
+    try:
+        import ale_py
+    except ImportError:
+        raise ValueError('Atari needs ale-py: pip install "nbrl[atari]"') from None
+    return ale_py
+
+
+def names() -> list[str]:
+    """The ids of all games, like "ALE/Pong-v5"; ValueError when ale-py is absent."""
+    _ale()  # importing it registers its games
+    return sorted(name for name in gymnasium.registry if name.startswith(PREFIX))
+
+
+def _vector_environment(game: str, sticky_actions: float) -> Any:
+    return _ale().AtariVectorEnv(
+        game,
+        1,
+        num_threads=1,
+        max_num_frames_per_episode=MAX_FRAMES,
+        repeat_action_probability=sticky_actions,
+        img_height=OBSERVATION_SHAPE[1],
+        img_width=OBSERVATION_SHAPE[2],
+        grayscale=True,
+        stack_num=OBSERVATION_SHAPE[0],
+        frameskip=FRAMES_PER_STEP,
+        maxpool=True,
+        noop_max=MAX_NOOPS + 1,  # ale-py draws from 0 to noop_max - 1
+        episodic_life=False,  # else a lost life would begin a new game
+        life_loss_info=False,
+        reward_clipping=False,
+        use_fire_reset=False,
+    )
+
+
+@functools.cache
+def _action_count(game: str) -> int:
+    return int(_vector_environment(game, 0.0).single_action_space.n)
+
+
+class AtariEnvironment(Environment):
+    """A game of the Arcade Learning Environment, with the minimal set of actions.
+
+    Parameters
+    ----------
+    name : str
+        Like "ALE/Pong-v5".
+    sticky_actions : float, optional
+        Probability that a frame repeats the action before: 0 (the A3C paper) or 0.25 (Machado et al., 2018).
+    cut_on_life_loss : bool, optional
+        Whether a lost life sets the bit CUT while the game goes on.
+    seed_every_reset : bool, optional
+        To seed the emulator it must load the cartridge again: 80 ms, where a new game costs 4. So by default only an
+        instance's first reset is seeded, and later ones go on with its random numbers: an episode then depends on the
+        first seed and on how many went before. True makes every episode depend on its own seed alone.
+
+    Raises
+    ------
+    ValueError
+        For an unknown game or probability, or when ale-py is absent.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        sticky_actions: float = 0.0,
+        cut_on_life_loss: bool = False,
+        seed_every_reset: bool = False,
+    ) -> None:
+        known = names()
+        if name not in known:
+            raise ValueError(f'unknown Atari game "{name}"{suggestion(name, known)}')
+        if not 0.0 <= sticky_actions < 1.0:
+            raise ValueError(f"sticky_actions must be a probability, at least 0 and under 1, not {sticky_actions}")
+        self._game = gymnasium.registry[name].kwargs["game"]
+        self.sticky_actions = float(sticky_actions)
+        self.cut_on_life_loss = bool(cut_on_life_loss)
+        self.seed_every_reset = bool(seed_every_reset)
+        actions = spaces.Discrete(_action_count(self._game))
+        super().__init__(name, OBSERVATION_SHAPE, np.uint8, actions, FRAMES_PER_STEP)
+
+    def make(self) -> Instance:
+        return python_instance(_Game(self._game, self.sticky_actions, self.cut_on_life_loss, self.seed_every_reset))
+
+
+class _Game(PythonEnvironment):
+    """One emulator behind the callbacks. It is built in the first reset, so that many need no time before training."""
+
+    def __init__(self, game: str, sticky_actions: float, cut_on_life_loss: bool, seed_every_reset: bool) -> None:
+        self._build = functools.partial(_vector_environment, game, sticky_actions)
+        self._cut_on_life_loss = cut_on_life_loss
+        self._seed_every_reset = seed_every_reset
+        self._environment: Any = None
+        self._closed = False
+        self._lives = 0
+        self._strength = (1.0,)
+        self._observations = Views((1, *OBSERVATION_SHAPE), np.uint8)
+        self._actions, self._rewards = Views((1,), np.int32), Views((1,), np.float32)
+
+    def reset(self, seed: int, observation: int) -> None:
+        if self._closed:
+            raise RuntimeError("this game is closed")
+        first = self._environment is None
+        if first:
+            self._environment = self._build()
+        seeded = first or self._seed_every_reset
+        screens, info = self._environment.reset(seed=1 + seed % LARGEST_SEED if seeded else None)
+        self._lives = info["lives"][0]
+        self._observations[observation][...] = screens
+
+    def step(self, action: int, observation: int, reward: int) -> int:
+        # AtariVectorEnv.step is these two calls, after a check and an allocation. Tuples cross faster than arrays.
+        ale = self._environment.ale
+        ale.send((self._actions[action].item(),), self._strength)
+        screens, rewards, terminated, truncated, info = ale.recv()
+        self._observations[observation][...] = screens
+        self._rewards[reward][...] = rewards
+        status = STEPPED
+        if terminated[0]:
+            status |= TERMINATED
+        if truncated[0]:
+            status |= TRUNCATED
+        if self._cut_on_life_loss:
+            lives = info["lives"][0]
+            if lives < self._lives and status == STEPPED:
+                status |= CUT
+            self._lives = lives
+        return status
+
+    def close(self) -> None:
+        self._closed, self._environment = True, None
+
+
+@functools.cache
+def _reference_scores() -> dict[str, tuple[float, float]]:
+    table = importlib.resources.files("nbrl.envs").joinpath("atari_scores.csv").read_text()
+    rows = csv.DictReader(table.splitlines())
+    return {row["env_id"]: (float(row["random_noop"]), float(row["human_noop"])) for row in rows}
+
+
+def human_normalised(environment_id: str, mean_return: float) -> float | None:
+    """A mean return in percent, where 0 is random play and 100 a human tester, both from no-op starts.
+
+    Parameters
+    ----------
+    environment_id : str
+        Like "ALE/Pong-v5".
+    mean_return : float
+
+    Returns
+    -------
+    float or None
+        None for an environment without a published score.
+    """
+    if environment_id not in _reference_scores():
+        return None
+    random, human = _reference_scores()[environment_id]
+    return 100.0 * (mean_return - random) / (human - random)

@@ -1,0 +1,405 @@
+"""The environment interface: C functions called by address, whoever wrote them.
+
+    int32_t reset(void *state, uint64_t seed, void *observation);
+    int32_t step (void *state, const void *action, void *observation, float *reward);
+    int32_t save (void *state, void *buffer);
+    int32_t load (void *state, const void *buffer);
+    void    close(void *state);
+
+The int32 is a status: bit 0 stepped, set on every success; bit 1 terminated; bit 2 truncated; bit 3 "the return is cut
+here, but the episode goes on" (a lost life). Without bit 0 the call failed. Observations are float32 or uint8 rows;
+actions one int32 (discrete) or float32 (continuous). Reset is explicit: after an end the observation is the episode's
+last, and the next call must be a reset. `save`, `load` and `close` may be absent.
+"""
+
+import ctypes
+import difflib
+import math
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+STEPPED, TERMINATED, TRUNCATED, CUT = 1, 2, 4, 8
+
+ResetFunction = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_int64)
+StepFunction = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 4)
+SaveFunction = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 2)
+CloseFunction = ctypes.CFUNCTYPE(None, ctypes.c_int64)
+
+ALIGNMENT = 64
+KEPT_VIEWS = 4096
+
+
+def suggestion(name: str, candidates: Iterable[str]) -> str:
+    """The end of a sentence on an unknown name: close matches among the known ones, or nothing."""
+    known = {candidate.lower(): candidate for candidate in candidates}
+    close = [known[match] for match in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.7)]
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+class PythonEnvironment:
+    """Base of the adapters of Python environments; arguments are addresses, to be viewed through `Views`.
+
+    Attributes
+    ----------
+    error : BaseException or None
+        What the last failed call raised.
+    """
+
+    error: BaseException | None = None
+
+    def reset(self, seed: int, observation: int) -> None:
+        """Begin an episode and write its first observation."""
+        raise NotImplementedError
+
+    def step(self, action: int, observation: int, reward: int) -> int:
+        """Act, write observation and reward, and return a status."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of what the environment holds."""
+        raise NotImplementedError
+
+
+class Instance:
+    """One running environment: addresses to call, and what must live as long as they are called.
+
+    Parameters
+    ----------
+    reset, step, save, load, close : int
+        Addresses of the C functions above; 0 for an absent one.
+    state_address : int
+        Their first argument.
+    saved_size : int
+        Bytes that `save` writes; 0 when the state cannot be saved. With a size but without `save`, the state is
+        `saved_size` bytes at `state_address`, and saving is a copy.
+    owned
+        Whatever must be kept alive with the instance.
+    python : PythonEnvironment, optional
+        What the functions call, where that is Python.
+
+    Attributes
+    ----------
+    reset_address, step_address, save_address, load_address, close_address, state_address, saved_size : int
+    """
+
+    def __init__(
+        self,
+        *,
+        reset: int,
+        step: int,
+        state_address: int = 0,
+        save: int = 0,
+        load: int = 0,
+        saved_size: int = 0,
+        close: int = 0,
+        owned: Any = None,
+        python: PythonEnvironment | None = None,
+    ) -> None:
+        self.reset_address, self.step_address = reset, step
+        self.save_address, self.load_address, self.close_address = save, load, close
+        self.state_address, self.saved_size = state_address, saved_size
+        self._owned, self._python = owned, python
+        self._finaliser = weakref.finalize(self, _close, close, state_address, owned, python)
+        self._finaliser.atexit = False  # workers may still be stepping while the interpreter goes
+
+    @property
+    def error(self) -> BaseException | None:
+        """What a Python environment raised in the call that failed."""
+        return self._python.error if self._python is not None else None
+
+    def close(self) -> None:
+        """Close the environment; a second time does nothing. The instance must not be stepped afterwards."""
+        self._finaliser()
+
+
+def _close(close: int, state_address: int, owned: Any, python: PythonEnvironment | None) -> None:
+    if close:
+        CloseFunction(close)(state_address)
+    if python is not None:
+        python.close()
+
+
+def python_instance(environment: PythonEnvironment) -> Instance:
+    """An instance that calls a Python object. An exception is kept in its `error`, and the call returns 0: failure."""
+
+    def on_reset(state: int, seed: int, observation: int) -> int:
+        try:
+            environment.reset(seed, observation)
+            return STEPPED
+        except BaseException as error:  # none may cross the C code above; the engine raises it again
+            environment.error = error
+            return 0
+
+    def on_step(state: int, action: int, observation: int, reward: int) -> int:
+        try:
+            return environment.step(action, observation, reward)
+        except BaseException as error:
+            environment.error = error
+            return 0
+
+    reset, step = ResetFunction(on_reset), StepFunction(on_step)
+    return Instance(
+        reset=_address(reset, "reset"), step=_address(step, "step"), owned=(reset, step), python=environment
+    )
+
+
+class Views(dict[int, np.ndarray]):
+    """Arrays over foreign memory by address: ``views[address]``. A view is remembered, since callers reuse theirs.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : numpy dtype
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        super().__init__()
+        self._shape, self._dtype = shape, np.dtype(dtype)
+        self._bytes = ctypes.c_uint8 * (math.prod(shape) * self._dtype.itemsize)
+
+    def __missing__(self, address: int) -> np.ndarray:
+        if len(self) >= KEPT_VIEWS:
+            self.clear()
+        view = np.frombuffer(self._bytes.from_address(address), self._dtype).reshape(self._shape)
+        self[address] = view
+        return view
+
+
+class Environment:
+    """What the engine must know of an environment before it runs, and how to make a running one.
+
+    Parameters
+    ----------
+    name : str
+    observation_shape : tuple of int
+    observation_dtype
+        uint8 (then with 2 or 3 dimensions: an image) or float32.
+    action_space : gymnasium.spaces.Discrete or gymnasium.spaces.Box
+        Discrete actions are always 0 to n-1 here, whatever the space's start.
+    frames_per_step : int
+        4 for Atari, for counts of frames.
+
+    Attributes
+    ----------
+    kind : str
+        "image" or "vector".
+    action_count : int
+        Number of discrete actions; 0 when actions are continuous.
+    action_shape : tuple of int
+    action_low, action_high : numpy.ndarray or None
+        float32 bounds of continuous actions, perhaps infinite.
+
+    Raises
+    ------
+    ValueError
+        When observations or actions are of a kind that nothing here can use.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        observation_shape: tuple[int, ...],
+        observation_dtype: Any,
+        action_space: spaces.Space,
+        frames_per_step: int = 1,
+    ) -> None:
+        self.name = name
+        self.observation_shape = tuple(int(size) for size in observation_shape)
+        self.observation_dtype = np.dtype(observation_dtype)
+        self.frames_per_step = frames_per_step
+        if math.prod(self.observation_shape) == 0:
+            raise ValueError(f"{name}: an observation of shape {self.observation_shape} is empty")
+        image = self.observation_dtype == np.uint8 and len(self.observation_shape) in (2, 3)
+        if not image and self.observation_dtype != np.float32:
+            raise ValueError(
+                f"{name}: observations of {self.observation_dtype} with shape {self.observation_shape} cannot be used: "
+                "they must be float32, or uint8 images of 2 or 3 dimensions"
+            )
+        self.kind = "image" if image else "vector"
+        self.action_count = 0
+        self.action_shape: tuple[int, ...] = ()
+        self.action_low: np.ndarray | None = None
+        self.action_high: np.ndarray | None = None
+        if isinstance(action_space, spaces.Discrete):
+            self.action_count = int(action_space.n)
+        elif isinstance(action_space, spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
+            self.action_shape = action_space.shape or (1,)
+            self.action_low = action_space.low.astype(np.float32).reshape(self.action_shape)
+            self.action_high = action_space.high.astype(np.float32).reshape(self.action_shape)
+        else:
+            raise ValueError(
+                f"{name}: the action space {action_space} cannot be used: it must be Discrete or a Box of floats"
+            )
+
+    def make(self) -> Instance:
+        """A new running environment, to be reset before it is stepped."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+def _address(function: Any, role: str) -> int:
+    """The address of a C function given as an int, a numba callback or a ctypes function."""
+    if isinstance(function, int) and not isinstance(function, bool) and function > 0:
+        return function
+    if isinstance(getattr(function, "address", None), int):
+        return function.address
+    if callable(function) and hasattr(function, "restype"):
+        address = ctypes.c_void_p.from_buffer(function).value  # ctypes.cast would make a cycle
+        if address:
+            return address
+    raise ValueError(f"{role} must be an address, a numba @cfunc or a ctypes function, not {function!r}")
+
+
+class NativeEnvironment(Environment):
+    """An environment of C functions: from numba, from a C library, or anything else with addresses.
+
+    Parameters
+    ----------
+    reset, step, save, load, close : int, numba @cfunc or ctypes function
+        As at the top of this file. Without `save` and `load` the state must be flat, without pointers to itself or to
+        memory of its own, so that a copy saves it.
+    state_size : int
+        Bytes of state. Every instance has its own, zeroed, at a multiple of 64.
+    observation_space, action_space : gymnasium.spaces.Box and gymnasium.spaces.Box or gymnasium.spaces.Discrete
+    saved_size : int, optional
+        Bytes that `save` writes.
+    name : str, optional
+
+    Raises
+    ------
+    ValueError
+        When a part cannot be what it should.
+    """
+
+    def __init__(
+        self,
+        reset: Any,
+        step: Any,
+        *,
+        state_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        save: Any = None,
+        load: Any = None,
+        saved_size: int = 0,
+        close: Any = None,
+        name: str = "native",
+    ) -> None:
+        if not isinstance(observation_space, spaces.Box):
+            raise ValueError(f"{name}: the observation space {observation_space} cannot be used: it must be a Box")
+        super().__init__(name, observation_space.shape or (1,), observation_space.dtype, action_space)
+        if not isinstance(state_size, int) or state_size < 0:
+            raise ValueError(f"{name}: state_size must be a number of bytes, not {state_size!r}")
+        if (save is None, load is None, saved_size <= 0) not in ((True,) * 3, (False,) * 3):
+            raise ValueError(f"{name}: save, load and saved_size (bytes) belong together: give all three or none")
+        self._state_size = state_size
+        self._saved_size = saved_size if save is not None else state_size
+        self._functions = {"reset": reset, "step": step, "save": save, "load": load, "close": close}
+        self._addresses = {
+            role: 0 if function is None and role not in ("reset", "step") else _address(function, f"{name}: {role}")
+            for role, function in self._functions.items()
+        }
+
+    def make(self) -> Instance:
+        memory = np.zeros(self._state_size + ALIGNMENT, np.uint8)
+        address = memory.ctypes.data + -memory.ctypes.data % ALIGNMENT
+        return Instance(
+            reset=self._addresses["reset"],
+            step=self._addresses["step"],
+            state_address=address,
+            save=self._addresses["save"],
+            load=self._addresses["load"],
+            saved_size=self._saved_size,
+            close=self._addresses["close"],
+            owned=(memory, self._functions),
+        )
+
+
+class Player:
+    """One environment stepped from Python, for hosts and tests; the engine does the same from jitted code.
+
+    Parameters
+    ----------
+    environment : Environment
+
+    Attributes
+    ----------
+    instance : Instance
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self.instance = environment.make()
+        self._reset = ResetFunction(self.instance.reset_address)
+        self._step = StepFunction(self.instance.step_address)
+        self._observation = np.zeros(environment.observation_shape, environment.observation_dtype)
+        continuous = environment.action_count == 0
+        self._action = np.zeros(environment.action_shape or 1, np.float32 if continuous else np.int32)
+        self._reward = np.zeros(1, np.float32)
+
+    def _checked(self, status: int) -> int:
+        if not status & STEPPED:
+            raise self.instance.error or RuntimeError(f"the environment failed with status {status}")
+        return status
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Begin an episode.
+
+        Returns
+        -------
+        observation : numpy.ndarray
+            A copy, of the environment's shape and dtype.
+
+        Raises
+        ------
+        BaseException
+            Whatever a Python environment raised; RuntimeError when another fails.
+        """
+        self._checked(self._reset(self.instance.state_address, seed, self._observation.ctypes.data))
+        return self._observation.copy()
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, int]:
+        """Act once; errors as in `reset`.
+
+        Returns
+        -------
+        observation : numpy.ndarray
+        reward : float
+        status : int
+            Bits STEPPED, TERMINATED, TRUNCATED and CUT.
+        """
+        self._action[...] = action
+        pointers = (array.ctypes.data for array in (self._action, self._observation, self._reward))
+        status = self._checked(self._step(self.instance.state_address, *pointers))
+        return self._observation.copy(), float(self._reward[0]), status
+
+    def save(self) -> bytes:
+        """The environment's state; ValueError when it cannot be saved."""
+        instance = self.instance
+        if instance.saved_size == 0:
+            raise ValueError("this environment's state cannot be saved")
+        if not instance.save_address:
+            return ctypes.string_at(instance.state_address, instance.saved_size)
+        buffer = ctypes.create_string_buffer(instance.saved_size)
+        self._checked(SaveFunction(instance.save_address)(instance.state_address, ctypes.addressof(buffer)))
+        return buffer.raw
+
+    def load(self, saved: bytes) -> None:
+        """Go back to a state from `save`; ValueError when it is not of this environment's size."""
+        instance = self.instance
+        if len(saved) != instance.saved_size or not saved:
+            raise ValueError(f"a saved state of {instance.saved_size} bytes is needed, not of {len(saved)}")
+        if not instance.load_address:
+            ctypes.memmove(instance.state_address, saved, len(saved))
+            return
+        buffer = ctypes.create_string_buffer(saved, len(saved))
+        self._checked(SaveFunction(instance.load_address)(instance.state_address, ctypes.addressof(buffer)))
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.instance.close()

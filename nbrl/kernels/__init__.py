@@ -1,0 +1,1 @@
+"""Ground floor: jitted kernels that know nothing of reinforcement learning."""

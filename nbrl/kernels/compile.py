@@ -1,0 +1,131 @@
+"""How everything here is compiled, and where the compiled code is kept between processes.
+
+Numba's disk cache checks one source file a function: a change in a callee of another file leaves the caller's cached code
+as it was. So the cache lies in a folder named by a hash of all the package's sources, is never stale, and mends itself.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
+from numba.misc.appdirs import AppDirs
+
+logger = logging.getLogger("nbrl")
+
+# Reassociation and fused multiply-add, but not the assumption that NaN never occurs: the checks for it must stay.
+FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
+KEPT_FOLDERS = 4
+
+
+def source_hash(package: Path) -> str:
+    """SHA-256 over the names and contents of every Python file under `package`, as 16 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def prepare_folder(folder: Path) -> Path | None:
+    """Make `folder` and clear away the oldest beside it; None, with one log line, where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+        os.utime(folder)
+    except OSError as error:
+        logger.warning("compiled code is not kept, since %s cannot be written (%s)", folder, error.strerror)
+        return None
+    others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT_FOLDERS:]:
+        shutil.rmtree(path, ignore_errors=True)
+    return folder
+
+
+PACKAGE = Path(__file__).parents[1]
+CACHE_FOLDER = prepare_folder(Path(AppDirs("nbrl", appauthor=False).user_cache_dir) / source_hash(PACKAGE))
+
+
+@contextmanager
+def _our_cache_folder() -> Iterator[None]:
+    # Numba reads the setting when a function is decorated; the host's own setting is put back at once.
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(CACHE_FOLDER)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def _heal(cache: Any) -> None:
+    """Make a damaged cache file count as an absent one, and a failed write as none."""
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_or_discard(signature: Any, target_context: Any) -> Any:
+        try:
+            return load(signature, target_context)
+        except Exception as error:  # a truncated pickle can raise almost anything
+            logger.warning("a damaged file of compiled code is made anew (%s)", type(error).__name__)
+            try:
+                cache.flush()
+            except OSError:
+                cache.disable()
+            return None
+
+    def save_or_go_on(signature: Any, data: Any) -> None:
+        try:
+            save(signature, data)
+        except OSError as error:
+            logger.warning("compiled code is not kept (%s)", error.strerror)
+
+    cache.load_overload, cache.save_overload = load_or_discard, save_or_go_on
+
+
+def _keep_compiled(function: Any) -> None:
+    if CACHE_FOLDER is not None:
+        with _our_cache_folder():
+            function.enable_caching()
+        _heal(function._cache)
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a module-level function: without the GIL, C semantics of division, and kept on disk.
+
+    Parameters
+    ----------
+    function
+        A function at the top level of a module of this package. Closures are not found again in the disk cache.
+
+    Returns
+    -------
+    numba dispatcher
+    """
+    dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=FAST_MATH)(function)
+    _keep_compiled(dispatcher)
+    return dispatcher
+
+
+def cfunction(signature: str) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a C callback for the environment interface; its `address` is an int. Strict arithmetic, kept on disk.
+
+    Parameters
+    ----------
+    signature
+        As in numba, for example ``"int32(int64, uint64, int64)"``.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        callback = CFunc(function, normalize_signature(signature), locals={}, options={"error_model": "numpy"})
+        _keep_compiled(callback)
+        callback.compile()
+        return callback
+
+    return decorate

@@ -1,0 +1,1 @@
+"""The paper's algorithms, one file and one visible loop each."""

@@ -1,0 +1,221 @@
+"""What the methods' loops share: what a worker owns, one step through the environment interface, the shared update.
+
+A worker is one thread. It serves its actors in groups of k in lockstep (k = 1 is the paper), one rollout of t_max steps
+a group in turn. Sample number t * k + i of its workspace is step t of the group's actor i.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nbrl.kernels.compile import jit
+from nbrl.kernels.native import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    call_reset,
+    call_step,
+    flush_denormals,
+    restore_denormals,
+)
+from nbrl.kernels.random import next_uint64
+from nbrl.nets.network import Workspace, enter
+from nbrl.optimisers import SHARED_RMSPROP, clip_scale, gradient_norm, shared_adam, shared_rmsprop
+
+STEPPED, TERMINATED, TRUNCATED, CUT = 1, 2, 4, 8  # bits of an environment's status, see envs/interface.py
+
+# Values of the control word.
+RUN, PARK, ABANDON = 0, 1, 2  # go on; return at the next rollout's start; return from inside a rollout, uncounted
+
+# What a loop returns.
+PAUSED, FINISHED, ABANDONED, FAILED_ENVIRONMENT, BAD_OBSERVATION, BAD_REWARD, BAD_GRADIENT = range(7)
+
+# Columns of `Worker.sums`, each a sum over updates or samples since the start.
+UPDATES, SAMPLES, POLICY_LOSS, VALUE_LOSS, ENTROPY, GRADIENT_NORM, SUMS = range(7)
+
+# `Worker.ring_ends`: episodes ever written, ever read, ever dropped; each in a cache line of its own.
+WRITTEN, READ, DROPPED, LINE = 0, 8, 16, 8
+RING_SIZE = 4096
+RETURN, LENGTH, EPISODE = range(3)  # columns of an episode's record
+
+
+class Shared(NamedTuple):
+    """What all threads read and write."""
+
+    theta: np.ndarray  # float32 (parameters,)
+    statistics: np.ndarray  # float32 (1 or 2, parameters): the optimiser's
+    steps: np.ndarray  # int64 (threads, LINE): column 0 is one thread's steps, alone in its cache line
+    updates: np.ndarray  # int64 (LINE,): updates by all threads
+    control: np.ndarray  # int64 (LINE,): RUN, PARK or ABANDON
+
+
+class Settings(NamedTuple):
+    """The numbers of a configuration that the loops read."""
+
+    discount: float
+    learning_rate: float
+    total_steps: int
+    optimiser: int
+    rmsprop_decay: float
+    rmsprop_epsilon: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    entropy_weight: float
+    value_weight: float
+    gradient_clip: float
+    reward_clip: float
+
+
+class Worker(NamedTuple):
+    """What one thread owns. `n` is its number of actors, k of them step together."""
+
+    work: Workspace
+    thread: int
+    group: np.ndarray  # int64 (1,): whose turn it is
+    functions: np.ndarray  # int64 (n, 3): addresses of reset, step and state
+    observation: np.ndarray  # uint8 (n, bytes): what each actor sees now
+    random: np.ndarray  # uint64 (n, 4)
+    begun: np.ndarray  # bool (n,): whether an episode is going on
+    episode_return: np.ndarray  # float64 (n,): raw rewards so far
+    episode_length: np.ndarray  # int64 (n,)
+    action: np.ndarray  # int32 (t_max, k)
+    reward: np.ndarray  # float32 (t_max, k): as learning sees it
+    discount: np.ndarray  # float32 (t_max, k): 0 where the return is cut
+    ended: np.ndarray  # bool (t_max, k): the episode's last step
+    truncated: np.ndarray  # bool (t_max, k): ended, but not terminated
+    last_value: np.ndarray  # float32 (t_max, k): value of the last observation where truncated, else 0
+    ring: np.ndarray  # float64 (RING_SIZE, EPISODE): finished episodes on their way out
+    ring_ends: np.ndarray  # int64 (3 * LINE,)
+    sums: np.ndarray  # float64 (SUMS,)
+    raw_reward: np.ndarray  # float32 (1,)
+    failed: np.ndarray  # int64 (1,): the actor whose environment failed
+
+
+@jit
+def steps_taken(shared):
+    """The paper's T: steps by all threads."""
+    total = 0
+    for thread in range(shared.steps.shape[0]):
+        total += atomic_load(shared.steps[thread:].ctypes.data)
+    return total
+
+
+@jit
+def count_steps(shared, worker, steps):
+    """Add to this thread's share of T."""
+    own = shared.steps[worker.thread :]
+    atomic_store(own.ctypes.data, own[0, 0] + steps)
+
+
+@jit
+def next_group(worker):
+    """The first actor of the group whose turn it is."""
+    groups = worker.begun.size // worker.action.shape[1]
+    group = worker.group[0]
+    worker.group[0] = (group + 1) % groups
+    return group * worker.action.shape[1]
+
+
+@jit
+def begin_episodes(worker, first):
+    """Reset those of a group's actors that have no episode going on; a code other than PAUSED on failure."""
+    for actor in range(first, first + worker.action.shape[1]):
+        if not worker.begun[actor]:
+            reset, _, state = worker.functions[actor]
+            status = call_reset(reset, state, next_uint64(worker.random[actor]), worker.observation[actor].ctypes.data)
+            if not status & STEPPED:
+                worker.failed[0] = actor
+                return FAILED_ENVIRONMENT
+            worker.begun[actor] = True
+            worker.episode_return[actor] = 0
+            worker.episode_length[actor] = 0
+    return PAUSED
+
+
+@jit
+def observe(worker, first, t):
+    """Enter what a group's actors see as the samples of step t; a code other than PAUSED if it is not finite."""
+    k = worker.action.shape[1]
+    for i in range(k):
+        if not enter(worker.work, t * k + i, worker.observation[first + i]):
+            worker.failed[0] = first + i
+            return BAD_OBSERVATION
+    return PAUSED
+
+
+@jit
+def step(shared, worker, settings, first, t, mode):
+    """Send step t's actions to a group's environments; note rewards, discounts and ends.
+
+    `mode` is the floating-point mode of environments. A code other than PAUSED if the rollout cannot go on.
+    """
+    for i in range(worker.action.shape[1]):
+        if atomic_load(shared.control.ctypes.data) == ABANDON:
+            return ABANDONED
+        actor = first + i
+        _, function, state = worker.functions[actor]
+        restore_denormals(mode)
+        status = call_step(
+            function,
+            state,
+            worker.action[t, i:].ctypes.data,
+            worker.observation[actor].ctypes.data,
+            worker.raw_reward.ctypes.data,
+        )
+        flush_denormals()
+        reward = worker.raw_reward[0]
+        worker.failed[0] = actor
+        if not status & STEPPED:
+            return FAILED_ENVIRONMENT
+        if not np.isfinite(reward):
+            return BAD_REWARD
+        terminated, truncated = status & TERMINATED != 0, status & TRUNCATED != 0
+        worker.reward[t, i] = min(max(reward, -settings.reward_clip), settings.reward_clip)
+        worker.discount[t, i] = 0 if terminated or status & CUT else settings.discount
+        worker.ended[t, i] = terminated or truncated
+        worker.truncated[t, i] = truncated and not terminated
+        worker.last_value[t, i] = 0
+        worker.episode_return[actor] += reward
+        worker.episode_length[actor] += 1
+        if terminated or truncated:
+            worker.begun[actor] = False
+            _record_episode(worker, actor)
+    return PAUSED
+
+
+@jit
+def _record_episode(worker, actor):
+    written = worker.ring_ends[WRITTEN]
+    if written - atomic_load(worker.ring_ends[READ:].ctypes.data) >= RING_SIZE:
+        atomic_store(worker.ring_ends[DROPPED:].ctypes.data, worker.ring_ends[DROPPED] + 1)
+        return
+    record = worker.ring[written % RING_SIZE]
+    record[RETURN], record[LENGTH] = worker.episode_return[actor], worker.episode_length[actor]
+    atomic_store(worker.ring_ends[WRITTEN:].ctypes.data, written + 1)
+
+
+@jit
+def update(shared, worker, settings, steps):
+    """Clip the gradient, apply it to the shared parameters and count `steps`; BAD_GRADIENT if it is not finite."""
+    d = worker.work.dtheta
+    norm = gradient_norm(d)
+    if not np.isfinite(norm):
+        return BAD_GRADIENT
+    scale = clip_scale(norm, settings.gradient_clip)
+    learning_rate = settings.learning_rate * max(0.0, 1 - steps_taken(shared) / settings.total_steps)
+    count = atomic_add(shared.updates.ctypes.data, 1) + 1
+    if settings.optimiser == SHARED_RMSPROP:
+        shared_rmsprop(
+            shared.theta, shared.statistics[0], d, scale,
+            learning_rate, settings.rmsprop_decay, settings.rmsprop_epsilon,
+        )  # fmt: skip
+    else:
+        shared_adam(
+            shared.theta, shared.statistics[0], shared.statistics[1], d, scale,
+            learning_rate, settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon, count,
+        )  # fmt: skip
+    worker.sums[GRADIENT_NORM] += norm
+    worker.sums[UPDATES] += 1
+    count_steps(shared, worker, steps)
+    return PAUSED

@@ -1,0 +1,224 @@
+"""What a run reports and where it keeps it: reports, ``metrics.jsonl``, the progress line and the run directory."""
+
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nbrl.config import Config
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The state of a run at one moment; returns and lengths are of whole episodes, in the environment's own rewards."""
+
+    steps: int  # agent steps of all actors, since the run began
+    frames: int  # frames of the environment: four times the steps on Atari
+    seconds: float  # time spent in training, since the run began
+    total_steps: int  # the length of the run
+    steps_per_second: float  # since the last report
+    frames_per_second: float  # since the last report
+    episodes: int  # episodes that ended since the last report
+    return_mean: float | None  # of these episodes; None if there are none, as for the next three
+    return_minimum: float | None
+    return_maximum: float | None
+    length_mean: float | None  # in agent steps
+    recent_return: float | None  # mean of the last 100 episodes
+    policy_loss: float | None  # means over the rollouts since the last report; None if there are none
+    value_loss: float | None
+    entropy: float | None
+    gradient_norm: float | None  # before it is clipped
+    learning_rate: float
+    dropped_episodes: int  # episodes whose records were lost, since the run began
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report under the names of its charts, for JSON: a number that is not finite becomes None."""
+        values = {name: getattr(self, field) for field, name in CHARTS.items()}
+        return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Report":
+        """Return the report from ``to_dict``'s form; raises ``KeyError`` if a name is absent."""
+        return cls(**{field: values[name] for field, name in CHARTS.items()})
+
+
+# The names that users' plots know, by field of Report.
+CHARTS = {
+    "steps": "steps",
+    "frames": "frames",
+    "seconds": "seconds",
+    "total_steps": "total_steps",
+    "steps_per_second": "charts/SPS",
+    "frames_per_second": "charts/FPS",
+    "episodes": "charts/episodic_return_count",
+    "return_mean": "charts/episodic_return",
+    "return_minimum": "charts/episodic_return_min",
+    "return_maximum": "charts/episodic_return_max",
+    "length_mean": "charts/episodic_length",
+    "recent_return": "charts/episodic_return_last_100",
+    "policy_loss": "losses/policy",
+    "value_loss": "losses/value",
+    "entropy": "losses/entropy",
+    "gradient_norm": "losses/gradient_norm",
+    "learning_rate": "charts/learning_rate",
+    "dropped_episodes": "dropped_episodes",
+}
+
+
+class MetricsFile:
+    """A file of reports, one JSON object a line, each on disk for other programs to read once ``append`` returns."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self._file = open(path, "ab+")  # noqa: SIM115 - it stays open for the run
+        if self._file.tell() > 0:  # a crash may have left half a line
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")
+
+    def append(self, report: Report) -> None:
+        """Add a report as a line."""
+        self._file.write(json.dumps(report.to_dict(), allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; more than once does no harm."""
+        self._file.close()
+
+
+def read_metrics(path: str | os.PathLike) -> list[Report]:
+    """Return the reports of a ``metrics.jsonl`` in the order of their steps.
+
+    A line that a crash cut short is passed over with a warning. A run that goes on from a checkpoint reports again what
+    came after the checkpoint: the older lines are left out.
+
+    Raises
+    ------
+    ValueError
+        The file cannot be read.
+    """
+    reports: list[Report] = []
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            report = Report.from_dict(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            if line:
+                logger.warning("%s: line %d is not a report and is passed over", path, number)
+            continue
+        while reports and reports[-1].steps > report.steps:
+            reports.pop()
+        reports.append(report)
+    return reports
+
+
+def progress_line(report: Report, width: int | None = None) -> str:
+    """Return a line of steps, speed, mean return of the last 100 episodes, time left, cut to ``width`` characters."""
+    recent = "-" if report.recent_return is None else f"{report.recent_return:,.4g}"
+    left = report.total_steps - report.steps
+    parts = [
+        f"{report.steps:,} of {report.total_steps:,} steps ({report.steps / report.total_steps:.1%})",
+        f"{report.frames_per_second:,.0f} frames/s",
+        f"return {recent}",
+        f"{duration(left / report.steps_per_second)} left" if report.steps_per_second > 0 else "time left unknown",
+    ]
+    line = "  ".join(parts)
+    return line if width is None else line[:width]
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two units that say enough.
+
+    >>> duration(42), duration(754), duration(45_000)
+    ('42 s', '12 min 34 s', '12 h 30 min')
+    """
+    whole = round(max(seconds, 0))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+
+
+class RunDirectory:
+    """Where a run keeps what it writes. ``create`` makes a new one, ``open`` takes one that is there."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.policy_file = self.path / "policy.safetensors"
+        self.evaluation_file = self.path / "eval.json"
+        self.curve_file = self.path / "curve.png"
+
+    @classmethod
+    def create(cls, path: str | os.PathLike, config: Config) -> "RunDirectory":
+        """Make a run's directory and write its settings there.
+
+        Raises
+        ------
+        ValueError
+            The directory holds something already, or cannot be written.
+        """
+        run = cls(path)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            if any(run.path.iterdir()):
+                raise ValueError(f"{run.path} is not empty: a new run needs a directory of its own")
+            run.checkpoints.mkdir()
+            with open(run.config_file, "x", encoding="utf-8") as file:
+                json.dump(config.to_dict(), file, indent=2, allow_nan=False)
+                file.write("\n")
+        except OSError as error:
+            raise ValueError(f"{run.path} cannot be used as a run directory: {error.strerror or error}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> "RunDirectory":
+        """Return the directory of an earlier run.
+
+        Raises
+        ------
+        ValueError
+            There is no run in this directory.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            what = "it is a file" if run.path.exists() else "it does not exist"
+            raise ValueError(f"{run.path} is not a run directory: {what}")
+        if not run.config_file.is_file():
+            raise ValueError(f"{run.path} is not a run directory: it has no {run.config_file.name}")
+        return run
+
+    def config(self) -> Config:
+        """Return the run's settings; raises ``ValueError`` if they cannot be read."""
+        try:
+            values = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.config_file} cannot be read: {error}") from error
+        try:
+            return Config.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{self.config_file} cannot be used: {error}") from error
+
+
+def default_directories(config: Config, parent: str | os.PathLike = "runs") -> Iterator[Path]:
+    """Yield names for a new run that say what it is and when it began, until one is free."""
+    environment = re.sub(r"[^A-Za-z0-9._-]+", "-", config.environment.removeprefix("ALE/")).strip("-.") or "run"
+    name = f"{environment}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+    yield Path(parent) / name
+    number = 2
+    while True:
+        yield Path(parent) / f"{name}-{number}"
+        number += 1

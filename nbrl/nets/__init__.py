@@ -1,0 +1,1 @@
+"""Networks written by hand over one flat float32 array."""

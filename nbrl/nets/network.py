@@ -1,0 +1,330 @@
+"""A network is a table of layers; forward and backward walk the table.
+
+The table is a plain int64 array, so one compiled function serves every network. Activations of all samples of a
+rollout stay in one flat array until the backward pass has used them: block 0 holds the observations, block i + 1 the
+outputs of layer i, each (capacity, size).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nbrl.kernels.compile import jit
+from nbrl.kernels.random import seed_row, uniform
+from nbrl.nets.affine import (
+    NONE,
+    RELU,
+    TANH,
+    activation_backward,
+    affine_backward_parameters,
+    affine_forward,
+    conv_backward_inputs,
+    dense_backward_inputs,
+)
+from nbrl.nets.layers import Conv, Layer
+from nbrl.nets.layout import Layout, aligned_zeros
+
+# Columns of the table. Offsets of weights count in the flat parameters, of inputs and outputs in the activations,
+# of tables in the indices.
+(
+    KIND, ACTIVATION, INPUTS, TAPS, PIXELS, FILTERS, WEIGHTS, BIAS, INPUT, OUTPUT, ROW, TAP, BACK_ROW, RUN,
+    FROM_OBSERVATION, ACCUMULATE, COLUMNS,
+) = range(17)  # fmt: skip
+DENSE, CONV = 0, 1
+PIXEL_SCALE = np.float32(1 / 255)
+ACTIVATION_CODES = {"none": NONE, "relu": RELU, "tanh": TANH}
+
+
+class Workspace(NamedTuple):
+    """A worker's own copy of everything a network needs: allocated once, never shared."""
+
+    table: np.ndarray  # int64 (layers, COLUMNS)
+    indices: np.ndarray  # int32: 0, 1, 2, ..., then the offset tables of the layers
+    theta: np.ndarray  # float32: parameters
+    dtheta: np.ndarray  # float32: their gradient
+    activations: np.ndarray  # float32
+    dactivations: np.ndarray  # float32, laid out like activations
+    scratch: np.ndarray  # float32
+
+
+class Network:
+    """A table of layers over one flat parameter array.
+
+    Parameters
+    ----------
+    layers : sequence of Dense or Conv
+        From the observation up. Convolutions are without padding and come before dense layers.
+    observation_shape : tuple of int
+        (features,), (height, width), (channels, height, width) or (height, width, channels); of three sizes the first
+        is the channels if it is smaller than the last.
+    heads : mapping of str to int
+        Dense layers without activation on top of the last layer: name and units.
+
+    Attributes
+    ----------
+    layout : Layout
+        Names such as ``conv1/weights`` (taps, filters), ``dense3/bias`` (units,), ``policy/weights``.
+    heads : dict of str to int
+
+    Raises
+    ------
+    ValueError
+        A layer that cannot follow the one before it, named by its place in the table.
+    """
+
+    def __init__(self, layers: Sequence[Layer], observation_shape: Sequence[int], heads: Mapping[str, int]) -> None:
+        self.layers, self.observation_shape, self.heads = tuple(layers), tuple(observation_shape), dict(heads)
+        self._plans: list[_Plan] = []
+        shape: tuple[int, ...] = self.observation_shape
+        strides = _image_strides(shape)
+        block = 0
+        for place, layer in enumerate(self.layers, start=1):
+            name = f"{'conv' if isinstance(layer, Conv) else 'dense'}{place}"
+            if isinstance(layer, Conv):
+                plan = _conv_plan(name, place, layer, shape, strides, block)
+                shape = plan.shape
+                strides = (shape[1] * shape[2], shape[2], 1)
+            else:
+                plan = _dense_plan(name, layer.units, layer.activation, math.prod(shape), block)
+                shape, strides = plan.shape, None
+            self._plans.append(plan)
+            block = place
+        for name, units in self.heads.items():
+            self._plans.append(_dense_plan(name, units, "none", math.prod(shape), block))
+        self.layout = Layout(
+            entry
+            for plan in self._plans
+            for entry in (
+                (f"{plan.name}/weights", (plan.tap.size, plan.filters)),
+                (f"{plan.name}/bias", (plan.filters,)),
+            )
+        )
+
+    def initial(self, seed: int) -> np.ndarray:
+        """Weights and biases drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), float32 (layout.size,)."""
+        parameters, row = np.zeros(self.layout.size, np.float32), np.zeros(4, np.uint64)
+        seed_row(row, np.uint64(seed), np.uint64(0))
+        for plan in self._plans:
+            bound = 1 / math.sqrt(plan.tap.size)
+            for part in ("weights", "bias"):
+                _fill_uniform(self.layout.view(parameters, f"{plan.name}/{part}").reshape(-1), bound, row)
+        return parameters
+
+    def workspace(self, capacity: int) -> Workspace:
+        """Arrays for up to `capacity` samples at once."""
+        table = np.zeros((len(self._plans), COLUMNS), np.int64)
+        sizes = [math.prod(self.observation_shape)] + [plan.rows * plan.filters for plan in self._plans]
+        blocks = np.cumsum([0] + [-(-size * capacity // 16) * 16 for size in sizes])
+        longest = max(max(plan.tap.size, plan.filters) for plan in self._plans)
+        indices = [np.arange(longest)]
+        used, scratch, fed = longest, 0, set()
+        for i in reversed(range(len(self._plans))):
+            plan, line = self._plans[i], table[i]
+            line[KIND], line[ACTIVATION] = plan.kind, ACTIVATION_CODES[plan.activation]
+            line[INPUTS], line[TAPS], line[PIXELS], line[FILTERS] = plan.inputs, plan.tap.size, plan.rows, plan.filters
+            line[WEIGHTS] = self.layout.offset(f"{plan.name}/weights")
+            line[BIAS] = self.layout.offset(f"{plan.name}/bias")
+            line[INPUT], line[OUTPUT] = blocks[plan.input], blocks[i + 1]
+            line[RUN], line[FROM_OBSERVATION] = plan.run, plan.input == 0
+            # Going backward, the first layer to reach an input overwrites its gradient; the others add to it.
+            line[ACCUMULATE] = plan.input in fed
+            fed.add(plan.input)
+            row = (np.arange(capacity)[:, None] * plan.inputs + plan.row).reshape(-1)
+            back_row = np.arange(plan.inputs if plan.kind == DENSE else plan.rows) * plan.filters
+            for column, values in ((ROW, row), (TAP, plan.tap), (BACK_ROW, back_row)):
+                line[column] = used
+                indices.append(values)
+                used += values.size
+            scratch = max(
+                scratch,
+                (plan.inputs + plan.filters) * capacity
+                if plan.kind == DENSE
+                else (plan.filters + plan.rows) * plan.tap.size,
+            )
+        parameters, activations = self.layout.size, int(blocks[-1])
+        return Workspace(
+            table,
+            np.concatenate(indices).astype(np.int32),
+            *(aligned_zeros(n, np.float32) for n in (parameters, parameters, activations, activations, scratch)),
+        )
+
+    def head(self, name: str) -> int:
+        """The table's row of a head, for `outputs`."""
+        return len(self.layers) + list(self.heads).index(name)
+
+    def describe(self) -> str:
+        """One line a layer: name, output shape, number of parameters."""
+        return "\n".join(
+            f"{plan.name:10} {'x'.join(map(str, plan.shape)):>12} {(plan.tap.size + 1) * plan.filters:>10,}"
+            for plan in self._plans
+        )
+
+
+class _Plan(NamedTuple):
+    """One layer, before it is known how many samples there will be."""
+
+    name: str
+    kind: int
+    activation: str
+    input: int  # block that it reads
+    inputs: int  # size of one sample of it
+    rows: int  # output rows a sample
+    filters: int
+    row: np.ndarray  # offsets of one sample's output rows
+    tap: np.ndarray
+    run: int  # taps that lie side by side
+    shape: tuple[int, ...]  # of one sample's output
+
+
+def _dense_plan(name: str, units: int, activation: str, inputs: int, block: int) -> _Plan:
+    row, tap = np.zeros(1, np.int64), np.arange(inputs)
+    return _Plan(name, DENSE, activation, block, inputs, 1, units, row, tap, inputs, (units,))
+
+
+def _image_strides(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """Elements from one row, column and channel of an observation to the next; None where it is no image."""
+    if len(shape) == 2:
+        return shape[1], 1, 1
+    if len(shape) == 3:
+        if shape[0] < shape[2]:
+            return shape[2], 1, shape[1] * shape[2]
+        return shape[1] * shape[2], shape[2], 1
+    return None
+
+
+def _conv_plan(
+    name: str, place: int, layer: Conv, shape: tuple[int, ...], strides: tuple[int, int, int] | None, block: int
+) -> _Plan:
+    if strides is None:
+        raise ValueError(
+            f"layer {place} of the network is a convolution, but what enters it has shape {shape}: "
+            "convolutions need an image and come before dense layers"
+        )
+    down, right, deep = strides
+    if len(shape) == 2:
+        height, width, channels = shape[0], shape[1], 1
+    elif deep == 1:
+        height, width, channels = shape
+    else:
+        channels, height, width = shape
+    if layer.kernel > min(height, width):
+        raise ValueError(
+            f"layer {place} of the network is a convolution of {layer.kernel}x{layer.kernel} pixels, but only "
+            f"{height}x{width} enter it: its kernel must be at most {min(height, width)}"
+        )
+    out_height, out_width = ((size - layer.kernel) // layer.stride + 1 for size in (height, width))
+    y, x = np.arange(out_height)[:, None] * layer.stride, np.arange(out_width) * layer.stride
+    row = (y * down + x * right).reshape(-1)
+    dy, dx, channel = np.arange(layer.kernel) * down, np.arange(layer.kernel) * right, np.arange(channels) * deep
+    if deep == 1:
+        tap = (dy[:, None, None] + dx[:, None] + channel).reshape(-1)
+    else:
+        tap = (channel[:, None, None] + dy[:, None] + dx).reshape(-1)
+    run = layer.kernel * (channels if deep == 1 else 1)
+    out_shape = (out_height, out_width, layer.filters)
+    inputs = height * width * channels
+    return _Plan(name, CONV, layer.activation, block, inputs, row.size, layer.filters, row, tap, run, out_shape)
+
+
+@jit
+def _fill_uniform(array, bound, row):
+    for i in range(array.size):
+        array[i] = np.float32((2 * uniform(row) - 1) * bound)
+
+
+@jit
+def _slice(array, start, size):
+    return array[start : start + size]
+
+
+@jit
+def forward(work, first, samples):
+    """Fill the activations of `samples` samples from number `first` on; their observations are in block 0."""
+    for i in range(work.table.shape[0]):
+        line = work.table[i]
+        inputs, taps, pixels, filters = line[INPUTS], line[TAPS], line[PIXELS], line[FILTERS]
+        affine_forward(
+            work.activations[line[INPUT] + first * inputs :],
+            _slice(work.indices, line[ROW], samples * pixels),
+            _slice(work.indices, line[TAP], taps),
+            _slice(work.theta, line[WEIGHTS], taps * filters),
+            _slice(work.theta, line[BIAS], filters),
+            _slice(work.activations, line[OUTPUT] + first * pixels * filters, samples * pixels * filters),
+            line[ACTIVATION],
+        )
+
+
+@jit
+def backward(work, samples):
+    """Fill dtheta from the heads' gradients (`output_gradients`) of samples 0 to `samples` - 1, after `forward`."""
+    for i in range(work.table.shape[0] - 1, -1, -1):
+        line = work.table[i]
+        inputs, taps, pixels, filters = line[INPUTS], line[TAPS], line[PIXELS], line[FILTERS]
+        x = _slice(work.activations, line[INPUT], samples * inputs)
+        row = _slice(work.indices, line[ROW], samples * pixels)
+        tap = _slice(work.indices, line[TAP], taps)
+        y = _slice(work.activations, line[OUTPUT], samples * pixels * filters)
+        dy = _slice(work.dactivations, line[OUTPUT], samples * pixels * filters)
+        w = _slice(work.theta, line[WEIGHTS], taps * filters)
+        activation_backward(y, dy, line[ACTIVATION])
+        affine_backward_parameters(
+            x, row, tap, dy,
+            _slice(work.dtheta, line[WEIGHTS], taps * filters),
+            _slice(work.dtheta, line[BIAS], filters),
+        )  # fmt: skip
+        if line[FROM_OBSERVATION]:
+            continue
+        dx = _slice(work.dactivations, line[INPUT], samples * inputs)
+        numbers = work.indices[:filters]
+        if line[KIND] == DENSE:
+            weight_row = _slice(work.indices, line[BACK_ROW], inputs)
+            dense_backward_inputs(w, weight_row, numbers, dy, dx, samples, work.scratch, line[ACCUMULATE])
+        else:
+            pixel_row = _slice(work.indices, line[BACK_ROW], pixels)
+            conv_backward_inputs(
+                w, row[:pixels], tap, line[RUN], pixel_row, numbers, dy, dx, samples, work.scratch, line[ACCUMULATE]
+            )
+
+
+@jit
+def enter(work, sample, observation):
+    """Put one observation, as bytes, into block 0: uint8 images scaled to [0, 1], float32 vectors as they are.
+
+    Returns whether every number is finite.
+    """
+    x = observations(work, sample, 1)[0]
+    if observation.size == x.size:
+        for i in range(x.size):
+            x[i] = np.float32(observation[i]) * PIXEL_SCALE
+        return True
+    vector = observation.view(np.float32)
+    finite = True
+    for i in range(x.size):
+        x[i] = vector[i]
+        finite = finite and np.isfinite(vector[i])
+    return finite
+
+
+@jit
+def observations(work, first, samples):
+    """Block 0 of the activations: where the observations of some samples are put, (samples, size)."""
+    size = work.table[0, INPUTS]
+    return _slice(work.activations, first * size, samples * size).reshape((samples, size))
+
+
+@jit
+def outputs(work, layer, first, samples):
+    """The outputs of a layer (a row of the table) for some samples: a view, (samples, units)."""
+    size = work.table[layer, PIXELS] * work.table[layer, FILTERS]
+    start = work.table[layer, OUTPUT] + first * size
+    return _slice(work.activations, start, samples * size).reshape((samples, size))
+
+
+@jit
+def output_gradients(work, layer, first, samples):
+    """The gradient with respect to `outputs`, to be filled before `backward`: a view, (samples, units)."""
+    size = work.table[layer, PIXELS] * work.table[layer, FILTERS]
+    start = work.table[layer, OUTPUT] + first * size
+    return _slice(work.dactivations, start, samples * size).reshape((samples, size))

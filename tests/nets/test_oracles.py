@@ -1,0 +1,109 @@
+"""The float64 oracles against themselves: gradients as differences of losses, sums written out by hand."""
+
+import math
+
+import numpy as np
+import oracles
+import pytest
+import strategies
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nbrl.nets.layers import Conv, Dense
+
+
+@given(data=st.data(), seed=strategies.seeds)
+@settings(max_examples=25)
+def test_the_gradient_of_a_whole_network_is_the_slope_of_its_loss(data, seed):
+    shape = data.draw(st.one_of(strategies.vector_shapes(10), strategies.image_shapes(5, 8)))
+    table = data.draw(strategies.tables(Dense, Conv, shape, most_convolutions=2, most_dense=1))
+    layers = [layer._replace(activation="tanh") for layer in table]  # smooth, so that the difference is exact
+    rng = np.random.default_rng(seed)
+    shapes = oracles.parameter_shapes(layers, shape, {"policy": 3, "value": 1})
+    parameters = {name: rng.normal(size=size) / math.sqrt(size[0]) for name, size in shapes.items()}
+    direction = {name: rng.normal(size=size) for name, size in shapes.items()}
+    observations, actions, returns = rng.normal(size=(4, *shape)), np.array([0, 2, 1, 1]), rng.normal(size=4)
+    weights = {"entropy_weight": 0.3, "value_weight": 0.7}
+
+    outputs, tape = oracles.network_forward(layers, parameters, observations)
+    values = outputs["value"][:, 0]
+    dlogits, dvalues = oracles.a3c_gradient(outputs["policy"], values, actions, returns, **weights)
+    gradient = oracles.network_backward(layers, tape, {"policy": dlogits, "value": dvalues[:, None]})
+
+    def loss(step):
+        moved = {name: parameters[name] + step * direction[name] for name in parameters}
+        outputs, _ = oracles.network_forward(layers, moved, observations)
+        advantages = returns - values  # the policy's term holds them constant
+        return oracles.a3c_loss(
+            outputs["policy"], outputs["value"][:, 0], actions, returns, advantages=advantages, **weights
+        )
+
+    step = 1e-5
+    slope = (loss(step) - loss(-step)) / (2 * step)
+    inner = sum((gradient[name] * direction[name]).sum() for name in gradient)
+    assert gradient.keys() == parameters.keys()
+    assert inner == pytest.approx(slope, rel=1e-4, abs=1e-5)
+
+
+def test_a_convolution_written_out():
+    image = np.arange(12.0).reshape(1, 12)  # 3 x 4, one channel
+    weights = np.array([[1.0], [10.0], [100.0], [1000.0]])
+    out = oracles.conv_forward(image, oracles.patches((3, 4), False, kernel=2, stride=1), weights, np.array([0.5]))
+    assert out[0, 0] == 0 * 1 + 1 * 10 + 4 * 100 + 5 * 1000 + 0.5
+    assert out[0, 5] == 6 * 1 + 7 * 10 + 10 * 100 + 11 * 1000 + 0.5
+    assert out.shape == (1, 6)
+
+
+def test_taps_follow_the_memory_of_the_observation():
+    first = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+    assert oracles.channels_first(first.shape)
+    assert oracles.patches(first.shape, True, 2, 1)[1].tolist() == first[:, 0:2, 1:3].ravel().tolist()  # c, dy, dx
+    last = np.arange(4 * 3 * 2).reshape(4, 3, 2)
+    assert not oracles.channels_first(last.shape)
+    assert oracles.patches(last.shape, False, 2, 1)[1].tolist() == last[0:2, 1:3, :].ravel().tolist()  # dy, dx, c
+    assert not oracles.channels_first((3, 5, 3))  # equal ends count as channels last
+
+
+def test_returns_by_hand():
+    rewards, values = [1.0, 2.0, 4.0, 8.0], [10.0, 20.0, 30.0, 40.0]
+    stepped = oracles.STEPPED
+
+    def returns(*ends):
+        return oracles.discounted_returns(rewards, [stepped | end for end in ends], 0.5, values, 100.0).tolist()
+
+    assert returns(0, 0, 0, 0) == [10.25, 18.5, 33.0, 58.0]
+    assert returns(0, oracles.TERMINATED, 0, 0) == [2.0, 2.0, 33.0, 58.0]
+    assert returns(0, oracles.CUT, 0, 0) == [2.0, 2.0, 33.0, 58.0]
+    assert returns(0, oracles.TRUNCATED, 0, 0) == [7.0, 12.0, 33.0, 58.0]
+    assert returns(0, 0, 0, oracles.TERMINATED) == [4.0, 6.0, 8.0, 8.0]
+    assert returns(0, 0, 0, oracles.TRUNCATED) == [6.5, 11.0, 18.0, 28.0]
+    assert returns(0, oracles.TERMINATED | oracles.TRUNCATED, 0, 0) == [2.0, 2.0, 33.0, 58.0]
+
+
+def test_optimisers_by_hand():
+    one = {"learning_rate": 0.1, "decay": 0.9, "epsilon": 0.01}
+    theta, g = oracles.rmsprop(np.array([1.0]), np.array([0.0]), np.array([3.0]), **one)
+    assert g[0] == pytest.approx(0.9)
+    assert theta[0] == pytest.approx(1 - 0.3 / math.sqrt(0.91))
+    theta, m, v = oracles.adam(
+        np.array([1.0]),
+        np.zeros(1),
+        np.zeros(1),
+        1,
+        np.array([3.0]),
+        learning_rate=0.1,
+        beta1=0.9,
+        beta2=0.99,
+        epsilon=0,
+    )
+    assert (m[0], v[0]) == (pytest.approx(0.3), pytest.approx(0.09))
+    assert theta[0] == pytest.approx(0.9)  # the first step of Adam is the learning rate, whatever the gradient
+    clipped, norm = oracles.clip_norm(np.array([3.0, 4.0]), 2.5)
+    assert (clipped.tolist(), norm) == ([1.5, 2.0], 5.0)
+    assert oracles.clip_norm(np.array([3.0, 4.0]), 5.0)[0].tolist() == [3.0, 4.0]
+
+
+def test_entropy_and_log_softmax_by_hand():
+    logits = np.log([[0.5, 0.25, 0.25]]) + 7
+    assert oracles.log_softmax(logits)[0] == pytest.approx(np.log([0.5, 0.25, 0.25]))
+    assert oracles.entropy(logits)[0] == pytest.approx(1.5 * math.log(2))

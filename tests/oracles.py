@@ -1,0 +1,362 @@
+"""Slow, obvious float64 NumPy (and Python int) versions of what the package computes fast: the tests' second opinion.
+
+Nothing here imports the package. Shapes: T steps of a rollout, B rows of a batch, A actions, P parameters. Parameters
+and gradients are dicts of float64 arrays by the layout's names ("conv1/weights", "policy/bias", ...). A layer is
+anything with the attributes of `nbrl.Dense` (units, activation) or `nbrl.Conv` (filters, kernel, stride, activation).
+"""
+
+import math
+
+import numpy as np
+
+STEPPED, TERMINATED, TRUNCATED, CUT = 1, 2, 4, 8
+
+
+# --- kernels ---------------------------------------------------------------------------------------------------------
+
+
+def gemm(x, row, tap, b, c=None):
+    """C[i, j] = (c[i, j] if given, else 0) + sum over k of x[row[i] + tap[k]] * b[k, j], in float64.
+
+    x is flat; row (m,), tap (k,) are integer offsets; b is (k, n); the result is a new (m, n) array.
+    """
+    x = np.asarray(x, np.float64).ravel()
+    result = np.zeros((len(row), b.shape[1])) if c is None else np.array(c, np.float64)
+    for i, at in enumerate(row):
+        for k, offset in enumerate(tap):
+            result[i] += x[int(at) + int(offset)] * b[k].astype(np.float64)
+    return result
+
+
+MASK = 2**64 - 1
+
+
+def splitmix64(state):
+    """One step of splitmix64 (Steele, Lea, Flood 2014): (the next state, an output)."""
+    state = (state + 0x9E3779B97F4A7C15) & MASK
+    z = state
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return state, z ^ (z >> 31)
+
+
+def rotate_left(value, count):
+    """A 64-bit word rotated to the left."""
+    return ((value << count) | (value >> (64 - count))) & MASK
+
+
+class Xoshiro:
+    """xoshiro256++ 1.0 (Blackman, Vigna 2019) over a list of four Python ints."""
+
+    def __init__(self, state):
+        self.state = [int(word) for word in state]
+
+    def next_uint64(self):
+        """The next 64 random bits as an int."""
+        s = self.state
+        result = (rotate_left((s[0] + s[3]) & MASK, 23) + s[0]) & MASK
+        shifted = (s[1] << 17) & MASK
+        s[2] ^= s[0]
+        s[3] ^= s[1]
+        s[1] ^= s[2]
+        s[0] ^= s[3]
+        s[2] ^= shifted
+        s[3] = rotate_left(s[3], 45)
+        return result
+
+    def uniform(self):
+        """The top 53 bits as a float in [0, 1)."""
+        return (self.next_uint64() >> 11) * 2.0**-53
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+def activation_forward(z, activation):
+    """The activation ("none", "relu" or "tanh") of every element of z."""
+    return {"none": lambda: z, "relu": lambda: np.maximum(z, 0.0), "tanh": lambda: np.tanh(z)}[activation]()
+
+
+def activation_backward(y, dy, activation):
+    """dL/dz from the activation's output y and dL/dy."""
+    return {"none": lambda: dy, "relu": lambda: dy * (y > 0), "tanh": lambda: dy * (1 - y * y)}[activation]()
+
+
+def dense_forward(x, weights, bias):
+    """(B, inputs) @ (inputs, outputs) + (outputs,)."""
+    return x @ weights + bias
+
+
+def dense_backward(x, weights, dy):
+    """(dx, dweights, dbias) of `dense_forward`."""
+    return dy @ weights.T, x.T @ dy, dy.sum(axis=0)
+
+
+def channels_first(observation_shape):
+    """Whether an observation has its channels in front; what a convolution gives never has."""
+    return len(observation_shape) == 3 and observation_shape[0] < observation_shape[2]
+
+
+def image_sizes(shape, in_front):
+    """(channels, height, width) of an image of 2 or 3 dimensions, its channels `in_front` or last."""
+    if len(shape) == 2:
+        return 1, *shape
+    return shape if in_front else (shape[2], shape[0], shape[1])
+
+
+def patches(shape, in_front, kernel, stride):
+    """Index arrays into one flat image, one for each pixel of the output in rows, of (taps,) in the order of memory."""
+    index = np.arange(math.prod(shape)).reshape(shape)
+    _, height, width = image_sizes(shape, in_front)
+    result = []
+    for y in range(0, height - kernel + 1, stride):
+        for x in range(0, width - kernel + 1, stride):
+            window = (slice(y, y + kernel), slice(x, x + kernel))
+            result.append(index[:, *window].ravel() if in_front else index[window].ravel())
+    return result
+
+
+def conv_forward(x, places, weights, bias):
+    """A convolution without padding of flat (B, inputs) images at `patches`; (B, pixels * filters), channels last."""
+    output = [[image[at] @ weights + bias for at in places] for image in x]
+    return np.array(output).reshape(len(x), -1)
+
+
+def conv_backward(x, places, weights, dy):
+    """(dx, dweights, dbias) of `conv_forward`."""
+    dx, dweights, dbias = np.zeros_like(x), np.zeros_like(weights), np.zeros(weights.shape[1])
+    for n, image in enumerate(x):
+        for at, dpixel in zip(places, dy[n].reshape(-1, weights.shape[1]), strict=True):
+            dx[n, at] += weights @ dpixel
+            dweights += np.outer(image[at], dpixel)
+            dbias += dpixel
+    return dx, dweights, dbias
+
+
+def conv_shape(shape, in_front, filters, kernel, stride):
+    """The (height, width, filters) of a convolution's output."""
+    _, height, width = image_sizes(shape, in_front)
+    return (height - kernel) // stride + 1, (width - kernel) // stride + 1, filters
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+def parameter_shapes(layers, observation_shape, heads):
+    """{name: shape} of every parameter, in the order of the network; heads is {"policy": A, "value": 1}."""
+    shapes, shape, in_front = {}, tuple(observation_shape), channels_first(observation_shape)
+    for number, layer in enumerate(layers, 1):
+        if hasattr(layer, "filters"):
+            name, outputs = f"conv{number}", layer.filters
+            inputs = image_sizes(shape, in_front)[0] * layer.kernel**2
+            shape, in_front = conv_shape(shape, in_front, layer.filters, layer.kernel, layer.stride), False
+        else:
+            name, outputs, inputs = f"dense{number}", layer.units, math.prod(shape)
+            shape = (layer.units,)
+        shapes |= {f"{name}/weights": (inputs, outputs), f"{name}/bias": (outputs,)}
+    for name, outputs in heads.items():
+        shapes |= {f"{name}/weights": (math.prod(shape), outputs), f"{name}/bias": (outputs,)}
+    return shapes
+
+
+def network_forward(layers, parameters, observations):
+    """({head: (B, outputs)}, tape) for a (B, *observation_shape) batch; the tape is for `network_backward`."""
+    parameters = {name: np.asarray(value, np.float64) for name, value in parameters.items()}
+    observations = np.asarray(observations)
+    shape, x = observations.shape[1:], observations.reshape(len(observations), -1).astype(np.float64)
+    if observations.dtype == np.uint8:
+        x = x / 255
+    tape, in_front = [], channels_first(shape)
+    for number, layer in enumerate(layers, 1):
+        name = f"{'conv' if hasattr(layer, 'filters') else 'dense'}{number}"
+        weights, bias = parameters[f"{name}/weights"], parameters[f"{name}/bias"]
+        if hasattr(layer, "filters"):
+            places = patches(shape, in_front, layer.kernel, layer.stride)
+            z = conv_forward(x, places, weights, bias)
+            shape, in_front = conv_shape(shape, in_front, layer.filters, layer.kernel, layer.stride), False
+        else:
+            places, z = None, dense_forward(x, weights, bias)
+        y = activation_forward(z, layer.activation)
+        tape.append((name, x, places, z, y))
+        x = y
+    heads = [
+        name.removesuffix("/weights")
+        for name in parameters
+        if not name.startswith(("conv", "dense")) and name.endswith("/weights")
+    ]
+    outputs = {name: dense_forward(x, parameters[f"{name}/weights"], parameters[f"{name}/bias"]) for name in heads}
+    return outputs, (parameters, tape, x)
+
+
+def network_backward(layers, tape, doutputs):
+    """{name: gradient} from {head: dL/doutput (B, outputs)}."""
+    parameters, layer_tape, hidden = tape
+    gradients, dy = {}, np.zeros_like(hidden)
+    for name, doutput in doutputs.items():
+        dx, gradients[f"{name}/weights"], gradients[f"{name}/bias"] = dense_backward(
+            hidden, parameters[f"{name}/weights"], doutput
+        )
+        dy += dx
+    for layer, (name, x, places, _, y) in zip(reversed(layers), reversed(layer_tape), strict=True):
+        dz, weights = activation_backward(y, dy, layer.activation), parameters[f"{name}/weights"]
+        if hasattr(layer, "filters"):
+            dy, dweights, dbias = conv_backward(x, places, weights, dz)
+        else:
+            dy, dweights, dbias = dense_backward(x, weights, dz)
+        gradients[f"{name}/weights"], gradients[f"{name}/bias"] = dweights, dbias
+    return gradients
+
+
+# --- heads and the loss ----------------------------------------------------------------------------------------------
+
+
+def log_softmax(logits):
+    """log pi for each row of (B, A) logits."""
+    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def entropy(logits):
+    """H(pi) = -sum pi log pi for each row of (B, A) logits."""
+    log_pi = log_softmax(logits)
+    return -(np.exp(log_pi) * log_pi).sum(axis=-1)
+
+
+def a3c_loss(logits, values, actions, returns, *, entropy_weight, value_weight, advantages=None):
+    """The scalar loss, summed over (T,) rows. `advantages`, if given, are the constants that the policy term uses."""
+    advantages = returns - values if advantages is None else advantages
+    log_pi = log_softmax(logits)[np.arange(len(actions)), actions]
+    policy = -(log_pi * advantages).sum()
+    return policy - entropy_weight * entropy(logits).sum() + value_weight * ((returns - values) ** 2).sum() / 2
+
+
+def a3c_gradient(logits, values, actions, returns, *, entropy_weight, value_weight):
+    """(dL/dlogits (T, A), dL/dvalues (T,)) of `a3c_loss` with the advantage held constant."""
+    log_pi = log_softmax(logits)
+    pi = np.exp(log_pi)
+    chosen = np.eye(logits.shape[1])[actions]
+    dlogits = (pi - chosen) * (returns - values)[:, None]
+    dlogits += entropy_weight * pi * (log_pi + entropy(logits)[:, None])
+    return dlogits, -value_weight * (returns - values)
+
+
+def discounted_returns(rewards, statuses, discount, last_values, bootstrap):
+    """(T,) returns, each summed forward from its own step.
+
+    A sum ends at the first terminated or cut step, which adds nothing after its reward; or at the first truncated step,
+    which adds the discounted value of the episode's last observation, last_values[t]; or at the end of the rollout,
+    which adds the discounted `bootstrap`. Terminated or cut wins over truncated.
+    """
+    returns = np.zeros(len(rewards))
+    for t in range(len(rewards)):
+        weight = 1.0
+        for s in range(t, len(rewards)):
+            returns[t] += weight * rewards[s]
+            weight *= discount
+            if statuses[s] & (TERMINATED | CUT):
+                break
+            if statuses[s] & TRUNCATED:
+                returns[t] += weight * last_values[s]
+                break
+        else:
+            returns[t] += weight * bootstrap
+    return returns
+
+
+# --- optimisers ------------------------------------------------------------------------------------------------------
+
+
+def clip_norm(gradient, limit):
+    """(the flat gradient scaled down to norm `limit` if it is longer, its norm before)."""
+    norm = math.sqrt(sum(float(d) ** 2 for d in gradient))
+    return gradient * (limit / norm) if norm > limit else gradient, norm
+
+
+def rmsprop(theta, g, gradient, *, learning_rate, decay, epsilon):
+    """(theta, g) after one update, epsilon inside the root."""
+    g = decay * g + (1 - decay) * gradient**2
+    return theta - learning_rate * gradient / np.sqrt(g + epsilon), g
+
+
+def adam(theta, m, v, count, gradient, *, learning_rate, beta1, beta2, epsilon):
+    """(theta, m, v) after update `count` (the first is 1), with bias correction (Kingma, Ba 2015, algorithm 1)."""
+    m = beta1 * m + (1 - beta1) * gradient
+    v = beta2 * v + (1 - beta2) * gradient**2
+    corrected_m, corrected_v = m / (1 - beta1**count), v / (1 - beta2**count)
+    return theta - learning_rate * corrected_m / (np.sqrt(corrected_v) + epsilon), m, v
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+class A3CReference:
+    """A3C (algorithm S3 with the entropy term) re-run in float64 on recorded rollouts, whoever acted them.
+
+    `parameters` is {name: array}, the starting point; `config` anything with the fields of the package's Config that
+    are read. A rollout is a dict of (T, ...) arrays: observations (what each action saw), actions, rewards (raw),
+    statuses, and next_observations (what each step gave; after an end, the episode's last).
+    """
+
+    def __init__(self, layers, parameters, config):
+        self.layers, self.config, self.steps, self.updates = layers, config, 0, 0
+        self.parameters = {name: np.array(value, np.float64) for name, value in parameters.items()}
+        self.first = {name: np.zeros_like(value) for name, value in self.parameters.items()}
+        self.second = {name: np.zeros_like(value) for name, value in self.parameters.items()}
+
+    def values(self, observations):
+        """(B,) values by the present parameters."""
+        return network_forward(self.layers, self.parameters, observations)[0]["value"][:, 0]
+
+    def gradient(self, rollout):
+        """{name: gradient} of the summed loss over one rollout."""
+        config, rewards = self.config, np.asarray(rollout["rewards"], np.float64)
+        if config.reward_clip is not None:
+            rewards = np.clip(rewards, -config.reward_clip, config.reward_clip)
+        next_values = self.values(rollout["next_observations"])
+        returns = discounted_returns(rewards, rollout["statuses"], config.discount, next_values, next_values[-1])
+        outputs, tape = network_forward(self.layers, self.parameters, rollout["observations"])
+        dlogits, dvalues = a3c_gradient(
+            outputs["policy"],
+            outputs["value"][:, 0],
+            rollout["actions"],
+            returns,
+            entropy_weight=config.entropy_weight,
+            value_weight=config.value_weight,
+        )
+        return network_backward(self.layers, tape, {"policy": dlogits, "value": dvalues[:, None]})
+
+    def update(self, rollout):
+        """One update from one rollout; returns the gradient's norm before clipping."""
+        return self.apply(self.gradient(rollout), len(rollout["rewards"]))
+
+    def apply(self, gradient, steps):
+        """Clip and apply a gradient that `steps` steps gave."""
+        config = self.config
+        norm = math.sqrt(sum(float((d**2).sum()) for d in gradient.values()))
+        scale = config.gradient_clip / norm if norm > config.gradient_clip else 1.0
+        learning_rate = config.learning_rate * max(0.0, 1 - self.steps / config.steps)
+        self.steps, self.updates = self.steps + steps, self.updates + 1
+        for name, theta in self.parameters.items():
+            d = gradient[name] * scale
+            if config.optimiser == "shared_rmsprop":
+                self.parameters[name], self.second[name] = rmsprop(
+                    theta,
+                    self.second[name],
+                    d,
+                    learning_rate=learning_rate,
+                    decay=config.rmsprop_decay,
+                    epsilon=config.rmsprop_epsilon,
+                )
+            else:
+                self.parameters[name], self.first[name], self.second[name] = adam(
+                    theta,
+                    self.first[name],
+                    self.second[name],
+                    self.updates,
+                    d,
+                    learning_rate=learning_rate,
+                    beta1=config.adam_beta1,
+                    beta2=config.adam_beta2,
+                    epsilon=config.adam_epsilon,
+                )
+        return norm

@@ -1,0 +1,98 @@
+"""Hypothesis strategies that several test files share: shapes of products, tables of layers, rollouts."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import oracles
+from hypothesis import strategies as st
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+class Product(NamedTuple):
+    """One indirect product: X and B live in larger arrays whose other elements nobody may read."""
+
+    x: np.ndarray  # float32, flat, NaN where no tap points
+    row: np.ndarray  # int32 (m,)
+    tap: np.ndarray  # int32 (k,)
+    b: np.ndarray  # float32 (k, n), a view into rows of b_stride >= n elements, NaN beyond n
+    c: np.ndarray  # float32 (m, n), likewise in rows of c_stride elements, a mark beyond n
+    accumulate: bool
+
+
+MARK = np.float32(-12345.5)
+
+
+def guarded(values, stride, fill, before=32, after=32):
+    """`values` (rows, columns) copied into rows of `stride` elements, with `fill` in every gap and around the whole."""
+    rows, columns = values.shape
+    whole = np.full(before + rows * stride + after, fill, np.float32)
+    view = whole[before : before + rows * stride].reshape(rows, stride)[:, :columns]
+    view[...] = values
+    return view
+
+
+def near_multiples(limit):
+    """Sizes from 1 to `limit`, most of them at or beside a multiple of a vector's width."""
+    edges = {size + d for width in (4, 8, 16) for size in range(0, limit + 1, width) for d in (-1, 0, 1)}
+    return st.one_of(st.sampled_from(sorted(size for size in edges if 1 <= size <= limit)), st.integers(1, limit))
+
+
+@st.composite
+def products(draw):
+    """Any small indirect product, with arbitrary tables."""
+    m, n, k = draw(st.one_of(st.just(1), near_multiples(35))), draw(near_multiples(150)), draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(seeds))
+    row, tap = rng.integers(0, 200, m).astype(np.int32), rng.integers(0, 200, k).astype(np.int32)
+    x = np.full(420, np.nan, np.float32)
+    used = np.unique(row[:, None] + tap[None, :])
+    x[used] = rng.standard_normal(used.size)
+    b = guarded(rng.standard_normal((k, n)), n + draw(st.integers(0, 20)), np.nan)
+    c = guarded(rng.standard_normal((m, n)), n + draw(st.integers(0, 20)), MARK)
+    return Product(x, row, tap, b, c, draw(st.booleans()))
+
+
+activations = st.sampled_from(["none", "relu", "tanh"])
+
+
+def vector_shapes(limit=40):
+    """Shapes of observations that are vectors."""
+    return st.tuples(st.integers(1, limit))
+
+
+@st.composite
+def image_shapes(draw, low=5, high=14):
+    """Shapes of observations with two or three dimensions, channels first or last."""
+    height, width, channels = draw(st.integers(low, high)), draw(st.integers(low, high)), draw(st.integers(1, 4))
+    return draw(st.sampled_from([(height, width), (channels, height, width), (height, width, channels)]))
+
+
+@st.composite
+def tables(draw, dense, conv, observation_shape, *, most_convolutions=2, most_dense=2):
+    """A table of layers that fits `observation_shape`; `dense` and `conv` make one layer each."""
+    layers, shape, in_front = [], observation_shape, oracles.channels_first(observation_shape)
+    if len(observation_shape) > 1:
+        for _ in range(draw(st.integers(0, most_convolutions))):
+            _, height, width = oracles.image_sizes(shape, in_front)
+            kernel = draw(st.integers(1, min(height, width, 5)))
+            stride = draw(st.integers(1, kernel + 1))
+            layers.append(conv(draw(st.integers(1, 20)), kernel, stride, draw(activations)))
+            shape, in_front = oracles.conv_shape(shape, in_front, layers[-1].filters, kernel, stride), False
+    for _ in range(draw(st.integers(0 if layers or not most_dense else 1, most_dense))):
+        layers.append(dense(draw(near_multiples(40)), draw(activations)))
+    assert math.prod(shape) > 0
+    return tuple(layers)
+
+
+@st.composite
+def rollouts(draw, most_steps=12):
+    """(rewards, statuses, last_values, bootstrap) of one rollout, with every kind of end in it."""
+    steps = draw(st.integers(1, most_steps))
+    numbers = st.floats(-10, 10, width=32)
+    terminated, truncated, cut = oracles.TERMINATED, oracles.TRUNCATED, oracles.CUT
+    ends = st.sampled_from([0, 0, 0, terminated, truncated, cut, terminated | truncated, truncated | cut])
+    rewards = np.array(draw(st.lists(numbers, min_size=steps, max_size=steps)), np.float32)
+    statuses = np.array(draw(st.lists(ends, min_size=steps, max_size=steps)), np.int32) | oracles.STEPPED
+    last_values = np.array(draw(st.lists(numbers, min_size=steps, max_size=steps)), np.float32)
+    return rewards, statuses, last_values, np.float32(draw(numbers))

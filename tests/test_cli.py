@@ -1,0 +1,312 @@
+import importlib.metadata
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nbrl import cli, metrics
+from nbrl.checkpoint import checkpoint_path, newest, write_tensors
+from nbrl.config import Config, describe
+
+SHORT = ["train", "CartPole-v1", "--steps", "2_000", "--actors", "2", "--threads", "1", "--seed", "1"]
+ODD_SPACES = """
+import gymnasium
+
+class Odd(gymnasium.Env):
+    observation_space = gymnasium.spaces.Text(5)
+    action_space = gymnasium.spaces.Discrete(2)
+
+gymnasium.register("Odd-v0", Odd)
+"""
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Run ``nbrl`` in this process with bad input and return its sentence."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        before = tree(tmp_path)
+        try:
+            code = cli.main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        assert code == 2
+        assert printed.out == ""
+        assert printed.err.startswith("nbrl: ")
+        assert printed.err.count("\n") == 1
+        assert tree(tmp_path) == before
+        return printed.err.removeprefix("nbrl: ").rstrip("\n")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "required"),
+        (["trian"], "invalid choice"),
+        (["train"], "required"),
+        (["train", "CartPole-v1", "--unknown"], "unrecognized arguments: --unknown"),
+        (["train", "NoSuchGame-v0"], "NoSuchGame"),
+        (["train", "CartPole-v1", "--method", "a4c"], "unknown method 'a4c': did you mean 'a3c'?"),
+        (["train", "CartPole-v1", "--preset", "papre"], "unknown preset 'papre': did you mean 'paper'?"),
+        (["train", "CartPole-v1", "--steps", "0"], "steps is 0: it must be a whole number of at least 1"),
+        (["train", "CartPole-v1", "--steps", "-5"], "steps is -5"),
+        (["train", "CartPole-v1", "--steps", "1.5"], "steps is 1.5"),
+        (["train", "CartPole-v1", "--steps", "many"], "steps is 'many'"),
+        (["train", "CartPole-v1", "--steps", "nan"], "steps is nan"),
+        (["train", "CartPole-v1", "--frames", "inf"], "frames is inf"),
+        (["train", "CartPole-v1", "--frames", "10", "--steps", "10"], "steps and frames are both given"),
+        (["train", "CartPole-v1", "--actors", "0"], "actors is 0"),
+        (["train", "CartPole-v1", "--actors", "2", "--threads", "3"], "threads is 3: it must be at most 2"),
+        (["train", "CartPole-v1", "--seed", "-1"], "seed is -1"),
+        (["train", "CartPole-v1", "--set", "learning_rate=nan"], "learning_rate is nan: it must be a finite number"),
+        (["train", "CartPole-v1", "--set", "learning_rate=-1e-3"], "learning_rate is -0.001"),
+        (["train", "CartPole-v1", "--set", "learning_rate=0"], "learning_rate is 0"),
+        (["train", "CartPole-v1", "--set", "learning_rate="], "learning_rate is ''"),
+        (["train", "CartPole-v1", "--set", "learning_rat=1"], "unknown setting 'learning_rat': did you mean"),
+        (["train", "CartPole-v1", "--set", "learning_rate"], "it must be field=value"),
+        (["train", "CartPole-v1", "--set", "steps=5", "--steps", "5"], "the setting steps is given twice"),
+        (["train", "CartPole-v1", "--set", "environment=Catch-v0"], "it is the word after train"),
+        (["train", "CartPole-v1", "--set", "cut_on_life_loss=maybe"], "cut_on_life_loss is 'maybe': it must be true"),
+        (["train", "CartPole-v1", "--set", "network=[[1"], "network is '[[1'"),
+        (["train", "CartPole-v1", "--set", 'network=[["dense",0]]'], "layer 1 of the network has units 0"),
+        (["train", "CartPole-v1", "--set", 'network=[["conv",4,3,1]]'], "layer 1"),
+        (["train", "CartPole-v1", "--set", "sticky_actions=0.25"], "sticky_actions"),
+        (["train", "CartPole-v1", "--out", "/proc/nbrl-run"], "cannot be used as a run directory"),
+        (["resume", "absent"], "absent is not a run directory: it does not exist"),
+        (["eval", "absent"], "absent does not exist"),
+        (["eval", ".", "--episodes", "0"], "'0' is not a whole number of at least 1"),
+        (["eval", ".", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
+        (["eval", "."], "is not a run directory: it has no config.json"),
+        (["plot", "."], "is not a run directory: it has no config.json"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_in_one_sentence(refused, words, sentence):
+    assert sentence in refused(*words)
+
+
+def test_a_used_directory_is_refused(refused, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").write_text("precious")
+    assert "mine is not empty: a new run needs a directory of its own" in refused(*SHORT, "--out", "mine")
+
+
+def test_an_unknown_game_is_refused(refused):
+    pytest.importorskip("ale_py")
+    assert "Pnog" in refused("train", "ALE/Pnog-v5")
+
+
+def test_an_unsupported_space_is_refused(refused, tmp_path, monkeypatch):
+    (tmp_path / "odd_spaces.py").write_text(ODD_SPACES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert "Text" in refused("train", "odd_spaces:Odd-v0")
+
+
+def test_a_missing_extra_is_refused(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    assert 'pip install "nbrl[atari]"' in refused("train", "ALE/Pong-v5")
+
+
+@pytest.fixture
+def damaged_run(tmp_path):
+    run = metrics.RunDirectory.create(tmp_path / "run", Config(environment="CartPole-v1", network=[["dense", 8]]))
+    write_tensors(checkpoint_path(run.checkpoints, 10), {}, {})
+    path = newest(run.checkpoints)
+    path.write_bytes(path.read_bytes()[:-3])
+    return run
+
+
+def test_a_damaged_checkpoint_is_refused(damaged_run, refused):
+    path = checkpoint_path(damaged_run.checkpoints, 10)
+    assert "safetensors is cut short" in refused("eval", path)
+
+
+@pytest.mark.parametrize("command", ["eval", "resume"])
+def test_a_run_with_nothing_but_a_damaged_checkpoint_is_refused(damaged_run, nbrl_command, command):
+    before = tree(damaged_run.path)
+    ended = nbrl_command(command, damaged_run.path)
+    warning, sentence = ended.stderr.splitlines()
+    assert "passing over a damaged checkpoint" in warning
+    assert "has no readable checkpoint" in sentence
+    assert (ended.returncode, ended.stdout, tree(damaged_run.path)) == (2, "", before)
+
+
+def test_plotting_without_metrics_or_a_place_is_refused(damaged_run, refused):
+    assert "metrics.jsonl cannot be read" in refused("plot", damaged_run.path)
+    assert "give --out FILE" in refused("plot", damaged_run.path, damaged_run.path)
+
+
+def test_version(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.metadata, "version", {"nbrl": "1.2.3"}.get)
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == "nbrl 1.2.3\n"
+
+
+def test_help_lists_every_setting(nbrl_command):
+    ended = nbrl_command("train", "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for name, line in describe().items():
+        if name != "environment":
+            assert f"  {name} " in ended.stdout
+            assert line in ended.stdout
+
+
+def test_environments_are_listed(nbrl_command):
+    ended = nbrl_command("envs")
+    assert ended.returncode == 0
+    kinds = dict(line.split() for line in ended.stdout.splitlines())
+    assert kinds["CartPole-v1"] == kinds["Catch-v0"] == "native"
+    assert kinds["Acrobot-v1"] == "gymnasium"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5", 5),
+        ("50_000_000", 50_000_000),
+        ("1e6", 1_000_000),
+        ("7e-4", 7e-4),
+        ("2.0", 2),
+        ("x", "x"),
+        ("inf", math.inf),
+    ],
+)
+def test_numbers_as_people_write_them(text, value):
+    found = cli._number(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_settings_of_a_command_line():
+    words = ["train", "CartPole-v1", "--steps", "1e3", "--set", "seed=none", "optimiser=shared_adam"]
+    words += ["--set", 'network=[["dense",8,"tanh"]]', "cut_on_life_loss=False", "reward_clip=2"]
+    assert cli._settings(cli._parser().parse_args(words)) == {
+        "steps": 1000,
+        "seed": None,
+        "optimiser": "shared_adam",
+        "network": [["dense", 8, "tanh"]],
+        "cut_on_life_loss": False,
+        "reward_clip": 2,
+    }
+
+
+def test_a_run_from_beginning_to_end(nbrl_command, tmp_path):
+    ended = nbrl_command(*SHORT, "--out", "run")
+    assert ended.returncode == 0, ended.stderr
+    assert "nbrl eval run" in ended.stdout
+    run = metrics.RunDirectory.open(tmp_path / "run")
+    assert (run.config().steps, run.config().seed, run.config().threads) == (2000, 1, 1)
+    reports = metrics.read_metrics(run.metrics_file)
+    assert reports[-1].steps >= 2000
+    assert sum(report.episodes for report in reports) > 0
+    assert newest(run.checkpoints) is not None
+    assert run.policy_file.exists()
+
+    before = tree(run.path)
+    again = nbrl_command(*SHORT, "--out", "run")
+    assert (again.returncode, tree(run.path)) == (2, before)
+    assert "is not empty" in again.stderr
+
+    for source in (run.path, newest(run.checkpoints), run.policy_file):
+        ended = nbrl_command("eval", source, "--episodes", "3", "--json", "--greedy")
+        assert ended.returncode == 0, ended.stderr
+        evaluation = json.loads(ended.stdout)
+        assert evaluation["episodes"] == len(evaluation["returns"]) == len(evaluation["lengths"]) == 3
+        assert evaluation["mean_return"] == pytest.approx(sum(evaluation["returns"]) / 3)
+        assert "standard_error" in evaluation
+    assert json.loads(run.evaluation_file.read_text()) == evaluation
+    ended = nbrl_command("eval", run.path, "--episodes", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert "mean return" in ended.stdout
+
+    pytest.importorskip("matplotlib")
+    ended = nbrl_command("plot", run.path)
+    assert ended.returncode == 0, ended.stderr
+    assert run.curve_file.exists()
+
+
+def test_a_run_without_a_name_gets_one(nbrl_command, tmp_path):
+    ended = nbrl_command(*SHORT)
+    assert ended.returncode == 0, ended.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("CartPole-v1-a3c-")
+
+
+def wait_for_a_longer(path, process):
+    """Wait until a process has added to a file, or has made it."""
+    before = path.stat().st_size if path.exists() else 0
+    while not path.exists() or path.stat().st_size <= before:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def started(tmp_path, environment_variables):
+    """Start ``nbrl`` in the background; it is ended with the test."""
+    processes = []
+
+    def start(*words, **options):
+        variables = {**environment_variables, "PYTHONUNBUFFERED": "1"}
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+        command = [sys.executable, "-m", "nbrl", *map(str, words)]
+        processes.append(subprocess.Popen(command, cwd=tmp_path, env=variables, **options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_signals_save_a_checkpoint_and_the_run_goes_on(tmp_path, started):
+    run = metrics.RunDirectory(tmp_path / "run")
+    words = ["train", "CartPole-v1", "--steps", "1e9", "--actors", "2", "--threads", "2", "--out", "run"]
+    process = started(*words, "--set", "report_interval=0.1")
+    steps = 0
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        wait_for_a_longer(run.metrics_file, process)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == code, errors
+        assert "Traceback" not in errors
+        assert "nbrl resume run" in output
+        saved = newest(run.checkpoints)
+        assert int(saved.stem.removeprefix("step-")) > steps
+        steps = int(saved.stem.removeprefix("step-"))
+        process = started("resume", "run")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX's")
+def test_a_terminal_shows_one_line_rewritten_in_place(started):
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = started(*SHORT, "--set", "report_interval=0.01", "--steps", "1e5", "--out", "run", stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    process.communicate()
+    assert process.returncode == 0, shown
+    lines = [line for line in shown.decode().split("\r\x1b[K") if "frames/s" in line]
+    assert len(lines) > 1
+    assert all("\n" not in line for line in lines[:-1] if "training in" not in line)

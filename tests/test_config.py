@@ -1,0 +1,215 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbrl import envs
+from nbrl.config import (
+    DEFAULTS,
+    METHODS,
+    OPTIMISERS,
+    PRESETS,
+    Config,
+    available_cores,
+    check_names,
+    configure,
+    describe,
+)
+from nbrl.nets.layers import ACTIVATIONS, Conv, Dense, layers_from_list, layers_to_list
+
+counts = st.integers(1, 10**6)
+positive = st.floats(1e-12, 1e12)
+fractions = st.floats(0, 1, exclude_max=True)
+layers = st.lists(
+    st.builds(Dense, counts, st.sampled_from(ACTIVATIONS))
+    | st.builds(Conv, counts, counts, counts, st.sampled_from(ACTIVATIONS)),
+    min_size=1,
+).map(tuple)
+
+
+@st.composite
+def configs(draw):
+    threads, lockstep = draw(st.integers(1, 8)), draw(st.integers(1, 8))
+    return draw(
+        st.builds(
+            Config,
+            environment=st.text(min_size=1),
+            method=st.sampled_from(METHODS),
+            network=layers,
+            threads=st.just(threads),
+            lockstep=st.just(lockstep),
+            actors=st.integers(threads, threads + 8).map(lambda batches: batches * lockstep),
+            rollout_length=counts,
+            steps=counts,
+            discount=st.floats(0, 1),
+            learning_rate=positive,
+            optimiser=st.sampled_from(OPTIMISERS),
+            rmsprop_decay=fractions,
+            rmsprop_epsilon=positive,
+            adam_beta1=fractions,
+            adam_beta2=fractions,
+            adam_epsilon=positive,
+            entropy_weight=st.floats(0, 10),
+            value_weight=st.floats(0, 10),
+            gradient_clip=positive,
+            reward_clip=st.none() | positive,
+            sticky_actions=fractions,
+            cut_on_life_loss=st.booleans(),
+            seed=st.none() | st.integers(0, 2**63 - 1),
+            report_interval=positive,
+            checkpoint_interval=positive,
+        )
+    )
+
+
+@given(configs())
+def test_config_survives_json(config):
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict(), allow_nan=False))) == config
+
+
+@given(layers)
+def test_layers_survive_json(table):
+    assert layers_from_list(json.loads(json.dumps(layers_to_list(table)))) == table
+
+
+def test_class_defaults_are_the_papers():
+    config = Config(environment="ALE/Pong-v5")
+    assert config.network == (Conv(16, 8, 4, "relu"), Conv(32, 4, 2, "relu"), Dense(256, "relu"))
+    assert (config.actors, config.threads, config.lockstep, config.rollout_length) == (16, 16, 1, 5)
+    assert (config.steps, config.discount, config.learning_rate) == (80_000_000, 0.99, 7e-4)
+    assert (config.optimiser, config.rmsprop_decay, config.rmsprop_epsilon) == ("shared_rmsprop", 0.99, 0.1)
+    assert (config.entropy_weight, config.value_weight, config.reward_clip) == (0.01, 0.5, 1.0)
+    assert config.cut_on_life_loss
+    assert config.sticky_actions == 0
+
+
+def test_numbers_of_other_types_become_pythons_own():
+    config = Config(environment="x", steps=np.int64(7), learning_rate=1, discount=np.float32(0.5))
+    assert type(config.steps) is int
+    assert type(config.learning_rate) is float
+    assert type(config.discount) is float
+    assert config == Config(environment="x", steps=7, learning_rate=1.0, discount=0.5)
+
+
+NUMBERS = [
+    field.name
+    for field in dataclasses.fields(Config)
+    if field.type in (int, float, int | None, float | None)
+]  # fmt: skip
+MAY_BE_ZERO = {
+    "discount", "rmsprop_decay", "adam_beta1", "adam_beta2", "entropy_weight", "value_weight", "sticky_actions", "seed",
+}  # fmt: skip
+OPTIONAL = {"reward_clip", "seed"}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, -0.5, 0, True, "1", None, [1], pytest.param(10**400, id="huge")])
+def test_impossible_numbers_are_refused_by_name(name, value):
+    if (value == 0 and value is not False and name in MAY_BE_ZERO) or (value is None and name in OPTIONAL):
+        Config(environment="x", **{name: value})
+        return
+    with pytest.raises(ValueError, match=rf"^{name} is ") as caught:
+        Config(environment="x", **{name: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"threads": 2.5}, "threads is 2.5: it must be a whole number of at least 1"),
+        ({"discount": 1.5}, "discount is 1.5: it must be a finite number of at least 0 and at most 1"),
+        ({"reward_clip": 0}, "reward_clip is 0: it must be a finite number above 0, or none"),
+        ({"sticky_actions": 1}, "sticky_actions is 1: it must be a finite number of at least 0 and below 1"),
+        ({"cut_on_life_loss": 1}, "cut_on_life_loss is 1: it must be true or false"),
+        ({"environment": ""}, "environment is '': it must be a name"),
+        ({"method": "a2c"}, "unknown method 'a2c': did you mean 'a3c'?"),
+        ({"optimiser": "sgd"}, "unknown optimiser 'sgd': it must be one of shared_rmsprop, shared_adam"),
+        ({"lockstep": 3}, "lockstep is 3: it must divide the number of actors, 16"),
+        ({"threads": 17}, "threads is 17: it must be at most 16, the number of actors divided by lockstep"),
+        ({"threads": 5, "lockstep": 4}, "threads is 5: it must be at most 4, the number of actors divided by lockstep"),
+        ({"network": ()}, "network has no layer: it needs at least one"),
+        ({"network": 3}, "network is 3: it must be a table of layers such as (Dense(64), Dense(64))"),
+        ({"network": [Dense(8), Dense(0)]}, "layer 2 of the network has units 0: it must be a whole number above 0"),
+        (
+            {"network": [["conv", 8, 3]]},
+            "layer 1 of the network is ['conv', 8, 3]: it must be ['dense', units, activation] "
+            "or ['conv', filters, kernel, stride, activation]",
+        ),
+        ({"network": ["dense"]}, "layer 1 of the network is 'dense': it must be a Dense or a Conv"),
+        (
+            {"network": [Dense(8, "gelu")]},
+            "layer 1 of the network has activation 'gelu': it must be one of none, relu, tanh",
+        ),
+    ],
+)
+def test_sentences(settings, sentence):
+    with pytest.raises(ValueError, match=r"^") as caught:
+        Config(**{"environment": "x", **settings})
+    assert str(caught.value) == sentence
+
+
+def test_settings_from_json_are_checked():
+    with pytest.raises(ValueError, match=r"unknown setting 'learning_rat': did you mean 'learning_rate'\?"):
+        Config.from_dict({"environment": "x", "learning_rat": 1})
+    with pytest.raises(ValueError, match="name no environment"):
+        Config.from_dict({})
+    with pytest.raises(ValueError, match="must be a JSON object"):
+        Config.from_dict([])  # type: ignore[arg-type]
+
+
+def test_every_setting_is_described_in_a_line():
+    lines = describe()
+    assert list(lines) == [field.name for field in dataclasses.fields(Config)]
+    assert all(line and "\n" not in line for line in lines.values())
+
+
+@pytest.mark.parametrize("table", [*DEFAULTS.values(), *(kinds[kind] for kinds in PRESETS.values() for kind in kinds)])
+def test_the_tables_hold_possible_settings(table):
+    check_names(table)
+    Config(environment="x", **table)
+
+
+def test_configure_suits_the_kind_of_observation():
+    vector = configure("CartPole-v1")
+    assert vector.environment == "CartPole-v1"
+    assert vector.network == DEFAULTS["vector"]["network"]
+    assert vector.reward_clip is None
+    assert vector.threads == min(available_cores(), 16)
+    assert configure("CartPole-v1", actors=1).threads == 1
+    assert configure("CartPole-v1", actors=6, lockstep=3, threads=2).threads == 2
+    assert configure(envs.make("CartPole-v1"), seed=3) == configure("CartPole-v1", seed=3)
+
+
+def test_configure_for_images():
+    pytest.importorskip("ale_py")
+    assert configure("ALE/Pong-v5", frames=1001).steps == 250
+    paper = configure("ALE/Pong-v5", preset="paper", threads=16)
+    assert paper == Config(environment="ALE/Pong-v5")
+
+
+def test_frames_are_steps_where_an_action_is_not_repeated():
+    assert configure("CartPole-v1", frames=1000).steps == 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"preset": "papers"}, "unknown preset 'papers': did you mean 'paper'?"),
+        ({"frames": 10, "steps": 10}, "steps and frames are both given"),
+        ({"frames": 0}, "frames is 0: it must be a whole number of at least 1"),
+        ({"frames": math.nan}, "frames is nan"),
+        ({"frames": -5}, "frames is -5"),
+        ({"frame": 10}, "unknown setting 'frame'"),
+        ({"actors": 0}, "actors is 0"),
+        ({"lockstep": 0}, "lockstep is 0"),
+        ({"threads": 0}, "threads is 0"),
+    ],
+)
+def test_configure_refuses_in_a_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=r"^") as caught:
+        configure("CartPole-v1", **arguments)
+    assert sentence in str(caught.value)

@@ -1,0 +1,188 @@
+import dataclasses
+import json
+import logging
+import math
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbrl.config import Config
+from nbrl.metrics import (
+    CHARTS,
+    MetricsFile,
+    Report,
+    RunDirectory,
+    default_directories,
+    duration,
+    progress_line,
+    read_metrics,
+)
+
+CONFIG = Config(environment="CartPole-v1", seed=3)
+
+counts = st.integers(0, 10**12)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+KINDS = {int: counts, float: numbers, float | None: st.none() | numbers}
+reports = st.builds(Report, **{field.name: KINDS[field.type] for field in dataclasses.fields(Report)})
+
+
+@given(reports)
+def test_report_survives_json(report):
+    assert Report.from_dict(json.loads(json.dumps(report.to_dict(), allow_nan=False))) == report
+
+
+def test_charts_have_the_names_that_plots_know(make_report):
+    assert set(CHARTS) == {field.name for field in dataclasses.fields(Report)}
+    line = make_report().to_dict()
+    assert len(line) == len(CHARTS)
+    assert line["charts/episodic_return"] == 1.5
+    assert line["charts/episodic_return_count"] == 2
+    assert line["charts/episodic_return_min"] == 1.0
+    assert line["charts/episodic_return_max"] == 2.0
+    assert line["charts/SPS"] == 100.0
+    assert (line["losses/policy"], line["losses/value"], line["losses/entropy"]) == (0.1, 0.2, 0.6)
+    assert (line["charts/learning_rate"], line["losses/gradient_norm"]) == (1e-3, 3.0)
+    assert (line["steps"], line["frames"], line["seconds"]) == (3_000, 12_000, 4.5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_lacks_becomes_null(tmp_path, make_report, value):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append(make_report(policy_loss=value))
+    file.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["losses/policy"] is None
+
+
+def test_each_report_is_on_disk_at_once(tmp_path, make_report):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    written = [make_report(steps=steps) for steps in (1, 2, 3)]
+    for number, report in enumerate(written, start=1):
+        file.append(report)
+        assert read_metrics(path) == written[:number]
+        assert len(path.read_text().splitlines()) == number
+    file.close()
+    file.close()
+
+
+def test_half_a_line_of_a_crash_costs_that_line_only(tmp_path, make_report, caplog):
+    path = tmp_path / "metrics.jsonl"
+    for steps in (1, 2):
+        file = MetricsFile(path)
+        file.append(make_report(steps=steps))
+        file.close()
+    path.write_bytes(path.read_bytes()[:-20])
+    file = MetricsFile(path)
+    file.append(make_report(steps=3))
+    file.close()
+    with caplog.at_level(logging.WARNING, logger="nbrl"):
+        assert [report.steps for report in read_metrics(path)] == [1, 3]
+    assert "line 2 is not a report" in caplog.text
+
+
+@given(st.lists(st.integers(0, 20), max_size=20))
+def test_what_is_reported_again_after_a_resume_counts_once(steps):
+    template = Report.from_dict(dict.fromkeys(CHARTS.values(), 1))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.jsonl"
+        file = MetricsFile(path)
+        for number, step in enumerate(steps):
+            file.append(dataclasses.replace(template, steps=step, seconds=number))
+        file.close()
+        found = read_metrics(path)
+    # A line counts unless a later one has fewer steps.
+    kept = [n for n, step in enumerate(steps) if all(step <= later for later in steps[n + 1 :])]
+    assert [report.seconds for report in found] == kept
+
+
+def test_absent_metrics_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read: No such file"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_progress_line(make_report):
+    report = make_report(steps=7_500_000, total_steps=12_500_000, steps_per_second=2_500, frames_per_second=10_000.4)
+    report = dataclasses.replace(report, recent_return=-12.3456)
+    assert progress_line(report) == (
+        "7,500,000 of 12,500,000 steps (60.0%)  10,000 frames/s  return -12.35  33 min 20 s left"
+    )
+    assert progress_line(report, 20) == "7,500,000 of 12,500,"
+    start = dataclasses.replace(report, steps=0, steps_per_second=0.0, recent_return=None)
+    assert "return -  time left unknown" in progress_line(start)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-1, "0 s"),
+        (0.4, "0 s"),
+        (59.6, "1 min 00 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 00 min"),
+        (1e7, "2,777 h 46 min"),
+    ],
+)
+def test_duration(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_run_directory_keeps_the_settings(tmp_path):
+    run = RunDirectory.create(tmp_path / "runs" / "mine", CONFIG)
+    assert RunDirectory.open(run.path).config() == CONFIG
+    assert run.checkpoints.is_dir()
+    assert {entry.name for entry in run.path.iterdir()} == {"config.json", "checkpoints"}
+
+
+def test_an_empty_directory_may_become_a_run(tmp_path):
+    assert RunDirectory.create(tmp_path, CONFIG).config() == CONFIG
+
+
+def test_a_used_directory_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty: a new run needs a directory of its own"):
+        RunDirectory.create(tmp_path, CONFIG)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["precious"]
+    RunDirectory.create(tmp_path / "run", CONFIG)
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="is not empty"):
+        RunDirectory.create(tmp_path / "run", Config(environment="Catch-v0"))
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_what_cannot_be_a_run_directory_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for path in (file, file / "below", "/proc/nbrl"):
+        with pytest.raises(ValueError, match="cannot be used as a run directory"):
+            RunDirectory.create(path, CONFIG)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for name, sentence in [("absent", "it does not exist"), ("file", "it is a file"), (".", "it has no config.json")]:
+        with pytest.raises(ValueError, match=f"is not a run directory: {sentence}"):
+            RunDirectory.open(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("{", "cannot be read"), ("[]", "cannot be used"), ('{"environment": "x", "actors": 0}', "actors is 0")],
+)
+def test_damaged_settings_are_refused(tmp_path, text, sentence):
+    run = RunDirectory.create(tmp_path, CONFIG)
+    run.config_file.write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+        run.config()
+
+
+@pytest.mark.parametrize(
+    ("environment", "start"), [("ALE/Pong-v5", "Pong-v5-a3c-"), ("../../x y", "x-y-a3c-"), ("…", "run-a3c-")]
+)
+def test_default_names_stay_in_their_folder_and_differ(environment, start):
+    paths = list(islice(default_directories(Config(environment=environment)), 5))
+    assert len(set(paths)) == 5
+    assert all(path.parent == Path("runs") and path.name.startswith(start) for path in paths)
