@@ -16,14 +16,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from nbrl import checkpoint
+from nbrl import __version__, checkpoint, envs
+from nbrl.agent import Agent
 from nbrl.config import PRESETS, Config, check_names, configure, describe
+from nbrl.evaluate import evaluate
 from nbrl.metrics import Report, RunDirectory, default_directories, progress_line, read_metrics
-
-if TYPE_CHECKING:
-    from nbrl.trainer import Trainer
+from nbrl.plots import learning_curves
+from nbrl.trainer import Trainer
 
 logger = logging.getLogger("nbrl")
 
@@ -44,9 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logger.addHandler(console)
     logger.setLevel(logging.INFO)
     try:
-        code = parsed.run(parsed, console)
-        sys.stdout.flush()
-        return code
+        with _sigterm_interrupts():
+            code = parsed.run(parsed, console)
+            sys.stdout.flush()
+            return code
     except _Refused as refused:
         print(f"nbrl: {refused}", file=sys.stderr)
         return 2
@@ -109,22 +111,33 @@ class _Console(logging.Handler):
     def report(self, report: Report) -> None:
         """Show a run's report."""
         self.last = report
+        self.progress(progress_line(report))
+
+    def progress(self, line: str) -> None:
+        """Show a line in place of the last one; without a terminal, log one of them now and then."""
         if self._terminal:
-            self.acquire()
-            try:
-                self._progress = progress_line(report, shutil.get_terminal_size().columns - 1)
+            with self._at_once():
+                self._progress = line[: shutil.get_terminal_size().columns - 1]
                 self._write(self._progress)
-            finally:
-                self.release()
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LOG_INTERVAL
-            logger.info("%s", progress_line(report))
+            logger.info("%s", line)
 
     def end_progress(self) -> None:
         """Leave the progress line where it is, and go on below it."""
-        if self._progress:
-            self._progress = ""
-            sys.stderr.write("\n")
+        with self._at_once():
+            if self._progress:
+                self._progress = ""
+                sys.stderr.write("\n")
+                sys.stderr.flush()
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
 
     def _write(self, text: str) -> None:
         sys.stderr.write(f"\r\x1b[K{text}" if self._terminal else text)
@@ -136,10 +149,7 @@ def _train(parsed: argparse.Namespace, console: _Console) -> int:
         settings = _settings(parsed)
         config = configure(parsed.environment, preset=parsed.preset, frames=parsed.frames, **settings)
         directory = parsed.out or next(path for path in default_directories(config) if not path.exists())
-        from nbrl.trainer import Trainer
-
-        with _sigterm_interrupts():
-            trainer = Trainer(config, directory=directory, on_report=console.report)
+        trainer = Trainer(config, directory=directory, on_report=console.report)
     return _run(trainer, RunDirectory(directory), console)
 
 
@@ -150,33 +160,30 @@ def _resume(parsed: argparse.Namespace, console: _Console) -> int:
         newest = checkpoint.newest(run.checkpoints)
         if newest is None:
             raise ValueError(f"{run.path} has no readable checkpoint to go on from")
-        from nbrl.trainer import Trainer
-
         trainer = Trainer(config, directory=run.path, on_report=console.report, restore=newest)
+        if trainer.steps >= config.steps:
+            raise ValueError(f"{run.path} has nothing left to do: it has taken its {config.steps:,} steps")
     return _run(trainer, run, console)
 
 
-def _run(trainer: "Trainer", run: RunDirectory, console: _Console) -> int:
-    """Train until the end or a signal; leave a checkpoint and the policy; say what can be done next."""
-    with _sigterm_interrupts():
-        try:
-            with _checked_input():
-                trainer.start()
-            logger.info("training in %s", run.path)
-            while trainer.running:
-                trainer.join(1.0)
-            trainer.join()
-        except KeyboardInterrupt as interrupt:
-            trainer.stop()
-            trainer.join()
-            console.end_progress()
-            if any(run.checkpoints.iterdir()):
-                print(f"stopped; the run is in {run.path}, go on with: nbrl resume {run.path}")
-            else:
-                print(f"stopped before the first step; nothing was learned in {run.path}")
-            return _exit_code(interrupt)
-    console.end_progress()
-    trainer.agent().save(run.policy_file)
+def _run(trainer: Trainer, run: RunDirectory, console: _Console) -> int:
+    """Train until the end or a signal, and say what can be done next."""
+    try:
+        with _checked_input():
+            trainer.start()
+        logger.info("training in %s", run.path)
+        trainer.join()
+    except KeyboardInterrupt as interrupt:
+        trainer.stop()
+        trainer.join()
+        console.end_progress()
+        if any(run.checkpoints.iterdir()):
+            print(f"stopped; the run is in {run.path}, go on with: nbrl resume {run.path}")
+        else:
+            print(f"stopped before the first step; nothing was learned in {run.path}")
+        return _exit_code(interrupt)
+    finally:
+        console.end_progress()
     print(f"the run is in {run.path}{_summary(console.last)}")
     print(f"  evaluate it:  nbrl eval {run.path}")
     print(f"  plot it:      nbrl plot {run.path}")
@@ -192,19 +199,19 @@ def _summary(report: Report | None) -> str:
 def _eval(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
         policy, run = _policy(parsed.run_path)
-        from nbrl.agent import Agent
-        from nbrl.evaluate import evaluate
-
         agent = Agent.load(policy)
         evaluation = evaluate(
             agent,
-            agent.environment,
             episodes=parsed.episodes,
             greedy=parsed.greedy,
             threads=parsed.threads,
             seed=parsed.seed,
-        ).to_dict()
-    text = json.dumps(evaluation, allow_nan=False)
+            on_episode=lambda done, last, _: console.progress(
+                f"{done} of {parsed.episodes} episodes  return {last:,.4g}"
+            ),
+        )
+    console.end_progress()
+    text = json.dumps(evaluation.to_dict(), allow_nan=False)
     if run is not None:
         try:
             checkpoint.replace_file(run.evaluation_file, [text.encode(), b"\n"])
@@ -213,10 +220,10 @@ def _eval(parsed: argparse.Namespace, console: _Console) -> int:
     if parsed.json:
         print(text)
         return 0
-    mean, standard_error = evaluation["mean_return"], evaluation["standard_error"]
-    print(f"mean return {mean:,.4g} (standard error {standard_error:.2g}) over {evaluation['episodes']} episodes")
-    if evaluation.get("human_normalised") is not None:
-        print(f"human-normalised score {evaluation['human_normalised']:.1%}")
+    spread = "" if evaluation.standard_error is None else f" (standard error {evaluation.standard_error:.2g})"
+    print(f"mean return {evaluation.mean_return:,.4g}{spread} over {parsed.episodes} episodes")
+    if evaluation.human_normalised is not None:
+        print(f"human-normalised score {evaluation.human_normalised:.1f}%")
     return 0
 
 
@@ -241,8 +248,6 @@ def _plot(parsed: argparse.Namespace, console: _Console) -> int:
         picture = parsed.out or runs[0].curve_file
         configs = [run.config() for run in runs]
         reports = {str(run.path): read_metrics(run.metrics_file) for run in runs}
-        from nbrl.plots import learning_curves
-
         titles = dict.fromkeys(f"{config.environment}, {config.method}" for config in configs)
         learning_curves(picture, "; ".join(titles), reports)
     print(picture)
@@ -250,8 +255,6 @@ def _plot(parsed: argparse.Namespace, console: _Console) -> int:
 
 
 def _envs(parsed: argparse.Namespace, console: _Console) -> int:
-    from nbrl import envs
-
     for kind, names in envs.names().items():
         for name in names:
             print(f"{name:40} {kind}")
@@ -263,17 +266,9 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"nbrl: {message}\n")
 
 
-class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        from importlib.metadata import version
-
-        print(f"nbrl {version('nbrl')}")
-        parser.exit()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="nbrl", description="Asynchronous deep reinforcement learning on CPUs.", allow_abbrev=False)
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    parser.add_argument("--version", action="version", version=f"nbrl {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(run: Any, name: str, summary: str, **more: Any) -> argparse.ArgumentParser:
@@ -281,7 +276,8 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    lines = (f"  {name:20} {description}".replace("%", "%%") for name, description in describe().items())
+    settings = {name: description for name, description in describe().items() if name != "environment"}
+    lines = (f"  {name:20} {description}".replace("%", "%%") for name, description in settings.items())
     train = command(
         _train,
         "train",

@@ -113,7 +113,7 @@ def _add_time(axes: Any, reports: Sequence["Report"]) -> None:
     top.spines[["top", "right"]].set_visible(False)
 
 
-def _short(number: float, _position: int) -> str:
+def _short(number: float, _position: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:g} {letter}"

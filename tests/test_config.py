@@ -107,7 +107,10 @@ OPTIONAL = {"reward_clip", "seed"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, -0.5, 0, True, "1", None, [1], pytest.param(10**400, id="huge")])
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, -math.inf, -1, -0.5, 0, True, "1", None, [1], pytest.param(10**400, id="huge")],
+)
 def test_impossible_numbers_are_refused_by_name(name, value):
     if (value == 0 and value is not False and name in MAY_BE_ZERO) or (value is None and name in OPTIONAL):
         Config(environment="x", **{name: value})

@@ -118,6 +118,16 @@ class AtariEnvironment(Environment):
         super().__init__(name, OBSERVATION_SHAPE, np.uint8, actions, FRAMES_PER_STEP)
 
     def make(self) -> Instance:
+        from nbrl.envs import ale_direct  # compiles
+
+        if ale_direct.works(self._game):
+            return ale_direct.instance(
+                self._game,
+                sticky_actions=self.sticky_actions,
+                cut_on_life_loss=self.cut_on_life_loss,
+                max_noops=MAX_NOOPS,
+                max_frames=MAX_FRAMES,
+            )
         return python_instance(_Game(self._game, self.sticky_actions, self.cut_on_life_loss, self.seed_every_reset))
 
 

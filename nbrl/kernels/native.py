@@ -16,7 +16,8 @@ ARM = platform.machine().lower() in ("aarch64", "arm64")
 FLUSH_TO_ZERO = 0x8040 if X86 else 1 << 24  # MXCSR: flush-to-zero and denormals-are-zero; FPCR: FZ
 
 
-def _call(builder: Any, args: Any, result: Any) -> Any:
+def emit_call(builder: Any, args: Any, result: Any) -> Any:
+    """For intrinsics: call the function whose address is the first of `args` with the others."""
     address, *rest = args
     prototype = ir.FunctionType(result, [value.type for value in rest])
     return builder.call(builder.inttoptr(address, prototype.as_pointer()), rest)
@@ -27,7 +28,7 @@ def call_reset(context, address, state, seed, observation):
     """``int32_t reset(void *state, uint64_t seed, void *observation)``: a status."""
 
     def codegen(context, builder, signature, args):
-        return _call(builder, args, INT32)
+        return emit_call(builder, args, INT32)
 
     return types.int32(types.int64, types.int64, types.uint64, types.int64), codegen
 
@@ -37,7 +38,7 @@ def call_step(context, address, state, action, observation, reward):
     """``int32_t step(void *state, const void *action, void *observation, float *reward)``: a status."""
 
     def codegen(context, builder, signature, args):
-        return _call(builder, args, INT32)
+        return emit_call(builder, args, INT32)
 
     return types.int32(*[types.int64] * 5), codegen
 
@@ -47,7 +48,7 @@ def call_save(context, address, state, buffer):
     """``int32_t save(void *state, void *buffer)``, or `load` alike: a status."""
 
     def codegen(context, builder, signature, args):
-        return _call(builder, args, INT32)
+        return emit_call(builder, args, INT32)
 
     return types.int32(*[types.int64] * 3), codegen
 
@@ -60,7 +61,7 @@ def call_close(context, address, state):
     """``void close(void *state)``."""
 
     def codegen(context, builder, signature, args):
-        _call(builder, args, ir.VoidType())
+        emit_call(builder, args, ir.VoidType())
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen

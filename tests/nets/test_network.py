@@ -2,7 +2,9 @@
 
 Tolerances: a float32 sum of n terms is within n * 2^-24 of the sum of magnitudes, in practice near the square root of
 that. With weights of U(-1/sqrt(n), 1/sqrt(n)) and inputs around 1 that makes some 1e-6 of the largest output a layer,
-and at most a few layers are drawn, each forward and backward: 2e-5 of the largest element of an array is allowed.
+and at most a few layers are drawn, each forward and backward: 2e-5 of the largest element of an array is allowed. The
+sums that these networks make are of about 0.05 to 5; an array of one element or two may come out smaller because they
+cancelled, which makes no rounding smaller, so 2e-5 of 0.05 is always allowed.
 """
 
 import math
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from nbrl.nets.layers import Conv, Dense
 from nbrl.nets.network import Network, Workspace, backward, enter, forward, observations, output_gradients, outputs
 
-RELATIVE = 2e-5
+RELATIVE, SMALLEST = 2e-5, 0.05
 KINK = 1e-4  # of a ReLU: nearer to it, float32 and float64 may disagree on the slope
 
 shapes = st.one_of(strategies.vector_shapes(), strategies.image_shapes())
@@ -37,9 +39,9 @@ def networks(draw, activations=None):
 
 
 def close(actual, expected, relative=RELATIVE):
-    """Within `relative` of the largest element."""
-    scale = np.abs(expected).max() if np.size(expected) else 0.0
-    return np.isfinite(actual).all() and np.abs(actual - expected).max() <= relative * scale + 1e-30
+    """Within `relative` of the largest element, or of SMALLEST."""
+    scale = max(np.abs(expected).max(), SMALLEST)
+    return np.isfinite(actual).all() and np.abs(actual - expected).max() <= relative * scale
 
 
 def load(network, parameters, inputs, capacity=None):

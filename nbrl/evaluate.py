@@ -1,0 +1,216 @@
+"""How good a policy is: whole episodes in environments of their own, raw rewards, every return kept."""
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nbrl import envs
+from nbrl.agent import Agent, choose
+from nbrl.config import available_cores
+from nbrl.envs.atari import human_normalised
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment, Instance
+from nbrl.kernels.compile import jit
+from nbrl.kernels.native import atomic_load, call_reset, call_step
+from nbrl.kernels.random import ROW, next_uint64, seed_row, uniform
+
+STREAM = 1 << 32  # random streams of evaluation begin here, far from those of training's actors
+ENDED, STOPPED, FAILED, NOT_FINITE = range(4)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The episodes of one evaluation.
+
+    Attributes
+    ----------
+    environment : str
+    returns : list of float
+        Sum of the raw rewards of each episode.
+    lengths : list of int
+        Agent steps of each episode.
+    greedy : bool
+        Whether actions were the most likely ones instead of sampled ones.
+    """
+
+    environment: str
+    returns: list[float]
+    lengths: list[int]
+    greedy: bool
+
+    @property
+    def mean_return(self) -> float:
+        """Mean of the returns."""
+        return float(np.mean(self.returns))
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean return; None for a single episode."""
+        if len(self.returns) < 2:
+            return None
+        return float(np.std(self.returns, ddof=1) / math.sqrt(len(self.returns)))
+
+    @property
+    def human_normalised(self) -> float | None:
+        """In percent, 0 random play and 100 a human tester, from no-op starts; None where there is no such score."""
+        return human_normalised(self.environment, self.mean_return)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON can hold it; `human_normalised` only where there is one."""
+        result: dict[str, Any] = {
+            "environment": self.environment,
+            "mean_return": self.mean_return,
+            "standard_error": self.standard_error,
+            "episodes": len(self.returns),
+            "greedy": self.greedy,
+            "returns": self.returns,
+            "lengths": self.lengths,
+        }
+        if self.human_normalised is not None:
+            result["human_normalised"] = self.human_normalised
+        return result
+
+
+@jit
+def _play_episode(work, policy, functions, observation, action, reward, row, greedy, control):
+    """One episode: how it went, its return, its length."""
+    reset, step, state = functions
+    total, length = 0.0, 0
+    if not call_reset(reset, state, next_uint64(row), observation.ctypes.data) & STEPPED:
+        return FAILED, total, length
+    while True:
+        if atomic_load(control.ctypes.data):
+            return STOPPED, total, length
+        action[0] = choose(work, policy, observation, uniform(row), greedy)
+        if action[0] < 0:
+            return NOT_FINITE, total, length
+        status = call_step(step, state, action.ctypes.data, observation.ctypes.data, reward.ctypes.data)
+        if not status & STEPPED:
+            return FAILED, total, length
+        total += reward[0]
+        length += 1
+        if status & (TERMINATED | TRUNCATED):
+            return ENDED, total, length
+
+
+def evaluate(
+    agent: Agent,
+    environment: Any = None,
+    *,
+    episodes: int = 30,
+    greedy: bool = False,
+    threads: int | None = None,
+    seed: int = 0,
+    on_episode: Callable[[int, float, int], None] | None = None,
+) -> Evaluation:
+    """Play whole episodes. Each has a seed of its own, so the result does not depend on the number of threads.
+
+    Parameters
+    ----------
+    agent : Agent
+    environment : str, callable or Environment, optional
+        By default what the policy was trained on.
+    episodes : int, optional
+    greedy : bool, optional
+        Take the most likely action instead of sampling one.
+    threads : int, optional
+        By default the cores that this process may use.
+    seed : int, optional
+    on_episode : callable, optional
+        Called with the number of episodes done, the return and the length of each, from several threads in turn.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    ValueError
+        An environment that the policy does not fit, or a count below 1.
+    BaseException
+        What the environment raised.
+    """
+    for name, value in (("episodes", episodes), ("threads", 1 if threads is None else threads)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1")
+    seen = agent.preprocessing
+    spec = envs.make(
+        seen.environment if environment is None else environment,
+        sticky_actions=seen.sticky_actions,
+        seed_every_reset=True,
+    )
+    _check_fit(agent, spec)
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+    control, errors, lock, done = np.zeros(1, np.int64), [], threading.Lock(), 0
+
+    def play(thread: int) -> None:
+        nonlocal done
+        instance = spec.make()
+        try:
+            player = _Player(agent, spec, instance, greedy, control)
+            for episode in range(thread, episodes, thread_count):
+                ended, returns[episode], lengths[episode] = player.play(seed, episode)
+                if not ended:
+                    return
+                with lock:
+                    done += 1
+                    if on_episode:
+                        on_episode(done, float(returns[episode]), int(lengths[episode]))
+        except BaseException as error:
+            errors.append(error)
+            control[0] = 1
+        finally:
+            instance.close()
+
+    thread_count = min(threads or available_cores(), episodes)
+    workers = [threading.Thread(target=play, args=(thread,), daemon=True) for thread in range(thread_count)]
+    for worker in workers:
+        worker.start()
+    try:
+        for worker in workers:
+            while worker.is_alive():
+                worker.join(0.2)  # in slices, so that Ctrl-C reaches the main thread
+    finally:
+        control[0] = 1
+    if errors:
+        raise errors[0]
+    return Evaluation(spec.name, returns.tolist(), lengths.tolist(), greedy)
+
+
+def _check_fit(agent: Agent, spec: Environment) -> None:
+    seen = agent.preprocessing
+    if (spec.observation_shape, spec.observation_dtype) != (seen.observation_shape, np.dtype(seen.observation_dtype)):
+        raise ValueError(
+            f"the policy takes observations of {seen.observation_dtype} with shape {seen.observation_shape}, "
+            f"{spec.name} gives {spec.observation_dtype} with shape {spec.observation_shape}"
+        )
+    if spec.action_count != agent.network.heads["policy"]:
+        raise ValueError(
+            f"the policy has {agent.network.heads['policy']} actions, {spec.name} takes {spec.action_count}"
+        )
+
+
+class _Player:
+    """One thread's environment and scratch."""
+
+    def __init__(self, agent: Agent, spec: Environment, instance: Instance, greedy: bool, control: np.ndarray) -> None:
+        self.spec, self.instance, self.greedy, self.control = spec, instance, greedy, control
+        self.work, self.policy = agent.workspace(), agent.network.head("policy")
+        size = math.prod(spec.observation_shape) * spec.observation_dtype.itemsize
+        self.observation, self.row = np.zeros(size, np.uint8), np.zeros(ROW, np.uint64)
+        self.action, self.reward = np.zeros(1, np.int32), np.zeros(1, np.float32)
+
+    def play(self, seed: int, episode: int) -> tuple[bool, float, int]:
+        seed_row(self.row, np.uint64(seed), np.uint64(STREAM + episode))
+        functions = (self.instance.reset_address, self.instance.step_address, self.instance.state_address)
+        outcome, total, length = _play_episode(
+            self.work, self.policy, functions, self.observation, self.action, self.reward, self.row, self.greedy, self.control
+        )  # fmt: skip
+        if outcome == FAILED:
+            raise self.instance.error or RuntimeError(f"the environment {self.spec.name} reported a failure")
+        if outcome == NOT_FINITE:
+            raise FloatingPointError(f"an observation of {self.spec.name} has a number that is not finite")
+        return outcome == ENDED, total, length

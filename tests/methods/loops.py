@@ -1,0 +1,31 @@
+"""Runs the compiled loop of a trainer one rollout at a time, in the calling thread."""
+
+from nbrl import Trainer
+
+
+class Loop:
+    """The loop of `Trainer(config, environment)`, whose threads are never started."""
+
+    def __init__(self, config, environment):
+        self.trainer = Trainer(config, environment)
+        self.run = self.trainer._run
+        self.layout = self.run.network.layout
+        self.instances = []
+        for worker, actors in zip(self.run.workers, self.run.actors, strict=True):
+            for functions, _ in zip(worker.functions, actors, strict=True):
+                self.instances.append(self.run.environment.make())
+                instance = self.instances[-1]
+                functions[:] = instance.reset_address, instance.step_address, instance.state_address
+
+    @property
+    def theta(self):
+        return self.layout.views(self.run.shared.theta)
+
+    @property
+    def dtheta(self):
+        """The first worker's last gradient, before the clip."""
+        return self.layout.views(self.run.workers[0].work.dtheta)
+
+    def rollout(self, count=1, worker=0):
+        """The loop's code after `count` rollouts."""
+        return self.run.loop(self.run.shared, self.run.workers[worker], self.run.settings, count)

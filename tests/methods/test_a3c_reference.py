@@ -1,0 +1,196 @@
+"""Ten updates of the real loop against an independent float64 run of A3C on the very trajectory that the loop acted.
+
+Tolerances: a gradient in float32 is right to about 1e-6 of its largest element, and an update moves a parameter by a
+smooth function of it (the optimisers' epsilons are large here), so after ten updates a parameter is right to some 1e-5
+of the largest move, and to ten times its own last place.
+"""
+
+import gymnasium
+import numpy as np
+import oracles
+import pytest
+from gymnasium import spaces
+from methods.loops import Loop
+from methods.scripted import SIZE, Scripted, rollouts, transitions
+
+from nbrl import Conv, Dense, Trainer, configure, envs
+from nbrl.envs import Player
+from nbrl.methods import rollout
+
+UPDATES = 10
+COMMON = {"threads": 1, "learning_rate": 0.01, "discount": 0.9, "entropy_weight": 0.02}
+ADAM = {"optimiser": "shared_adam", "adam_epsilon": 0.1, "adam_beta1": 0.8, "adam_beta2": 0.9}
+
+
+TWO_LAYERS = (Dense(20, "tanh"), Dense(17, "tanh"))
+
+
+def settings(length=5, actors=1, lockstep=1, network=TWO_LAYERS, seed=11, **others):
+    shape = {"rollout_length": length, "actors": actors, "lockstep": lockstep, "network": network}
+    return configure("CartPole-v1", **COMMON | shape | others, steps=UPDATES * length * lockstep, seed=seed)
+
+
+def assert_same(theta, reference, first):
+    """Whether every float32 array is the reference's, within the tolerance argued above, and something moved."""
+    moves = {name: np.abs(reference.parameters[name] - first[name]).max() for name in first}
+    largest = max(moves.values())
+    assert min(moves.values()) > 1e-4  # every array has learnt something
+    for name, values in theta.items():
+        expected = reference.parameters[name]
+        tolerance = 1e-5 * largest + UPDATES * 2.0**-23 * np.abs(expected)
+        assert (np.abs(values - expected) <= tolerance).all(), name
+
+
+CASES = {
+    "the paper's": settings(seed=4),
+    "clips active": settings(gradient_clip=0.7, reward_clip=0.5),
+    "no reward clip": settings(reward_clip=None, gradient_clip=1e6),
+    "adam": settings(**ADAM, reward_clip=1.0),
+    "long rollouts": settings(length=20),
+    "one step": settings(length=1, seed=5),
+    "relu": settings(network=(Dense(40, "relu"),)),
+    "linear": settings(network=(Dense(8, "none"),)),
+    "three actors in turn": settings(actors=3),
+    "two pairs in lockstep": settings(actors=4, lockstep=2),
+    "three in lockstep, adam": settings(actors=3, lockstep=3, **ADAM),
+}
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+def test_ten_updates_equal_the_reference(config):
+    environment = Scripted()
+    loop = Loop(config, environment)
+    first = {name: values.astype(float) for name, values in loop.theta.items()}
+    reference = oracles.A3CReference(config.network, first, config)
+    seen, kinds = [0] * config.actors, set()
+    for update in range(UPDATES):
+        assert loop.rollout() == rollout.PAUSED
+        # Whose turn it was: groups of `lockstep` actors, one rollout each.
+        group = update % (config.actors // config.lockstep)
+        gradients = []
+        for actor in range(group * config.lockstep, (group + 1) * config.lockstep):
+            acted = rollouts(transitions(environment.records(loop.instances[actor])), config.rollout_length)
+            assert len(acted) == seen[actor] + 1
+            gradients.append(reference.gradient(acted[seen[actor]]))
+            seen[actor] += 1
+            kinds |= set(acted[-1]["statuses"].tolist())
+        gradient = {name: sum(one[name] for one in gradients) for name in first}
+        norm = reference.apply(gradient, config.rollout_length * config.lockstep)
+        for name, values in loop.dtheta.items():
+            scale = max(np.abs(gradient[name]).max(), 1e-3 * norm)
+            assert np.abs(values - gradient[name]).max() <= 3e-5 * scale, (update, name)
+        assert loop.trainer.steps == reference.steps
+    assert_same(loop.theta, reference, first)
+    if config.rollout_length >= 5:  # else too few steps to see all
+        assert kinds >= {1, 3, 5, 9}  # going on, terminated, truncated, cut
+
+
+def test_the_trainer_s_own_run_equals_the_reference():
+    # The same through the public entry alone: threads, compiled loop, agent.
+    config, environment = settings(seed=4), Scripted()
+    trainer = Trainer(config, environment)
+    first = trainer._run.network.layout.views(trainer.agent().parameters.astype(float))
+    trainer.start()
+    assert trainer.join(timeout=60)
+    reference = oracles.A3CReference(config.network, first, config)
+    [instance] = environment.made
+    acted = rollouts(transitions(environment.records(instance)), config.rollout_length)
+    assert len(acted) == UPDATES
+    for one in acted:
+        reference.update(one)
+    assert trainer.steps == reference.steps
+    assert_same(trainer._run.network.layout.views(trainer.agent().parameters), reference, first)
+
+
+def test_actions_are_drawn_from_the_policy_and_seeds_from_the_actor_s_row():
+    # The loop is replayed without it: parameters from the reference, random numbers from the oracle's generator, the
+    # environment from Python.
+    config, environment = settings(length=7, seed=21, entropy_weight=0.0), Scripted()
+    loop = Loop(config, environment)
+    row = [int(word) for word in loop.run.workers[0].random[0]]
+    first = {name: values.astype(float) for name, values in loop.theta.items()}
+    assert loop.rollout(UPDATES) == rollout.PAUSED
+    recorded = rollouts(transitions(environment.records(loop.instances[0])), config.rollout_length)
+
+    generator, player = oracles.Xoshiro(row), Player(Scripted())
+    reference, observation = oracles.A3CReference(config.network, first, config), None
+    for expected in recorded:
+        for t in range(config.rollout_length):
+            if observation is None:
+                observation = player.reset(generator.next_uint64())
+            assert np.array_equal(observation, expected["observations"][t])
+            outputs, _ = oracles.network_forward(config.network, reference.parameters, observation[None])
+            upper = np.exp(oracles.log_softmax(outputs["policy"][0])).cumsum()
+            u = generator.uniform()
+            assert np.abs(upper - u).min() > 1e-5  # no draw so near a boundary that rounding decides it
+            action = int((u >= upper).sum())
+            assert action == expected["actions"][t]
+            observation, reward, status = player.step(action)
+            assert (reward, status) == (expected["rewards"][t], expected["statuses"][t])
+            if status & (oracles.TERMINATED | oracles.TRUNCATED):
+                observation = None
+        reference.update(expected)
+
+
+class Pictures(gymnasium.Env):
+    """Random uint8 pictures from Python, everything written down in `records` (of the class)."""
+
+    observation_space = spaces.Box(0, 255, (2, 10, 9), np.uint8)
+    action_space = spaces.Discrete(3)
+    records: list = []  # noqa: RUF012 - shared on purpose, the test empties it
+
+    def observe(self, action, reward, ends):
+        observation = self.np_random.integers(0, 256, (2, 10, 9), dtype=np.uint8)
+        self.records.append((observation, action, reward, ends))
+        return observation
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observe(-1, 0.0, (False, False)), {}
+
+    def step(self, action):
+        reward, chance = float(np.float32(self.np_random.uniform(-2, 2))), self.np_random.random()
+        ends = (bool(chance < 0.15), bool(chance > 0.85))
+        return self.observe(int(action), reward, ends), reward, *ends, {}
+
+
+def test_ten_updates_on_pictures_from_python_equal_the_reference():
+    Pictures.records.clear()
+    network = (Conv(5, 4, 2, "relu"), Conv(6, 2, 1, "tanh"), Dense(19, "relu"))
+    config, environment = settings(network=network, seed=2), envs.make(Pictures)
+    loop = Loop(config, environment)
+    first = {name: values.astype(float) for name, values in loop.theta.items()}
+    assert loop.rollout(UPDATES) == rollout.PAUSED
+    observations, actions, rewards, ends = map(np.array, zip(*Pictures.records, strict=True))
+    steps = np.flatnonzero(actions >= 0)
+    statuses = 1 + 2 * ends[:, 0] + 4 * ends[:, 1]
+    assert {1, 3, 5} <= set(statuses.tolist())
+    acted = {
+        "observations": observations[steps - 1],
+        "actions": actions[steps],
+        "rewards": rewards[steps],
+        "statuses": statuses[steps],
+        "next_observations": observations[steps],
+    }
+    reference = oracles.A3CReference(network, first, config)
+    for one in rollouts(acted, config.rollout_length):
+        reference.update(one)
+    assert reference.updates == UPDATES
+    assert_same(loop.theta, reference, first)
+
+
+def test_scripted_records_are_what_they_say():
+    environment = Scripted()
+    player = Player(environment)
+    observation, expected = player.reset(1), []
+    for i in range(200):
+        before = observation
+        observation, reward, status = player.step(i % 4)
+        expected.append((before, i % 4, reward, status, observation))
+        if status & (oracles.TERMINATED | oracles.TRUNCATED):
+            observation = player.reset(i)
+    found = transitions(environment.records(environment.made[0]))
+    for values, one in zip(found.values(), zip(*expected, strict=True), strict=True):
+        assert np.array_equal(values, np.array(one))
+    assert found["observations"].shape == (200, SIZE)
+    assert set(found["statuses"].tolist()) == {1, 3, 5, 7, 9}

@@ -1,0 +1,68 @@
+"""A native environment that gives the rewards and ends it is told, with observations that only count.
+
+Observation number i since the start is row i of the identity matrix, the reset's observation after an end included.
+"""
+
+import ctypes
+
+import numba
+import numpy as np
+from gymnasium import spaces
+from numba import carray
+
+from nbrl.envs import NativeEnvironment
+from nbrl.envs.interface import STEPPED
+
+NOT_FINITE, FAIL = 16, 32  # besides the interface's bits: the observation has a NaN; the call fails
+
+OBSERVATIONS = 32
+ACTIONS = 2
+STEPS = 16
+STATE = 2 + 2 * STEPS  # float64: observations given, steps taken, then each step's reward and status
+
+
+@numba.njit
+def _count(numbers, observation):
+    observation[:] = 0
+    observation[int(numbers[0]) % OBSERVATIONS] = 1
+    numbers[0] += 1
+
+
+@numba.cfunc("int32(CPointer(float64), uint64, CPointer(float32))")
+def told_reset(state, seed, observation):
+    _count(carray(state, STATE), carray(observation, OBSERVATIONS))
+    return STEPPED
+
+
+@numba.cfunc("int32(CPointer(float64), CPointer(int32), CPointer(float32), CPointer(float32))")
+def told_step(state, action, observation, reward):
+    numbers = carray(state, STATE)
+    step = 2 + 2 * (int(numbers[1]) % STEPS)
+    numbers[1] += 1
+    _count(numbers, carray(observation, OBSERVATIONS))
+    reward[0] = numbers[step]
+    status = int(numbers[step + 1])
+    if status & NOT_FINITE:
+        observation[OBSERVATIONS - 1] = np.nan
+    return 0 if status & FAIL else STEPPED | status & ~NOT_FINITE
+
+
+class Told(NativeEnvironment):
+    """Each step gives its reward and status of `script`."""
+
+    def __init__(self, script):
+        super().__init__(
+            told_reset,
+            told_step,
+            state_size=8 * STATE,
+            observation_space=spaces.Box(0.0, 1.0, (OBSERVATIONS,), np.float32),
+            action_space=spaces.Discrete(ACTIONS),
+            name="Told",
+        )
+        self.script = script
+
+    def make(self):
+        instance = super().make()
+        numbers = np.ctypeslib.as_array(ctypes.cast(instance.state_address, ctypes.POINTER(ctypes.c_double)), (STATE,))
+        numbers[2 : 2 + 2 * len(self.script)] = np.ravel(self.script)
+        return instance
