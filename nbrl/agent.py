@@ -17,6 +17,7 @@ from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network, Workspace, enter, forward, outputs
 
 FORMAT = "nbrl policy 1"
+LARGEST_OBSERVATION = 1 << 24  # numbers; what a file claims beyond that is damage
 
 
 @jit
@@ -85,13 +86,16 @@ class Agent:
         Raises
         ------
         ValueError
-            An observation of another shape, or one that is not finite.
+            An observation of another shape or kind, or one that is not finite.
         """
-        array = np.ascontiguousarray(observation, self._dtype)
-        if array.shape != self.preprocessing.observation_shape:
+        given = np.asarray(observation)
+        if given.shape != self.preprocessing.observation_shape:
             raise ValueError(
-                f"the observation has shape {array.shape}: this policy takes {self.preprocessing.observation_shape}"
+                f"the observation has shape {given.shape}: this policy takes {self.preprocessing.observation_shape}"
             )
+        if self._dtype == np.uint8 and given.dtype != np.uint8:  # a picture in [0, 1] would turn black
+            raise ValueError(f"the observation is of {given.dtype}: this policy takes uint8, 0 to 255")
+        array = np.ascontiguousarray(given, self._dtype)
         local = self._local
         if not hasattr(local, "work"):
             local.work, local.rng = self.workspace(), np.random.default_rng()
@@ -132,23 +136,30 @@ class Agent:
     def from_tensors(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> "Agent":
         """The policy within a file's arrays; those of other names are passed over. Raises as `load`."""
         try:
+            if metadata["format"] != FORMAT:
+                raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT!r}")
             layers = layers_from_list(json.loads(metadata["network"]))
-            heads, shape = json.loads(metadata["heads"]), tuple(json.loads(metadata["observation_shape"]))
-            dtype = metadata["observation_dtype"]
-            preprocessing = Preprocessing(
-                metadata["environment"], shape, dtype, float(json.loads(metadata["sticky_actions"]))
-            )
-            if dtype not in ("uint8", "float32") or list(heads) != ["policy", "value"]:
+            heads, shape = json.loads(metadata["heads"]), json.loads(metadata["observation_shape"])
+            dtype, sticky = metadata["observation_dtype"], float(json.loads(metadata["sticky_actions"]))
+            if dtype not in ("uint8", "float32") or not isinstance(heads, dict) or list(heads) != ["policy", "value"]:
                 raise ValueError("its observations or heads are of no known kind")
-            if math.prod(shape) * sum(units for units in heads.values()) > 1 << 40:
+            if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
+                raise ValueError(f"its observations cannot have shape {shape}")
+            if not all(type(units) is int and units > 0 for units in heads.values()) or not 0 <= sticky < 1:
+                raise ValueError("its heads or its sticky_actions are no possible numbers")
+            preprocessing = Preprocessing(metadata["environment"], tuple(shape), dtype, sticky)
+            # Before memory is taken: a layer has no more units than the file has numbers.
+            held = sum(array.size for array in arrays.values())
+            if math.prod(shape) > LARGEST_OBSERVATION or max(*(layer[0] for layer in layers), *heads.values()) > held:
                 raise ValueError("its network is too large")
-            network = Network(layers, shape, heads)
+            network = Network(layers, preprocessing.observation_shape, heads)
+            for name, expected in network.shapes().items():
+                if arrays[name].shape != expected or arrays[name].dtype != np.float32:
+                    raise ValueError(f"{name} has shape {arrays[name].shape}, not {expected} of float32")
             parameters = np.zeros(network.layout.size, np.float32)
             for name, view in network.layout.views(parameters).items():
-                if arrays[name].shape != view.shape or arrays[name].dtype != np.float32:
-                    raise ValueError(f"{name} has shape {arrays[name].shape}, not {view.shape} of float32")
                 view[...] = arrays[name]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             missing = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f"the file holds no policy that can be used: {missing}") from error
         if not np.isfinite(parameters).all():

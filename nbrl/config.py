@@ -107,13 +107,16 @@ class Config:
 
 
 # What differs from the paper's settings, by kind of observation. The length of the run is one of the defaults, since
-# the learning rate anneals over it.
+# the learning rate anneals over it: a fifth of the paper's frames take a learning rate somewhat higher than its 7e-4.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "image": {"steps": 12_500_000},
+    "image": {"learning_rate": 1e-3, "steps": 16_000_000},
     "vector": {
         "network": (Dense(64, "tanh"), Dense(64, "tanh")),
+        "rollout_length": 16,
+        "optimiser": "shared_adam",
+        "learning_rate": 1e-3,
         "reward_clip": None,
-        "steps": 500_000,
+        "steps": 300_000,
     },
 }
 

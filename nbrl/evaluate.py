@@ -1,5 +1,6 @@
 """How good a policy is: whole episodes in environments of their own, raw rewards, every return kept."""
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable
@@ -129,13 +130,15 @@ def evaluate(
     Raises
     ------
     ValueError
-        An environment that the policy does not fit, or a count below 1.
+        An environment that the policy does not fit, a count below 1, or a seed that is none.
     BaseException
         What the environment raised.
     """
     for name, value in (("episodes", episodes), ("threads", 1 if threads is None else threads)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0 and under 2**63")
     seen = agent.preprocessing
     spec = envs.make(
         seen.environment if environment is None else environment,
@@ -144,32 +147,31 @@ def evaluate(
     )
     _check_fit(agent, spec)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
-    control, errors, lock, done = np.zeros(1, np.int64), [], threading.Lock(), 0
+    control, lock, done = np.zeros(1, np.int64), threading.Lock(), 0
+    errors: list[BaseException] = []
 
     def play(thread: int) -> None:
         nonlocal done
-        instance = spec.make()
         try:
-            player = _Player(agent, spec, instance, greedy, control)
-            for episode in range(thread, episodes, thread_count):
-                ended, returns[episode], lengths[episode] = player.play(seed, episode)
-                if not ended:
-                    return
-                with lock:
-                    done += 1
-                    if on_episode:
-                        on_episode(done, float(returns[episode]), int(lengths[episode]))
+            with contextlib.closing(spec.make()) as instance:
+                player = _Player(agent, spec, instance, greedy, control)
+                for episode in range(thread, episodes, thread_count):
+                    ended, returns[episode], lengths[episode] = player.play(seed, episode)
+                    if not ended:
+                        return
+                    with lock:
+                        done += 1
+                        if on_episode:
+                            on_episode(done, float(returns[episode]), int(lengths[episode]))
         except BaseException as error:
             errors.append(error)
             control[0] = 1
-        finally:
-            instance.close()
 
     thread_count = min(threads or available_cores(), episodes)
     workers = [threading.Thread(target=play, args=(thread,), daemon=True) for thread in range(thread_count)]
-    for worker in workers:
-        worker.start()
     try:
+        for worker in workers:
+            worker.start()
         for worker in workers:
             while worker.is_alive():
                 worker.join(0.2)  # in slices, so that Ctrl-C reaches the main thread
@@ -207,10 +209,12 @@ class _Player:
         seed_row(self.row, np.uint64(seed), np.uint64(STREAM + episode))
         functions = (self.instance.reset_address, self.instance.step_address, self.instance.state_address)
         outcome, total, length = _play_episode(
-            self.work, self.policy, functions, self.observation, self.action, self.reward, self.row, self.greedy, self.control
+            self.work, self.policy, functions, self.observation,
+            self.action, self.reward, self.row, self.greedy, self.control,
         )  # fmt: skip
         if outcome == FAILED:
-            raise self.instance.error or RuntimeError(f"the environment {self.spec.name} reported a failure")
+            error = self.instance.error
+            raise RuntimeError(f"the environment {self.spec.name} reported a failure") if error is None else error
         if outcome == NOT_FINITE:
             raise FloatingPointError(f"an observation of {self.spec.name} has a number that is not finite")
         return outcome == ENDED, total, length

@@ -1,7 +1,7 @@
 """Update rules: each is one loop over flat float32 arrays that several threads share without locks.
 
-theta is what is learnt, d its gradient of one rollout, times `scale` (the clip). A thread reads and writes elements that
-others read and write at the same time; a lost update of one element now and then is the bargain of Hogwild.
+theta is what is learnt, d its gradient of one rollout, times `scale` (the clip). A thread reads and writes elements
+that others read and write at the same time; a lost update of one element now and then is the bargain of Hogwild.
 """
 
 import math

@@ -5,11 +5,9 @@ handles signals or starts processes.
 """
 
 import collections
-import dataclasses
 import logging
 import math
 import os
-import secrets
 import threading
 import time
 import weakref
@@ -18,22 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from nbrl import checkpoint, envs
-from nbrl.agent import Agent, Preprocessing
+from nbrl import checkpoint
+from nbrl.agent import Agent
 from nbrl.config import Config, configure
-from nbrl.envs.interface import Environment, Instance
-from nbrl.kernels.random import ROW, seed_row
+from nbrl.envs.interface import Instance
+from nbrl.learner import Learner
 from nbrl.methods import rollout
-from nbrl.methods.a3c import a3c
-from nbrl.methods.rollout import Settings, Shared, Worker
 from nbrl.metrics import MetricsFile, Report, RunDirectory
-from nbrl.nets.layout import aligned_zeros
-from nbrl.nets.network import Network
-from nbrl.optimisers import CODES, STATISTICS
 
 logger = logging.getLogger(__name__)
 
-LOOPS = {"a3c": a3c}
 CALL_SECONDS = 0.5  # how long a thread stays in compiled code
 GRACE = 0.5  # seconds that a rollout has to end after a stop, before it is abandoned
 EXIT_SECONDS = 2.0  # how long a host that exits waits for a run that it forgot
@@ -74,8 +66,9 @@ class Trainer:
     >>> trainer = Trainer(configure("Catch-v0", steps=1000, threads=1, seed=1))
     >>> trainer.start()
     >>> trainer.join()
+    True
     >>> trainer.steps
-    1000
+    1040
     """
 
     def __init__(
@@ -99,12 +92,12 @@ class Trainer:
     @property
     def steps(self) -> int:
         """Agent steps taken so far, by all actors."""
-        return self._run.steps
+        return self._run.learner.steps
 
     @property
     def running(self) -> bool:
         """Whether threads are at work."""
-        return self._run.running
+        return self._run.state not in ("new", "ended")
 
     def start(self) -> None:
         """Compile what must be compiled (seconds, the first time), start the threads and return.
@@ -117,7 +110,7 @@ class Trainer:
         self._run.start()
 
     def stop(self) -> None:
-        """End the run where it is, save it if it has a directory, and wait for that. Safe at any time, from any thread."""
+        """End the run where it is, save it if it has a directory, and wait. Safe at any time, from any thread."""
         self._run.stop()
 
     def join(self, timeout: float | None = None) -> bool:
@@ -137,7 +130,7 @@ class Trainer:
 
     def agent(self) -> Agent:
         """The policy of this moment."""
-        return self._run.agent()
+        return self._run.learner.agent()
 
 
 def train(
@@ -181,44 +174,15 @@ class _Run:
         on_report: Callable[[Report], None] | None,
         restore: str | os.PathLike | None,
     ) -> None:
-        if config.seed is None:
-            config = dataclasses.replace(config, seed=secrets.randbits(63))
-        elif config.threads > 1:
-            logger.info("with %d threads the order of updates is not reproducible, seed or not", config.threads)
-        assert config.seed is not None
-        self.config = config
-        self.environment = envs.make(
-            config.environment if environment is None else environment,
-            sticky_actions=config.sticky_actions,
-            cut_on_life_loss=config.cut_on_life_loss,
-        )
-        if self.environment.action_count == 0:
-            raise ValueError(f"{config.environment} has continuous actions: a3c takes discrete ones")
-        heads = {"policy": self.environment.action_count, "value": 1}
-        self.network = Network(config.network, self.environment.observation_shape, heads)
-        size = self.network.layout.size
-        self.shared = Shared(
-            theta=aligned_zeros(size, np.float32),
-            statistics=aligned_zeros((len(STATISTICS[config.optimiser]), size), np.float32),
-            steps=aligned_zeros((config.threads, rollout.LINE), np.int64),
-            updates=aligned_zeros(rollout.LINE, np.int64),
-            control=aligned_zeros(rollout.LINE, np.int64),
-        )
-        self.shared.theta[:] = self.network.initial(config.seed)
-        clip = math.inf if config.reward_clip is None else config.reward_clip
-        values = {name: getattr(config, name) for name in Settings._fields if hasattr(config, name)}
-        values |= {"total_steps": config.steps, "optimiser": CODES[config.optimiser], "reward_clip": clip}
-        self.settings = Settings(**values)
-        self.loop = LOOPS[config.method]
-        groups = np.arange(config.actors).reshape(-1, config.lockstep)
-        self.actors = [groups[thread :: config.threads].reshape(-1) for thread in range(config.threads)]
-        self.workers = [self._worker(thread, actors) for thread, actors in enumerate(self.actors)]
+        self.seeded = config.seed is not None
+        self.learner = Learner(config, environment)
+        self.config, self.environment = self.learner.config, self.learner.environment
         self.seconds_before = 0.0
         if restore is not None:
-            self._restore(restore)
+            self.seconds_before = _seconds(self.learner.restore(restore))
         self.directory = None
         if directory is not None:
-            self.directory = RunDirectory(directory) if restore else RunDirectory.create(directory, config)
+            self.directory = RunDirectory(directory) if restore else RunDirectory.create(directory, self.config)
         self.on_report = on_report
 
         self.instances: list[list[Instance]] = []
@@ -230,50 +194,6 @@ class _Run:
         self.parked = 0
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)
 
-    def _worker(self, thread: int, actors: np.ndarray) -> Worker:
-        config, n = self.config, actors.size
-        t_max, k = config.rollout_length, config.lockstep
-        bytes_seen = math.prod(self.environment.observation_shape) * self.environment.observation_dtype.itemsize
-        random = aligned_zeros((n, ROW), np.uint64)
-        for row, actor in zip(random, actors, strict=True):
-            seed_row(row, np.uint64(config.seed), np.uint64(1 + actor))
-        per_step = {"action": np.int32, "reward": np.float32, "discount": np.float32, "ended": np.bool_}
-        per_step |= {"truncated": np.bool_, "last_value": np.float32}
-        return Worker(
-            work=self.network.workspace((t_max + 1) * k),
-            thread=thread,
-            group=np.zeros(1, np.int64),
-            functions=np.zeros((n, 3), np.int64),
-            observation=aligned_zeros((n, bytes_seen), np.uint8),
-            random=random,
-            begun=np.zeros(n, np.bool_),
-            episode_return=np.zeros(n, np.float64),
-            episode_length=np.zeros(n, np.int64),
-            **{name: np.zeros((t_max, k), dtype) for name, dtype in per_step.items()},
-            ring=np.zeros((rollout.RING_SIZE, rollout.EPISODE), np.float64),
-            ring_ends=aligned_zeros(3 * rollout.LINE, np.int64),
-            sums=np.zeros(rollout.SUMS, np.float64),
-            raw_reward=np.zeros(1, np.float32),
-            failed=np.zeros(1, np.int64),
-        )
-
-    @property
-    def steps(self) -> int:
-        return int(self.shared.steps[:, 0].sum())
-
-    @property
-    def running(self) -> bool:
-        return self.state not in ("new", "ended")
-
-    def agent(self) -> Agent:
-        seen = Preprocessing(
-            self.config.environment,
-            self.environment.observation_shape,
-            self.environment.observation_dtype.name,
-            self.config.sticky_actions,
-        )
-        return Agent(self.network, self.shared.theta, seen)
-
     # Start, stop and wait
 
     def start(self) -> None:
@@ -282,21 +202,20 @@ class _Run:
                 raise RuntimeError("this trainer was started before: a run that goes on needs a new one")
             self.state = "running"
             self.active = self.config.threads
+        if self.seeded and self.config.threads > 1:
+            logger.info("with %d threads the order of updates is not reproducible, seed or not", self.config.threads)
+        learner = self.learner
         try:
-            for worker, actors in zip(self.workers, self.actors, strict=True):
-                instances = [self.environment.make() for _ in actors]
-                self.instances.append(instances)
-                for functions, instance in zip(worker.functions, instances, strict=True):
-                    functions[:] = instance.reset_address, instance.step_address, instance.state_address
-            self.loop(self.shared, self.workers[0], self.settings, 0)  # compiles
+            learner.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles
+            self.instances = [learner.attach(worker) for worker in range(self.config.threads)]
         except BaseException:
             self.state = "ended"
             raise
-        names = [(self._work, f"nbrl worker {thread}", (thread,)) for thread in range(self.config.threads)]
         self.threads = [
-            threading.Thread(target=target, name=name, args=arguments, daemon=True)
-            for target, name, arguments in [*names, (self._watch, "nbrl watcher", ())]
+            threading.Thread(target=self._work, name=f"nbrl worker {thread}", args=(thread,), daemon=True)
+            for thread in range(self.config.threads)
         ]
+        self.threads.append(threading.Thread(target=self._watch, name="nbrl watcher", daemon=True))
         for thread in self.threads:
             thread.start()
 
@@ -310,13 +229,13 @@ class _Run:
         if threading.current_thread() in self.threads:
             return  # a callback asked; the watcher goes on to end the run
         self._wait_for_workers(GRACE)
-        self.shared.control[0] = rollout.ABANDON
+        self.learner.shared.control[0] = rollout.ABANDON
         for thread in self.threads:
             thread.join(timeout)
 
     def _ask_to_stop(self) -> None:
         self.state = "stopping"
-        self.shared.control[0] = max(self.shared.control[0], rollout.PARK)
+        self.learner.shared.control[0] = max(self.learner.shared.control[0], rollout.PARK)
         self.changed.notify_all()
 
     def _wait_for_workers(self, timeout: float) -> bool:
@@ -339,16 +258,17 @@ class _Run:
     # Worker threads
 
     def _work(self, thread: int) -> None:
-        worker, rollouts = self.workers[thread], 1
+        learner, rollouts = self.learner, 1
+        worker = learner.workers[thread]
         try:
             while True:
                 began = time.perf_counter()
-                code = self.loop(self.shared, worker, self.settings, rollouts)
+                code = learner.loop(learner.shared, worker, learner.settings, rollouts)
                 if code in (rollout.FINISHED, rollout.ABANDONED):
                     break
                 if code != rollout.PAUSED:
                     raise self._failure(code, thread)
-                if self.shared.control[0] != rollout.RUN:
+                if self.learner.shared.control[0] != rollout.RUN:
                     if not self._park():
                         break
                 else:
@@ -365,8 +285,8 @@ class _Run:
                 self.changed.notify_all()
 
     def _failure(self, code: int, thread: int) -> BaseException:
-        actor = int(self.workers[thread].failed[0])
-        where = f"in actor {self.actors[thread][actor]} of worker thread {thread}"
+        actor = int(self.learner.workers[thread].failed[0])
+        where = f"in actor {self.learner.actors[thread][actor]} of worker thread {thread}"
         if code == rollout.FAILED_ENVIRONMENT:
             error = self.instances[thread][actor].error
             if error is not None:
@@ -390,8 +310,7 @@ class _Run:
 
     def _watch(self) -> None:
         self.began = self.last_time = time.perf_counter()
-        self.first_steps = self.last_steps = self.steps
-        self.last_sums = sum(worker.sums for worker in self.workers)
+        self.last_steps, self.last_sums = self.learner.steps, self.learner.sums()
         metrics = MetricsFile(self.directory.metrics_file) if self.directory else None
         next_checkpoint = self.began + self.config.checkpoint_interval
         try:
@@ -403,13 +322,13 @@ class _Run:
             self._report(metrics)
             if self.directory:
                 self._save_checkpoint()
-                self.agent().save(self.directory.policy_file)
+                self.learner.agent().save(self.directory.policy_file)
         except BaseException as error:  # a full disk, or the host's callback
             with self.changed:
                 self.error = self.error or error
                 self._ask_to_stop()
             self._wait_for_workers(GRACE)
-            self.shared.control[0] = rollout.ABANDON
+            self.learner.shared.control[0] = rollout.ABANDON
             self._wait_for_workers(math.inf)
         finally:
             if metrics:
@@ -423,11 +342,10 @@ class _Run:
         return self.seconds_before + now - self.began
 
     def _report(self, metrics: MetricsFile | None) -> None:
-        now, steps = time.perf_counter(), self.steps
-        sums = sum(worker.sums for worker in self.workers)
-        new: Any = sums - self.last_sums
-        episodes = self._new_episodes()
-        returns = [episode[rollout.RETURN] for episode in episodes]
+        now, steps, sums = time.perf_counter(), self.learner.steps, self.learner.sums()
+        new = sums - self.last_sums
+        episodes = self.learner.new_episodes()
+        returns = episodes[:, rollout.RETURN].tolist()
         self.recent.extend(returns)
         speed = (steps - self.last_steps) / max(now - self.last_time, 1e-9)
         samples, updates = new[rollout.SAMPLES], new[rollout.UPDATES]
@@ -439,31 +357,23 @@ class _Run:
             steps_per_second=speed,
             frames_per_second=speed * self.environment.frames_per_step,
             episodes=len(episodes),
-            return_mean=float(np.mean(returns)) if episodes else None,
+            return_mean=float(np.mean(returns)) if returns else None,
             return_minimum=min(returns, default=None),
             return_maximum=max(returns, default=None),
-            length_mean=float(np.mean([episode[rollout.LENGTH] for episode in episodes])) if episodes else None,
+            length_mean=float(episodes[:, rollout.LENGTH].mean()) if returns else None,
             recent_return=float(np.mean(self.recent)) if self.recent else None,
             policy_loss=float(new[rollout.POLICY_LOSS] / samples) if samples else None,
             value_loss=float(new[rollout.VALUE_LOSS] / samples) if samples else None,
             entropy=float(new[rollout.ENTROPY] / samples) if samples else None,
             gradient_norm=float(new[rollout.GRADIENT_NORM] / updates) if updates else None,
             learning_rate=self.config.learning_rate * max(0.0, 1 - steps / self.config.steps),
-            dropped_episodes=sum(int(worker.ring_ends[rollout.DROPPED]) for worker in self.workers),
+            dropped_episodes=self.learner.dropped_episodes(),
         )
         self.last_time, self.last_steps, self.last_sums = now, steps, sums
         if metrics:
             metrics.append(report)
         if self.on_report:
             self.on_report(report)
-
-    def _new_episodes(self) -> list[list[float]]:
-        episodes = []
-        for worker in self.workers:
-            read, written = int(worker.ring_ends[rollout.READ]), int(worker.ring_ends[rollout.WRITTEN])
-            episodes += [worker.ring[number % rollout.RING_SIZE].tolist() for number in range(read, written)]
-            worker.ring_ends[rollout.READ] = written
-        return episodes
 
     # Checkpoints
 
@@ -472,52 +382,22 @@ class _Run:
         with self.changed:
             if self.state == "running":
                 self.state = "parked"
-                self.shared.control[0] = rollout.PARK
-            self.changed.wait_for(lambda: self.parked == self.active or self.state == "stopping", timeout=None)
-            arrays, metadata = self._snapshot()
+                self.learner.shared.control[0] = rollout.PARK
+            self.changed.wait_for(lambda: self.parked == self.active or self.state == "stopping")
+            arrays, metadata = self.learner.snapshot()
+            metadata["seconds"] = repr(self._seconds(time.perf_counter()))
             if self.state == "parked":
                 self.state = "running"
-                self.shared.control[0] = rollout.RUN
+                self.learner.shared.control[0] = rollout.RUN
             self.changed.notify_all()
         path = checkpoint.checkpoint_path(self.directory.checkpoints, int(metadata["steps"]))
         checkpoint.write_tensors(path, arrays, metadata)
         for old in sorted(self.directory.checkpoints.glob("step-*.safetensors"))[:-CHECKPOINTS_KEPT]:
             old.unlink(missing_ok=True)
 
-    def _snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """One moment's state: the policy as `Agent` reads it, and what training needs besides."""
-        agent, layout = self.agent(), self.network.layout
-        arrays = layout.views(agent.parameters)
-        for name, row in zip(STATISTICS[self.config.optimiser], self.shared.statistics.copy(), strict=True):
-            arrays |= {f"{name}/{part}": view for part, view in layout.views(row).items()}
-        random = np.zeros((self.config.actors, ROW), np.uint64)
-        for worker, actors in zip(self.workers, self.actors, strict=True):
-            random[actors] = worker.random
-        arrays["random"] = random
-        metadata = agent.metadata() | {
-            "steps": str(self.steps),
-            "updates": str(int(self.shared.updates[0])),
-            "seconds": repr(self._seconds(time.perf_counter())),
-        }
-        return arrays, metadata
 
-    def _restore(self, path: str | os.PathLike) -> None:
-        arrays, metadata = checkpoint.read_tensors(path)
-        agent = Agent.from_tensors(arrays, metadata)
-        layout = self.network.layout
-        if [(n, agent.network.layout.shape(n)) for n in agent.network.layout.names] != [
-            (n, layout.shape(n)) for n in layout.names
-        ]:
-            raise checkpoint.CheckpointError(f"{path} holds another network than the run's settings")
-        try:
-            self.shared.theta[:] = agent.parameters
-            for name, row in zip(STATISTICS[self.config.optimiser], self.shared.statistics, strict=True):
-                for part, view in layout.views(row).items():
-                    view[...] = arrays[f"{name}/{part}"]
-            for worker, actors in zip(self.workers, self.actors, strict=True):
-                worker.random[:] = arrays["random"][actors]
-            self.shared.steps[0, 0] = int(metadata["steps"])
-            self.shared.updates[0] = int(metadata["updates"])
-            self.seconds_before = float(metadata["seconds"])
-        except (KeyError, ValueError, IndexError) as error:
-            raise checkpoint.CheckpointError(f"{path} cannot be gone on from: {error}") from error
+def _seconds(metadata: dict[str, str]) -> float:
+    try:
+        return float(metadata["seconds"])
+    except (KeyError, ValueError):
+        raise checkpoint.CheckpointError("the checkpoint does not say how long its run had lasted") from None

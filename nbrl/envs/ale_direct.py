@@ -240,14 +240,15 @@ def emulator(game: str) -> Any:
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
     ale.setInt("random_seed", 1)
-    ale.loadROM(ale_py.roms.get_rom_path(game))
+    path = ale_py.roms.get_rom_path(game)
+    if path is None:
+        raise ValueError(f"ale-py has no cartridge of {game}")
+    ale.loadROM(path)
     ale.reset_game()
     return ale
 
 
-def instance(
-    game: str, *, sticky_actions: float, cut_on_life_loss: bool, max_noops: int, max_frames: int
-) -> Instance:
+def instance(game: str, *, sticky_actions: float, cut_on_life_loss: bool, max_noops: int, max_frames: int) -> Instance:
     """A running game; see `nbrl.envs.atari.AtariEnvironment` for the settings."""
     ale = emulator(game)
     words = np.zeros(WORDS, np.int64)

@@ -1,7 +1,8 @@
 """How everything here is compiled, and where the compiled code is kept between processes.
 
-Numba's disk cache checks one source file a function: a change in a callee of another file leaves the caller's cached code
-as it was. So the cache lies in a folder named by a hash of all the package's sources, is never stale, and mends itself.
+Numba's disk cache checks one source file a function: a change in a callee of another file leaves the caller's cached
+code as it was. So the cache lies in a folder named by a hash of all the package's sources, is never stale, and mends
+itself.
 """
 
 import hashlib
@@ -44,10 +45,17 @@ def prepare_folder(folder: Path) -> Path | None:
     except OSError as error:
         logger.warning("compiled code is not kept, since %s cannot be written (%s)", folder, error.strerror)
         return None
-    others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
-    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT_FOLDERS:]:
-        shutil.rmtree(path, ignore_errors=True)
+    _prune(folder)
     return folder
+
+
+def _prune(folder: Path) -> None:
+    try:
+        others = [(path.stat().st_mtime, path) for path in folder.parent.iterdir() if path.is_dir() and path != folder]
+    except OSError:  # another process is pruning
+        return
+    for _, path in sorted(others, reverse=True)[KEPT_FOLDERS:]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 PACKAGE = Path(__file__).parents[1]
@@ -66,8 +74,29 @@ def _our_cache_folder() -> Iterator[None]:
 
 
 def _heal(cache: Any) -> None:
-    """Make a damaged cache file count as an absent one, and a failed write as none."""
-    load, save = cache.load_overload, cache.save_overload
+    """Make a damaged cache file count as an absent one, and a failed write as none.
+
+    A checksum lies beside each file of machine code: one with a hole would be run otherwise.
+    """
+    load, save, files = cache.load_overload, cache.save_overload, cache._cache_file
+    load_data, save_data = files._load_data, files._save_data
+
+    def checksum(name: str) -> tuple[Path, str]:
+        path = Path(files._data_path(name))
+        return path.with_name(path.name + ".sha256"), hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def load_checked(name: str) -> Any:
+        kept, found = checksum(name)
+        if kept.read_text() != found:
+            raise ValueError(f"{name} does not match its checksum")
+        return load_data(name)
+
+    def save_with_checksum(name: str, data: Any) -> None:
+        save_data(name, data)
+        kept, found = checksum(name)
+        kept.write_text(found)
+
+    files._load_data, files._save_data = load_checked, save_with_checksum
 
     def load_or_discard(signature: Any, target_context: Any) -> Any:
         try:

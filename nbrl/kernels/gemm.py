@@ -105,10 +105,7 @@ def _tile(context, rows, vectors, width, masked, depth, x, row, tap, b, b_stride
 
         x_rows = [builder.gep(x, [offset(row, INT64(i))]) for i in row_range]
         outputs = [
-            [
-                vectors.at(c, builder.add(builder.mul(c_stride, INT64(i)), INT64(v * lane_count)))
-                for v in vector_range
-            ]
+            [vectors.at(c, builder.add(builder.mul(c_stride, INT64(i)), INT64(v * lane_count))) for v in vector_range]
             for i in row_range
         ]
         with builder.if_else(builder.icmp_signed("!=", accumulate, INT64(0))) as (add, fresh):
@@ -132,9 +129,7 @@ def _tile(context, rows, vectors, width, masked, depth, x, row, tap, b, b_stride
         sums = [[builder.phi(vectors.type) for _ in vector_range] for _ in row_range]
         at, b_row = offset(tap, k), builder.gep(b, [builder.mul(k, b_stride)])
         values = [vectors.load(vectors.at(b_row, INT64(v * lane_count))) for v in vector_range]
-        results = [
-            vectors.multiply_add(builder.load(builder.gep(x_rows[i], [at])), values, sums[i]) for i in row_range
-        ]
+        results = [vectors.multiply_add(builder.load(builder.gep(x_rows[i], [at])), values, sums[i]) for i in row_range]
         following = builder.add(k, INT64(1))
         k.add_incoming(following, builder.block)
         for i in row_range:
@@ -172,30 +167,34 @@ def gemm(width, m, k, n, x, row, tap, b, b_stride, c, c_stride, accumulate):
     j = 0
     while j < n:
         left = n - j
-        b_at, c_at = b + 4 * j, c + 4 * j
-        i = 0
-        if left >= 2 * width and m > 1:  # 16 sums at most where a machine has 16 registers (AVX2), else 16 of 32
+        b_at, i = b + 4 * j, 0
+        if left >= 2 * width and m > 1:
             step = 2 * width
-            if width == 8:
+            if width == 8:  # AVX2 has 16 registers, the others 32
                 while i + 4 <= m:
-                    _tile(4, 2, width, 0, k, x, row + 4 * i, tap, b_at, b_stride, c_at + 4 * i * c_stride, c_stride, accumulate, left)
+                    at = c + 4 * (i * c_stride + j)
+                    _tile(4, 2, width, 0, k, x, row + 4 * i, tap, b_at, b_stride, at, c_stride, accumulate, left)
                     i += 4
             else:
                 while i + 8 <= m:
-                    _tile(8, 2, width, 0, k, x, row + 4 * i, tap, b_at, b_stride, c_at + 4 * i * c_stride, c_stride, accumulate, left)
+                    at = c + 4 * (i * c_stride + j)
+                    _tile(8, 2, width, 0, k, x, row + 4 * i, tap, b_at, b_stride, at, c_stride, accumulate, left)
                     i += 8
             while i < m:
-                _tile(1, 2, width, 0, k, x, row + 4 * i, tap, b_at, b_stride, c_at + 4 * i * c_stride, c_stride, accumulate, left)
+                at = c + 4 * (i * c_stride + j)
+                _tile(1, 2, width, 0, k, x, row + 4 * i, tap, b_at, b_stride, at, c_stride, accumulate, left)
                 i += 1
         elif left >= 8 * width:  # a single row: as many independent sums as hide the latency of one
             step = 8 * width
-            _tile(1, 8, width, 0, k, x, row, tap, b_at, b_stride, c_at, c_stride, accumulate, left)
+            _tile(1, 8, width, 0, k, x, row, tap, b_at, b_stride, c + 4 * j, c_stride, accumulate, left)
         else:
             step = width
             while i + 8 <= m:
-                _tile(8, 1, width, 1, k, x, row + 4 * i, tap, b_at, b_stride, c_at + 4 * i * c_stride, c_stride, accumulate, left)
+                at = c + 4 * (i * c_stride + j)
+                _tile(8, 1, width, 1, k, x, row + 4 * i, tap, b_at, b_stride, at, c_stride, accumulate, left)
                 i += 8
             while i < m:
-                _tile(1, 1, width, 1, k, x, row + 4 * i, tap, b_at, b_stride, c_at + 4 * i * c_stride, c_stride, accumulate, left)
+                at = c + 4 * (i * c_stride + j)
+                _tile(1, 1, width, 1, k, x, row + 4 * i, tap, b_at, b_stride, at, c_stride, accumulate, left)
                 i += 1
         j += step

@@ -85,7 +85,8 @@ def dense_backward_inputs(w, weight_row, unit, dy, dx, samples, scratch, accumul
     _transpose(dy, samples, units, dy_t)
     gemm(
         HOST_WIDTH, inputs, units, samples,
-        w.ctypes.data, weight_row.ctypes.data, unit.ctypes.data, dy_t.ctypes.data, samples, dx_t.ctypes.data, samples, 0,
+        w.ctypes.data, weight_row.ctypes.data, unit.ctypes.data,
+        dy_t.ctypes.data, samples, dx_t.ctypes.data, samples, 0,
     )  # fmt: skip
     if accumulate:
         for s in range(samples):
@@ -113,7 +114,8 @@ def conv_backward_inputs(w, row, tap, run, pixel_row, filter_, dy, dx, samples, 
         dy_s, dx_s = dy[s * pixels * filters : (s + 1) * pixels * filters], dx[s * inputs : (s + 1) * inputs]
         gemm(
             HOST_WIDTH, pixels, filters, taps,
-            dy_s.ctypes.data, pixel_row.ctypes.data, filter_.ctypes.data, w_t.ctypes.data, taps, patches.ctypes.data, taps, 0,
+            dy_s.ctypes.data, pixel_row.ctypes.data, filter_.ctypes.data,
+            w_t.ctypes.data, taps, patches.ctypes.data, taps, 0,
         )  # fmt: skip
         for i in range(pixels):
             for first in range(0, taps, run):

@@ -28,15 +28,18 @@ def categorical_sample(logits, u):
     highest = logits[0]
     for i in range(1, logits.size):
         highest = max(highest, logits[i])
-    total = np.float32(0.0)
+    total = 0.0  # float64 throughout: in float32, u could round up to 1 and draw an action of no probability
     for i in range(logits.size):
-        total += np.float32(math.exp(logits[i] - highest))
-    left = np.float32(u) * total
-    for i in range(logits.size - 1):
-        left -= np.float32(math.exp(logits[i] - highest))
-        if left < 0:
-            return i
-    return logits.size - 1
+        total += math.exp(np.float64(logits[i] - highest))
+    left, drawn = u * total, 0
+    for i in range(logits.size):
+        weight = math.exp(np.float64(logits[i] - highest))
+        if weight > 0:
+            drawn = i
+            left -= weight
+            if left < 0:
+                break
+    return drawn
 
 
 @jit

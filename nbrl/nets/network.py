@@ -150,6 +150,10 @@ class Network:
             *(aligned_zeros(n, np.float32) for n in (parameters, parameters, activations, activations, scratch)),
         )
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter array by name."""
+        return {name: self.layout.shape(name) for name in self.layout.names}
+
     def head(self, name: str) -> int:
         """The table's row of a head, for `outputs`."""
         return len(self.layers) + list(self.heads).index(name)

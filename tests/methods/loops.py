@@ -8,14 +8,11 @@ class Loop:
 
     def __init__(self, config, environment):
         self.trainer = Trainer(config, environment)
-        self.run = self.trainer._run
+        self.run = self.trainer._run.learner
         self.layout = self.run.network.layout
         self.instances = []
-        for worker, actors in zip(self.run.workers, self.run.actors, strict=True):
-            for functions, _ in zip(worker.functions, actors, strict=True):
-                self.instances.append(self.run.environment.make())
-                instance = self.instances[-1]
-                functions[:] = instance.reset_address, instance.step_address, instance.state_address
+        for worker in range(len(self.run.workers)):
+            self.instances += self.run.attach(worker)
 
     @property
     def theta(self):

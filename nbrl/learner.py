@@ -1,0 +1,194 @@
+"""What a run learns with: the shared arrays, what each worker owns, and how they are saved. No threads.
+
+`nbrl.trainer` runs the method's loop over these in threads of its own.
+"""
+
+import dataclasses
+import math
+import os
+import secrets
+from typing import Any
+
+import numpy as np
+
+from nbrl import envs
+from nbrl.agent import Agent, Preprocessing
+from nbrl.checkpoint import CheckpointError, read_tensors
+from nbrl.config import Config
+from nbrl.envs.interface import Instance
+from nbrl.kernels.random import ROW, seed_row
+from nbrl.methods import rollout
+from nbrl.methods.a3c import a3c
+from nbrl.methods.rollout import Settings, Shared, Worker
+from nbrl.nets.layout import aligned_zeros
+from nbrl.nets.network import Network
+from nbrl.optimisers import CODES, STATISTICS
+
+LOOPS = {"a3c": a3c}
+
+
+class Learner:
+    """The arrays of one run, built from its settings.
+
+    Parameters
+    ----------
+    config : Config
+        Without a seed it is given one.
+    environment : str, callable or Environment, optional
+        By default the one named in `config`.
+
+    Attributes
+    ----------
+    config : Config
+    environment : Environment
+    network : Network
+    shared : Shared
+        What all threads read and write.
+    workers : list of Worker
+        What each thread owns.
+    actors : list of numpy.ndarray
+        The numbers of each worker's actors: groups of `lockstep` are dealt to the threads in turn.
+    loop : numba dispatcher
+        The method: ``loop(shared, worker, settings, rollouts)`` returns a code of `nbrl.methods.rollout`.
+
+    Raises
+    ------
+    ValueError
+        A setting or an environment that cannot be used, in one sentence.
+    """
+
+    def __init__(self, config: Config, environment: Any = None) -> None:
+        self.config = config = dataclasses.replace(
+            config, seed=secrets.randbits(63) if config.seed is None else config.seed
+        )
+        self.environment = envs.make(
+            config.environment if environment is None else environment,
+            sticky_actions=config.sticky_actions,
+            cut_on_life_loss=config.cut_on_life_loss,
+        )
+        if self.environment.action_count == 0:
+            raise ValueError(
+                f"{config.environment} has continuous actions: {config.method} takes an environment with discrete ones"
+            )
+        heads = {"policy": self.environment.action_count, "value": 1}
+        self.network = Network(config.network, self.environment.observation_shape, heads)
+        size = self.network.layout.size
+        self.shared = Shared(
+            theta=aligned_zeros(size, np.float32),
+            statistics=aligned_zeros((len(STATISTICS[config.optimiser]), size), np.float32),
+            steps=aligned_zeros((config.threads, rollout.LINE), np.int64),
+            updates=aligned_zeros(rollout.LINE, np.int64),
+            control=aligned_zeros(rollout.LINE, np.int64),
+        )
+        self.shared.theta[:] = self.network.initial(config.seed or 0)
+        clip = math.inf if config.reward_clip is None else config.reward_clip
+        values = {name: getattr(config, name) for name in Settings._fields if hasattr(config, name)}
+        values |= {"total_steps": config.steps, "optimiser": CODES[config.optimiser], "reward_clip": clip}
+        self.settings = Settings(**values)
+        self.loop = LOOPS[config.method]
+        groups = np.arange(config.actors).reshape(-1, config.lockstep)
+        self.actors = [groups[thread :: config.threads].reshape(-1) for thread in range(config.threads)]
+        self.workers = [self._worker(thread, actors) for thread, actors in enumerate(self.actors)]
+
+    def _worker(self, thread: int, actors: np.ndarray) -> Worker:
+        config, n = self.config, actors.size
+        t_max, k = config.rollout_length, config.lockstep
+        bytes_seen = math.prod(self.environment.observation_shape) * self.environment.observation_dtype.itemsize
+        random = aligned_zeros((n, ROW), np.uint64)
+        for row, actor in zip(random, actors, strict=True):
+            seed_row(row, np.uint64(config.seed or 0), np.uint64(1 + actor))
+        per_step = {"action": np.int32, "reward": np.float32, "discount": np.float32, "ended": np.bool_}
+        per_step |= {"truncated": np.bool_, "last_value": np.float32}
+        return Worker(
+            work=self.network.workspace((t_max + 1) * k),
+            thread=thread,
+            group=np.zeros(1, np.int64),
+            functions=np.zeros((n, 3), np.int64),
+            observation=aligned_zeros((n, bytes_seen), np.uint8),
+            random=random,
+            begun=np.zeros(n, np.bool_),
+            episode_return=np.zeros(n, np.float64),
+            episode_length=np.zeros(n, np.int64),
+            **{name: np.zeros((t_max, k), dtype) for name, dtype in per_step.items()},
+            ring=np.zeros((rollout.RING_SIZE, rollout.EPISODE), np.float64),
+            ring_ends=aligned_zeros(3 * rollout.LINE, np.int64),
+            sums=np.zeros(rollout.SUMS, np.float64),
+            raw_reward=np.zeros(1, np.float32),
+            failed=np.zeros(1, np.int64),
+        )
+
+    def attach(self, worker: int) -> list[Instance]:
+        """Make the environments of one worker's actors; the caller closes them when the worker is done."""
+        instances = [self.environment.make() for _ in self.actors[worker]]
+        for functions, instance in zip(self.workers[worker].functions, instances, strict=True):
+            functions[:] = instance.reset_address, instance.step_address, instance.state_address
+        return instances
+
+    @property
+    def steps(self) -> int:
+        """Agent steps by all workers."""
+        return int(self.shared.steps[:, 0].sum())
+
+    def sums(self) -> np.ndarray:
+        """Columns of `Worker.sums`, float64, over all workers."""
+        return np.sum([worker.sums for worker in self.workers], axis=0)
+
+    def new_episodes(self) -> np.ndarray:
+        """The episodes that ended since the last call, float64 (n, EPISODE)."""
+        records = [np.zeros((0, rollout.EPISODE))]
+        for worker in self.workers:
+            read, written = int(worker.ring_ends[rollout.READ]), int(worker.ring_ends[rollout.WRITTEN])
+            records.append(worker.ring[np.arange(read, written) % rollout.RING_SIZE])
+            worker.ring_ends[rollout.READ] = written
+        return np.concatenate(records)
+
+    def dropped_episodes(self) -> int:
+        """Episodes whose record was lost, because nobody took the records out."""
+        return sum(int(worker.ring_ends[rollout.DROPPED]) for worker in self.workers)
+
+    def agent(self) -> Agent:
+        """The policy of this moment."""
+        seen = Preprocessing(
+            self.config.environment,
+            self.environment.observation_shape,
+            self.environment.observation_dtype.name,
+            self.config.sticky_actions,
+        )
+        return Agent(self.network, self.shared.theta, seen)
+
+    def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """One moment's state, for `checkpoint.write_tensors`: what `Agent` reads, and what training needs besides."""
+        agent, layout = self.agent(), self.network.layout
+        arrays = layout.views(agent.parameters)
+        for name, row in zip(STATISTICS[self.config.optimiser], self.shared.statistics.copy(), strict=True):
+            arrays |= {f"{name}/{part}": view for part, view in layout.views(row).items()}
+        arrays["random"] = np.zeros((self.config.actors, ROW), np.uint64)
+        for worker, actors in zip(self.workers, self.actors, strict=True):
+            arrays["random"][actors] = worker.random
+        counters = {"steps": str(self.steps), "updates": str(int(self.shared.updates[0]))}
+        return arrays, agent.metadata() | counters
+
+    def restore(self, path: str | os.PathLike) -> dict[str, str]:
+        """Go on from a checkpoint, whose other metadata are returned. Episodes begin anew.
+
+        Raises
+        ------
+        CheckpointError
+            The file is damaged, or of a run with other settings.
+        """
+        arrays, metadata = read_tensors(path)
+        agent = Agent.from_tensors(arrays, metadata)
+        if agent.network.shapes() != self.network.shapes():
+            raise CheckpointError(f"{path} holds another network than the run's settings")
+        try:
+            self.shared.theta[:] = agent.parameters
+            for name, row in zip(STATISTICS[self.config.optimiser], self.shared.statistics, strict=True):
+                for part, view in self.network.layout.views(row).items():
+                    view[...] = arrays[f"{name}/{part}"]
+            for worker, actors in zip(self.workers, self.actors, strict=True):
+                worker.random[:] = arrays["random"][actors]
+            self.shared.steps[0, 0] = int(metadata["steps"])
+            self.shared.updates[0] = int(metadata["updates"])
+        except (KeyError, ValueError, IndexError) as error:
+            raise CheckpointError(f"{path} cannot be gone on from: {error}") from error
+        return metadata
