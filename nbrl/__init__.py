@@ -4,6 +4,7 @@ from nbrl.agent import Agent
 from nbrl.checkpoint import CheckpointError
 from nbrl.config import Config, configure
 from nbrl.envs.interface import NativeEnvironment
+from nbrl.evaluate import Evaluation, evaluate
 from nbrl.metrics import Report
 from nbrl.nets.layers import Conv, Dense
 from nbrl.trainer import Trainer, train
@@ -15,9 +16,11 @@ __all__ = [
     "Config",
     "Conv",
     "Dense",
+    "Evaluation",
     "NativeEnvironment",
     "Report",
     "Trainer",
     "configure",
+    "evaluate",
     "train",
 ]

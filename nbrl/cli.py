@@ -18,10 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nbrl import __version__, checkpoint, envs
+from nbrl import __version__, checkpoint, envs, evaluate
 from nbrl.agent import Agent
 from nbrl.config import PRESETS, Config, check_names, configure, describe
-from nbrl.evaluate import evaluate
 from nbrl.metrics import Report, RunDirectory, default_directories, progress_line, read_metrics
 from nbrl.plots import learning_curves
 from nbrl.trainer import Trainer
@@ -178,7 +177,9 @@ def _run(trainer: Trainer, run: RunDirectory, console: _Console) -> int:
         trainer.join()
         console.end_progress()
         if any(run.checkpoints.iterdir()):
-            print(f"stopped; the run is in {run.path}, go on with: nbrl resume {run.path}")
+            print(f"stopped; the run is in {run.path}{_summary(console.last)}")
+            print(f"  go on:        nbrl resume {run.path}")
+            print(f"  evaluate it:  nbrl eval {run.path}")
         else:
             print(f"stopped before the first step; nothing was learned in {run.path}")
         return _exit_code(interrupt)
@@ -212,7 +213,8 @@ def _eval(parsed: argparse.Namespace, console: _Console) -> int:
         )
     console.end_progress()
     text = json.dumps(evaluation.to_dict(), allow_nan=False)
-    if run is not None:
+    if run is not None and (run.checkpoints.is_dir() or not run.evaluation_file.exists()):
+        # A run that was only kept, without its checkpoints, keeps its evaluation too.
         try:
             checkpoint.replace_file(run.evaluation_file, [text.encode(), b"\n"])
         except OSError as error:
@@ -269,7 +271,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="nbrl", description="Asynchronous deep reinforcement learning on CPUs.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"nbrl {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.set_defaults(run=lambda parsed, console: parser.print_help() or 0)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(run: Any, name: str, summary: str, **more: Any) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False, **more)

@@ -177,6 +177,8 @@ def evaluate(
                 worker.join(0.2)  # in slices, so that Ctrl-C reaches the main thread
     finally:
         control[0] = 1
+        for worker in workers:
+            worker.join()
     if errors:
         raise errors[0]
     return Evaluation(spec.name, returns.tolist(), lengths.tolist(), greedy)

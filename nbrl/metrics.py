@@ -127,10 +127,10 @@ def progress_line(report: Report, width: int | None = None) -> str:
     recent = "-" if report.recent_return is None else f"{report.recent_return:,.4g}"
     left = report.total_steps - report.steps
     parts = [
-        f"{report.steps:,} of {report.total_steps:,} steps ({report.steps / report.total_steps:.1%})",
+        f"{report.steps:,} of {report.total_steps:,} steps",
         f"{report.frames_per_second:,.0f} frames/s",
         f"return {recent}",
-        f"{duration(left / report.steps_per_second)} left" if report.steps_per_second > 0 else "time left unknown",
+        f"{duration(left * report.seconds / report.steps)} left" if report.steps else "time left unknown",
     ]
     line = "  ".join(parts)
     return line if width is None else line[:width]

@@ -5,13 +5,14 @@ handles signals or starts processes.
 """
 
 import collections
+import contextlib
 import logging
 import math
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from nbrl import checkpoint
 from nbrl.agent import Agent
 from nbrl.config import Config, configure
 from nbrl.envs.interface import Instance
+from nbrl.kernels.compile import is_kept
 from nbrl.learner import Learner
 from nbrl.methods import rollout
 from nbrl.metrics import MetricsFile, Report, RunDirectory
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 CALL_SECONDS = 0.5  # how long a thread stays in compiled code
 GRACE = 0.5  # seconds that a rollout has to end after a stop, before it is abandoned
 EXIT_SECONDS = 2.0  # how long a host that exits waits for a run that it forgot
+LONGEST_WAIT = 1e6  # seconds; the system's clocks take no arbitrary ones
 CHECKPOINTS_KEPT = 3
 RECENT_EPISODES = 100
 FAILURES = {
@@ -110,7 +113,10 @@ class Trainer:
         self._run.start()
 
     def stop(self) -> None:
-        """End the run where it is, save it if it has a directory, and wait. Safe at any time, from any thread."""
+        """End the run where it is, save it if it has a directory, and wait. Safe at any time, from any thread.
+
+        From the run's own threads (`on_report`, an environment) it asks for the end and returns.
+        """
         self._run.stop()
 
     def join(self, timeout: float | None = None) -> bool:
@@ -125,6 +131,8 @@ class Trainer:
         ------
         BaseException
             What ended the run, if it was an error: the environment's own exception, for example.
+        RuntimeError
+            A thread of the run, such as the one that calls `on_report`, would wait for itself.
         """
         return self._run.join(timeout)
 
@@ -154,8 +162,8 @@ def train(
     """
     config = configure(environment, preset=preset, **settings)
     trainer = Trainer(config, environment, directory=directory, on_report=on_report)
-    trainer.start()
     try:
+        trainer.start()
         trainer.join()
     except BaseException:
         trainer.stop()
@@ -187,6 +195,7 @@ class _Run:
 
         self.instances: list[list[Instance]] = []
         self.threads: list[threading.Thread] = []
+        self.starter: threading.Thread | None = None  # who is inside `start`
         self.error: BaseException | None = None
         self.state = "new"  # then "running", "parked" for moments, "stopping", "ended"
         self.changed = threading.Condition()  # guards state and the two counts
@@ -199,90 +208,113 @@ class _Run:
     def start(self) -> None:
         with self.changed:
             if self.state != "new":
-                raise RuntimeError("this trainer was started before: a run that goes on needs a new one")
-            self.state = "running"
-            self.active = self.config.threads
+                raise RuntimeError("this trainer was started or stopped before: a run that goes on needs a new one")
+            self.state, self.starter = "running", threading.current_thread()
         if self.seeded and self.config.threads > 1:
             logger.info("with %d threads the order of updates is not reproducible, seed or not", self.config.threads)
         learner = self.learner
+        if not is_kept(learner.loop):
+            logger.info("compiling, which takes about half a minute the first time")
         try:
             learner.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles
             self.instances = [learner.attach(worker) for worker in range(self.config.threads)]
+            self._start_thread(self._watch, name="nbrl watcher")
         except BaseException:
-            self.state = "ended"
+            with self.changed:
+                self._ask_to_stop()
+                if not self.threads:
+                    self._end()
             raise
-        self.threads = [
-            threading.Thread(target=self._work, name=f"nbrl worker {thread}", args=(thread,), daemon=True)
-            for thread in range(self.config.threads)
-        ]
-        self.threads.append(threading.Thread(target=self._watch, name="nbrl watcher", daemon=True))
-        for thread in self.threads:
+        finally:
+            self.starter = None
+
+    def _start_thread(self, target: Callable[..., None], *args: Any, name: str) -> None:
+        thread = threading.Thread(target=target, name=name, args=args, daemon=True)
+        self.threads.append(thread)  # before it runs: `stop` must know its caller
+        try:
             thread.start()
+        except RuntimeError:  # the system has no room for another
+            self.threads.remove(thread)
+            raise
 
     def stop(self, timeout: float | None = None) -> None:
         with self.changed:
             if self.state == "new":
-                self.state = "ended"
+                self._end()
             if self.state == "ended":
                 return
             self._ask_to_stop()
-        if threading.current_thread() in self.threads:
-            return  # a callback asked; the watcher goes on to end the run
-        self._wait_for_workers(GRACE)
-        self.learner.shared.control[0] = rollout.ABANDON
-        for thread in self.threads:
-            thread.join(timeout)
+            if not self._is_own_thread():  # else it must go on for the run to end
+                self.changed.wait_for(lambda: self.state == "ended", timeout)
+
+    def _is_own_thread(self) -> bool:
+        return threading.current_thread() in (*self.threads, self.starter)
 
     def _ask_to_stop(self) -> None:
         self.state = "stopping"
         self.learner.shared.control[0] = max(self.learner.shared.control[0], rollout.PARK)
         self.changed.notify_all()
 
-    def _wait_for_workers(self, timeout: float) -> bool:
+    def _end(self) -> None:
+        self.state = "ended"
+        self.changed.notify_all()
+
+    def _wait_for_workers(self, timeout: float | None) -> bool:
         with self.changed:
             return self.changed.wait_for(lambda: self.active == 0, timeout)
 
     def join(self, timeout: float | None) -> bool:
+        if self._is_own_thread():
+            raise RuntimeError("a thread of the run cannot wait for the run's end")
         end = None if timeout is None else time.monotonic() + timeout
-        for thread in self.threads:
-            # In slices, so that a main thread sees Ctrl-C on every platform.
-            while thread.is_alive():
+        with self.changed:
+            while self.state not in ("new", "ended"):
+                # In slices, so that a main thread sees Ctrl-C on every platform.
                 left = 0.2 if end is None else min(0.2, end - time.monotonic())
                 if left <= 0:
                     return False
-                thread.join(left)
+                self.changed.wait(left)
+        for thread in self.threads:  # which have nothing left to do
+            thread.join()
         if self.error is not None:
             raise self.error
         return self.state == "ended"
 
-    # Worker threads
-
-    def _work(self, thread: int) -> None:
-        learner, rollouts = self.learner, 1
-        worker = learner.workers[thread]
+    @contextlib.contextmanager
+    def _keeping_errors(self) -> Iterator[None]:
+        """An exception ends the run and is kept for `join`; of several the first."""
         try:
-            while True:
-                began = time.perf_counter()
-                code = learner.loop(learner.shared, worker, learner.settings, rollouts)
-                if code in (rollout.FINISHED, rollout.ABANDONED):
-                    break
-                if code != rollout.PAUSED:
-                    raise self._failure(code, thread)
-                if self.learner.shared.control[0] != rollout.RUN:
-                    if not self._park():
-                        break
-                else:
-                    lasted = max(time.perf_counter() - began, 1e-6)
-                    rollouts = max(1, min(2 * rollouts, int(rollouts * CALL_SECONDS / lasted)))
+            yield
         except BaseException as error:
             with self.changed:
                 if self.error is None:
                     self.error = error
                 self._ask_to_stop()
-        finally:
-            with self.changed:
-                self.active -= 1
-                self.changed.notify_all()
+
+    # Worker threads
+
+    def _work(self, thread: int) -> None:
+        with self._keeping_errors():
+            self._learn(thread)
+        with self.changed:
+            self.active -= 1
+            self.changed.notify_all()
+
+    def _learn(self, thread: int) -> None:
+        learner, rollouts = self.learner, 1
+        while True:
+            began = time.perf_counter()
+            code = learner.loop(learner.shared, learner.workers[thread], learner.settings, rollouts)
+            if code in (rollout.FINISHED, rollout.ABANDONED):
+                return
+            if code != rollout.PAUSED:
+                raise self._failure(code, thread)
+            if learner.shared.control[0] != rollout.RUN:
+                if not self._park():
+                    return
+            else:
+                lasted = max(time.perf_counter() - began, 1e-6)
+                rollouts = max(1, min(2 * rollouts, int(rollouts * CALL_SECONDS / lasted)))
 
     def _failure(self, code: int, thread: int) -> BaseException:
         actor = int(self.learner.workers[thread].failed[0])
@@ -311,32 +343,57 @@ class _Run:
     def _watch(self) -> None:
         self.began = self.last_time = time.perf_counter()
         self.last_steps, self.last_sums = self.learner.steps, self.learner.sums()
-        metrics = MetricsFile(self.directory.metrics_file) if self.directory else None
-        next_checkpoint = self.began + self.config.checkpoint_interval
-        try:
-            while not self._wait_for_workers(self.config.report_interval):
-                self._report(metrics)
-                if self.directory and time.perf_counter() >= next_checkpoint:
-                    self._save_checkpoint()
-                    next_checkpoint = time.perf_counter() + self.config.checkpoint_interval
-            self._report(metrics)
-            if self.directory:
-                self._save_checkpoint()
-                self.learner.agent().save(self.directory.policy_file)
-        except BaseException as error:  # a full disk, or the host's callback
-            with self.changed:
-                self.error = self.error or error
-                self._ask_to_stop()
-            self._wait_for_workers(GRACE)
+        metrics = None
+        with self._keeping_errors():
+            metrics = MetricsFile(self.directory.metrics_file) if self.directory else None
+            self._start_workers()
+            self._accompany(metrics)
+        if not self._wait_for_workers(GRACE):
             self.learner.shared.control[0] = rollout.ABANDON
-            self._wait_for_workers(math.inf)
-        finally:
-            if metrics:
-                metrics.close()
-            for instance in (instance for group in self.instances for instance in group):
-                instance.close()
+            self._wait_for_workers(GRACE)  # an environment may need longer: the run is saved before
+        with self._keeping_errors():
+            self._report(metrics)
+        with self._keeping_errors():
+            if self.directory:
+                self._write_checkpoint(*self.learner.snapshot())
+                self.learner.agent().save(self.directory.policy_file)
+        self._wait_for_workers(None)
+        instances = [instance for group in self.instances for instance in group]
+        for closable in (metrics, *instances):
+            with self._keeping_errors():
+                if closable:
+                    closable.close()
+        with self.changed:
+            self._end()
+
+    def _start_workers(self) -> None:
+        for thread in range(self.config.threads):
             with self.changed:
-                self.state = "ended"
+                self.active += 1
+            try:
+                self._start_thread(self._work, thread, name=f"nbrl worker {thread}")
+            except RuntimeError:
+                with self.changed:
+                    self.active -= 1
+                raise
+
+    def _accompany(self, metrics: MetricsFile | None) -> None:
+        """Report and save, until all workers have finished or the run is asked to stop."""
+        next_report = self.began + self.config.report_interval
+        next_checkpoint = self.began + (self.config.checkpoint_interval if self.directory else math.inf)
+        while True:
+            left = min(next_report, next_checkpoint) - time.perf_counter()
+            with self.changed:
+                if self.changed.wait_for(
+                    lambda: self.active == 0 or self.state == "stopping", min(max(left, 0.0), LONGEST_WAIT)
+                ):
+                    return
+            if time.perf_counter() >= next_report:
+                self._report(metrics)
+                next_report = time.perf_counter() + self.config.report_interval
+            if time.perf_counter() >= next_checkpoint:
+                self._save_checkpoint()
+                next_checkpoint = time.perf_counter() + self.config.checkpoint_interval
 
     def _seconds(self, now: float) -> float:
         return self.seconds_before + now - self.began
@@ -373,23 +430,33 @@ class _Run:
         if metrics:
             metrics.append(report)
         if self.on_report:
-            self.on_report(report)
+            try:
+                self.on_report(report)
+            except BaseException:
+                self.on_report = None
+                raise
 
     # Checkpoints
 
     def _save_checkpoint(self) -> None:
-        assert self.directory is not None
+        """Park the workers for one moment's state, and save it."""
         with self.changed:
-            if self.state == "running":
-                self.state = "parked"
-                self.learner.shared.control[0] = rollout.PARK
+            if self.state != "running":
+                return
+            self.state = "parked"
+            self.learner.shared.control[0] = rollout.PARK
             self.changed.wait_for(lambda: self.parked == self.active or self.state == "stopping")
+            if self.state == "stopping":
+                return  # the last checkpoint follows
             arrays, metadata = self.learner.snapshot()
-            metadata["seconds"] = repr(self._seconds(time.perf_counter()))
-            if self.state == "parked":
-                self.state = "running"
-                self.learner.shared.control[0] = rollout.RUN
+            self.state = "running"
+            self.learner.shared.control[0] = rollout.RUN
             self.changed.notify_all()
+        self._write_checkpoint(arrays, metadata)
+
+    def _write_checkpoint(self, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        assert self.directory is not None
+        metadata["seconds"] = repr(self._seconds(time.perf_counter()))
         path = checkpoint.checkpoint_path(self.directory.checkpoints, int(metadata["steps"]))
         checkpoint.write_tensors(path, arrays, metadata)
         for old in sorted(self.directory.checkpoints.glob("step-*.safetensors"))[:-CHECKPOINTS_KEPT]:

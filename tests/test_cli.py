@@ -55,7 +55,6 @@ def refused(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "required"),
         (["trian"], "invalid choice"),
         (["train"], "required"),
         (["train", "CartPole-v1", "--unknown"], "unrecognized arguments: --unknown"),
@@ -309,3 +308,21 @@ def test_a_terminal_shows_one_line_rewritten_in_place(started):
     lines = [line for line in shown.decode().split("\r\x1b[K") if "frames/s" in line]
     assert len(lines) > 1
     assert all("\n" not in line for line in lines[:-1] if "training in" not in line)
+
+
+def test_no_command_prints_the_help(nbrl_command):
+    ended = nbrl_command()
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "train" in ended.stdout
+    assert "eval" in ended.stdout
+
+
+def test_a_kept_run_keeps_its_evaluation(nbrl_command, tmp_path):
+    assert nbrl_command(*SHORT, "--out", "run").returncode == 0
+    run = metrics.RunDirectory.open(tmp_path / "run")
+    for path in run.checkpoints.iterdir():
+        path.unlink()
+    run.checkpoints.rmdir()
+    run.evaluation_file.write_text("{}")
+    assert nbrl_command("eval", run.path, "--episodes", "1").returncode == 0
+    assert run.evaluation_file.read_text() == "{}"

@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "nets.layers": set(),
     "nets": {"kernels", "nets.layers"},
     "optimisers": {"kernels", "nets"},
-    "methods": {"kernels", "nets", "nets.layers", "optimisers"},
+    "methods": {"kernels", "nets", "nets.layers", "optimisers", "envs"},
     "envs": {"kernels"},
     "config": {"nets.layers", "envs"},
     "metrics": {"config"},
@@ -26,9 +26,10 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": set(),
     "agent": {"kernels", "nets", "nets.layers", "checkpoint"},
     "evaluate": {"kernels", "agent", "envs", "config"},
-    "trainer": {
-        "kernels", "nets", "nets.layers", "optimisers", "methods", "envs", "config", "metrics", "checkpoint", "agent",
+    "learner": {
+        "kernels", "nets", "nets.layers", "optimisers", "methods", "envs", "config", "checkpoint", "agent",
     },
+    "trainer": {"learner", "methods", "envs", "config", "metrics", "checkpoint", "agent"},
     "cli": {"nbrl", "config", "metrics", "checkpoint", "plots", "envs", "agent", "evaluate", "trainer"},
     "__main__": {"cli"},
 }  # fmt: skip
@@ -83,10 +84,12 @@ def test_public_names():
         "Config",
         "Conv",
         "Dense",
+        "Evaluation",
         "NativeEnvironment",
         "Report",
         "Trainer",
         "configure",
+        "evaluate",
         "train",
     ]
     assert all(hasattr(nbrl, name) for name in nbrl.__all__)

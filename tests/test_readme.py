@@ -89,7 +89,7 @@ def test_an_own_environment_in_three_ways():
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_a_command_parses(words):
     if "--help" in words:
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             cli._parser().parse_args(words)
         return
     parsed = cli._parser().parse_args(words)

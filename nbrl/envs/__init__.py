@@ -18,7 +18,11 @@ def names() -> dict[str, list[str]]:
         games = atari.names()
     except ValueError:
         games = []
-    others = [name for name in gymnasium.registry if name not in NATIVE and not name.startswith(atari.PREFIX)]
+    others = [
+        name
+        for name, spec in gymnasium.registry.items()
+        if name not in NATIVE and not str(spec.entry_point).startswith("ale_py")  # which also has its games' old ids
+    ]
     return {"native": sorted(NATIVE), "atari": games, "gymnasium": sorted(others)}
 
 

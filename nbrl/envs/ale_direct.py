@@ -18,7 +18,15 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from nbrl.envs.interface import CUT, STEPPED, TERMINATED, TRUNCATED, Instance
+from nbrl.envs.interface import (
+    CUT,
+    STEPPED,
+    TERMINATED,
+    TRUNCATED,
+    Instance,
+    PythonEnvironment,
+    python_instance,
+)
 from nbrl.kernels.compile import cfunction, jit
 from nbrl.kernels.native import emit_call
 from nbrl.kernels.random import ROW, integer, next_uint64, seed_row
@@ -41,8 +49,8 @@ SYMBOLS = {
 # Words of an emulator's state, int64 each: addresses, settings, counters; then a random row.
 (
     EMULATOR, ACT, GAME_OVER, RESET_GAME, LIVES, GET_SCREEN, GREY, ACTIONS, FRAMES, BEFORE, KEPT, LINES,
-    STICKY, CUT_ON_LIFE_LOSS, MAX_NOOPS, MAX_FRAMES, LIVES_LEFT, FRAME_COUNT, LAST_ACTION, RANDOM,
-) = range(20)  # fmt: skip
+    STICKY, CUT_ON_LIFE_LOSS, MAX_NOOPS, MAX_FRAMES, ACTION_COUNT, LIVES_LEFT, FRAME_COUNT, LAST_ACTION, RANDOM,
+) = range(21)  # fmt: skip
 WORDS = RANDOM + ROW
 # Output column x covers 40/21 columns from column 40 x / 21 on: the first of them, and the shares of three, in 1/21.
 LEFT = (40 * np.arange(SIZE) // 21).astype(np.int32)
@@ -198,7 +206,10 @@ def _step(words, action, observation, reward):
     emulator = words[EMULATOR]
     row = carray(_rows_at(words.ctypes.data + 8 * RANDOM), (ROW,))
     before = carray(_bytes_at(words[BEFORE]), (ROWS, COLUMNS))
-    chosen = carray(_actions_at(words[ACTIONS]), (18,))[carray(_actions_at(action), (1,))[0]]
+    index = carray(_actions_at(action), (1,))[0]
+    if emulator == 0 or not 0 <= index < words[ACTION_COUNT]:
+        return np.int32(0)
+    chosen = carray(_actions_at(words[ACTIONS]), (words[ACTION_COUNT],))[index]
     total = 0
     for frame in range(4):
         # Machado et al. (2018), section 5.2: each frame, with this probability, the action before goes on.
@@ -248,30 +259,58 @@ def emulator(game: str) -> Any:
     return ale
 
 
+class _Game(PythonEnvironment):
+    """What the state of one game points to. The emulator is built in the first reset, so that many start at once."""
+
+    def __init__(self, game: str, settings: dict[int, int]) -> None:
+        self._game = game
+        self._ale: Any = None
+        self._closed = False
+        self._arrays: dict[int, np.ndarray] = {}
+        self.words = np.zeros(WORDS, np.int64)
+        for word, value in settings.items():
+            self.words[word] = value
+
+    def _build(self) -> None:
+        ale, words = emulator(self._game), self.words
+        for name, address in _addresses().items():
+            words[globals()[name.upper()]] = address
+        words[EMULATOR] = _this(ale)
+        minimal = [int(action.value) for action in ale.getMinimalActionSet()]
+        self._arrays = {
+            GREY: _grey(ale, words),
+            ACTIONS: np.array(minimal, np.int32),
+            FRAMES: np.zeros((STACK, SIZE, SIZE), np.uint8),
+            BEFORE: np.zeros((ROWS, COLUMNS), np.uint8),
+            KEPT: np.zeros((2, ROWS, COLUMNS), np.uint8),
+            LINES: np.zeros((ROWS, COLUMNS), np.int32),
+        }
+        for word, array in self._arrays.items():
+            words[word] = array.ctypes.data
+        words[ACTION_COUNT] = len(minimal)
+        self._ale = ale
+
+    def reset(self, seed: int, observation: int) -> None:
+        if self._closed:
+            raise RuntimeError("this game is closed")
+        if self._ale is None:
+            self._build()
+        reset_game.ctypes(self.words.ctypes.data, seed, observation)
+
+    def close(self) -> None:
+        self._closed, self.words[EMULATOR] = True, 0
+
+
 def instance(game: str, *, sticky_actions: float, cut_on_life_loss: bool, max_noops: int, max_frames: int) -> Instance:
     """A running game; see `nbrl.envs.atari.AtariEnvironment` for the settings."""
-    ale = emulator(game)
-    words = np.zeros(WORDS, np.int64)
-    actions = np.zeros(18, np.int32)
-    minimal = [int(action.value) for action in ale.getMinimalActionSet()]
-    actions[: len(minimal)] = minimal
-    words[EMULATOR] = _this(ale)
-    for name, address in _addresses().items():
-        words[globals()[name.upper()]] = address
-    arrays = {
-        GREY: _grey(ale, words),
-        ACTIONS: actions,
-        FRAMES: np.zeros((STACK, SIZE, SIZE), np.uint8),
-        BEFORE: np.zeros((ROWS, COLUMNS), np.uint8),
-        KEPT: np.zeros((2, ROWS, COLUMNS), np.uint8),
-        LINES: np.zeros((ROWS, COLUMNS), np.int32),
+    settings = {
+        STICKY: int(sticky_actions * 2**63),
+        CUT_ON_LIFE_LOSS: int(cut_on_life_loss),
+        MAX_NOOPS: max_noops,
+        MAX_FRAMES: max_frames,
     }
-    for word, array in arrays.items():
-        words[word] = array.ctypes.data
-    words[STICKY], words[CUT_ON_LIFE_LOSS] = int(sticky_actions * 2**63), cut_on_life_loss
-    words[MAX_NOOPS], words[MAX_FRAMES] = max_noops, max_frames
-    owned = (ale, words, arrays)
-    return Instance(reset=reset_game.address, step=step_game.address, state_address=words.ctypes.data, owned=owned)
+    running = _Game(game, settings)
+    return python_instance(running, compiled_step=step_game.address, state_address=running.words.ctypes.data)
 
 
 @functools.cache

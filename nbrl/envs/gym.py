@@ -169,6 +169,9 @@ def _hint(name: str) -> str:
     from nbrl.envs import names
 
     known = [name for group in names().values() for name in group]
+    atari = f"ALE/{name.partition('-v')[0]}-v5"
+    if atari in known:
+        return f"; did you mean {atari}?"
     others = "; `nbrl envs` lists the known ones, and package:id imports a package of one's own first"
     return suggestion(name, known) or others
 

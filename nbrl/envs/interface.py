@@ -123,8 +123,11 @@ def _close(close: int, state_address: int, owned: Any, python: PythonEnvironment
         python.close()
 
 
-def python_instance(environment: PythonEnvironment) -> Instance:
-    """An instance that calls a Python object. An exception is kept in its `error`, and the call returns 0: failure."""
+def python_instance(environment: PythonEnvironment, *, compiled_step: int = 0, state_address: int = 0) -> Instance:
+    """An instance that calls a Python object. An exception is kept in its `error`, and the call returns 0: failure.
+
+    With the address of a `compiled_step`, which gets `state_address`, Python is called for resets alone.
+    """
 
     def on_reset(state: int, seed: int, observation: int) -> int:
         try:
@@ -143,7 +146,11 @@ def python_instance(environment: PythonEnvironment) -> Instance:
 
     reset, step = ResetFunction(on_reset), StepFunction(on_step)
     return Instance(
-        reset=_address(reset, "reset"), step=_address(step, "step"), owned=(reset, step), python=environment
+        reset=function_address(reset, "reset"),
+        step=compiled_step or function_address(step, "step"),
+        state_address=state_address,
+        owned=(reset, step),
+        python=environment,
     )
 
 
@@ -243,7 +250,7 @@ class Environment:
         return f"{type(self).__name__}({self.name!r})"
 
 
-def _address(function: Any, role: str) -> int:
+def function_address(function: Any, role: str) -> int:
     """The address of a C function given as an int, a numba callback or a ctypes function."""
     if isinstance(function, int) and not isinstance(function, bool) and function > 0:
         return function
@@ -302,7 +309,9 @@ class NativeEnvironment(Environment):
         self._saved_size = saved_size if save is not None else state_size
         self._functions = {"reset": reset, "step": step, "save": save, "load": load, "close": close}
         self._addresses = {
-            role: 0 if function is None and role not in ("reset", "step") else _address(function, f"{name}: {role}")
+            role: 0
+            if function is None and role not in ("reset", "step")
+            else function_address(function, f"{name}: {role}")
             for role, function in self._functions.items()
         }
 

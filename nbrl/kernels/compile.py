@@ -125,6 +125,12 @@ def _keep_compiled(function: Any) -> None:
         _heal(function._cache)
 
 
+def is_kept(function: Any) -> bool:
+    """Whether compiled code of a `jit` function is on disk from an earlier process."""
+    files = getattr(function._cache, "_cache_file", None)
+    return files is not None and Path(files._index_path).exists()
+
+
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a module-level function: without the GIL, C semantics of division, and kept on disk.
 

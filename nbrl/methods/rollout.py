@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbrl.envs.interface import CUT, STEPPED, TERMINATED, TRUNCATED
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import (
     atomic_add,
@@ -21,8 +22,6 @@ from nbrl.kernels.native import (
 from nbrl.kernels.random import next_uint64
 from nbrl.nets.network import Workspace, enter
 from nbrl.optimisers import SHARED_RMSPROP, clip_scale, gradient_norm, shared_adam, shared_rmsprop
-
-STEPPED, TERMINATED, TRUNCATED, CUT = 1, 2, 4, 8  # bits of an environment's status, see envs/interface.py
 
 # Values of the control word.
 RUN, PARK, ABANDON = 0, 1, 2  # go on; return at the next rollout's start; return from inside a rollout, uncounted

@@ -1,15 +1,39 @@
-"""Atari on the real emulator: what the networks see, how games begin and end, and which numbers are reported."""
+"""Atari on the real emulator: what the networks see, how games begin and end, and which numbers are reported.
+
+Each test runs on both paths to the emulator: ale-py's public vector environment, and compiled calls. What looks into
+the vector environment is for the public path alone; test_ale_direct.py is for the other.
+"""
 
 import sys
 
 import numpy as np
 import pytest
+from envs.screens import area_resampled
 
 from nbrl import envs
 from nbrl.envs import atari
 from nbrl.envs.interface import CUT, STEPPED, TERMINATED, TRUNCATED, Player
 
 ale_py = pytest.importorskip("ale_py", reason="ale-py is not installed")
+
+from nbrl.envs import ale_direct  # noqa: E402 - not before it is known that ale-py is there
+
+WORKS = ale_direct.works
+
+
+@pytest.fixture
+def public(monkeypatch):
+    """Games are played through the public vector environment."""
+    monkeypatch.setattr(ale_direct, "works", lambda game: False)
+
+
+@pytest.fixture(params=["public", "compiled"])
+def path(request, monkeypatch):
+    """Games are played through one of the two paths."""
+    if request.param == "compiled" and not WORKS("pong"):
+        pytest.skip("this build of ale-py is played through its public interface")
+    monkeypatch.setattr(ale_direct, "works", lambda game: request.param == "compiled")
+    return request.param
 
 
 def play(player, seed, steps, rng_seed=0):
@@ -32,7 +56,7 @@ def player_of(name, **settings):
 
 
 @pytest.fixture
-def starts(monkeypatch):
+def starts(public, monkeypatch):
     """The numbers of no-ops of all games begun since."""
     counts = []
 
@@ -56,56 +80,57 @@ def test_description():
     assert environment.make().saved_size == 0
 
 
-def area_weights(size, target):
-    """Row i holds the share of each of `size` pixels in pixel i of `target`."""
-    edges = np.arange(target + 1) * size / target
-    pixels = np.arange(size)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return np.maximum(overlap, 0) * target / size
-
-
-def test_screens_against_the_emulator_alone(starts):
-    # An oracle of its own: four frames an action, the maximum of the last two, averaged over areas, the last four kept.
-    player = player_of("ALE/Breakout-v5")
-    observation = player.reset(3)
+def raw_emulator(cartridge):
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     emulator = ale_py.ALEInterface()
     emulator.setFloat("repeat_action_probability", 0.0)
-    emulator.loadROM(ale_py.roms.get_rom_path("breakout"))
+    emulator.loadROM(ale_py.roms.get_rom_path(cartridge))
     emulator.reset_game()
+    return emulator
+
+
+@pytest.mark.parametrize("game", ["Breakout", "Pong", "SpaceInvaders"])
+def test_screens_against_the_emulator_alone(game, path, monkeypatch):
+    # An oracle of its own: four frames an action, the maximum of the last two, averaged over areas, the last four kept.
+    monkeypatch.setattr(atari, "MAX_NOOPS", 0)
+    player = player_of(f"ALE/{game}-v5")
+    observation = player.reset(3)
+    emulator = raw_emulator({"SpaceInvaders": "space_invaders"}.get(game, game.lower()))
     actions = emulator.getMinimalActionSet()
-    down, across = area_weights(210, 84), area_weights(160, 84)
-
-    def resized(screen):
-        return down @ screen.astype(np.float64) @ across.T
-
-    for _ in range(starts[-1]):
-        emulator.act(0)
-    screens = [resized(emulator.getScreenGrayscale())]
+    expected = area_resampled(emulator.getScreenGrayscale(), 84, 84)
     assert not observation[:3].any(), "there were no screens before the first"
     rng = np.random.default_rng(0)
     for _ in range(40):
         # Pixels of equal halves may be rounded to either side.
-        assert np.abs(observation[-1] - screens[-1]).max() <= 1
-        action = int(rng.integers(4))
+        assert np.abs(observation[-1] - expected).max() <= 1
+        action = int(rng.integers(player.actions))
         earlier = observation
         observation, reward, status = player.step(action)
         frames, total = [], 0
         for _ in range(4):
             total += emulator.act(actions[action])
             frames.append(emulator.getScreenGrayscale())
-        screens.append(resized(np.maximum(frames[-2], frames[-1])))
+        expected = area_resampled(np.maximum(frames[-2], frames[-1]), 84, 84)
         np.testing.assert_array_equal(observation[:3], earlier[1:])
         assert (reward, status) == (total, STEPPED)
     assert not player.reset(0)[:3].any(), "nor does a new game show the old one"
 
 
-def test_rewards_are_raw():
+def test_no_ops_come_before_the_first_screen(starts):
+    player = player_of("ALE/Breakout-v5")
+    for seed in (3, 4, 5):
+        observation, emulator = player.reset(seed), raw_emulator("breakout")
+        for _ in range(starts[-1]):
+            emulator.act(0)
+        assert np.abs(observation[-1] - area_resampled(emulator.getScreenGrayscale(), 84, 84)).max() <= 1
+
+
+def test_rewards_are_raw(path):
     _, rewards, _ = play(player_of("ALE/MsPacman-v5"), seed=1, steps=120)
     assert max(rewards) >= 10
 
 
-def test_lost_lives_cut_the_return_while_the_game_goes_on():
+def test_lost_lives_cut_the_return_while_the_game_goes_on(path):
     cut = play(player_of("ALE/Breakout-v5", cut_on_life_loss=True), seed=1, steps=10**4)
     whole = play(player_of("ALE/Breakout-v5"), seed=1, steps=10**4)
     np.testing.assert_array_equal(cut[0], whole[0])
@@ -116,7 +141,7 @@ def test_lost_lives_cut_the_return_while_the_game_goes_on():
     assert not cut[2][-1] & CUT
 
 
-def test_a_seed_gives_a_game():
+def test_a_seed_gives_a_game(path):
     first, again, other = (play(player_of("ALE/Pong-v5"), seed, 60) for seed in (5, 5, 6))
     np.testing.assert_array_equal(first[0], again[0])
     assert first[1:] == again[1:]
@@ -151,7 +176,7 @@ def test_no_ops_at_the_start_are_0_to_30_and_all_occur(starts):
     assert set(starts) == set(range(31))
 
 
-def test_a_new_game_after_the_end_is_whole():
+def test_a_new_game_after_the_end_is_whole(path):
     player = player_of("ALE/Breakout-v5", seed_every_reset=True)
     once = play(player, seed=1, steps=10**4)
     assert once[2][-1] & TERMINATED
@@ -160,7 +185,7 @@ def test_a_new_game_after_the_end_is_whole():
     assert once[1:] == again[1:]
 
 
-def test_sticky_actions_change_games():
+def test_sticky_actions_change_games(path):
     plain, sticky, again = (
         play(player_of("ALE/Pong-v5", sticky_actions=sticky), seed=5, steps=80)[0] for sticky in (0.0, 0.25, 0.25)
     )
@@ -177,7 +202,7 @@ def idle_until_the_end(player):
     return steps, status
 
 
-def test_the_limit_counts_frames_and_truncates(monkeypatch):
+def test_the_limit_counts_frames_and_truncates(path, monkeypatch):
     monkeypatch.setattr(atari, "MAX_FRAMES", 400)
     player = player_of("ALE/Breakout-v5", cut_on_life_loss=True)
     assert idle_until_the_end(player) == (100, STEPPED | TRUNCATED)
@@ -185,31 +210,37 @@ def test_the_limit_counts_frames_and_truncates(monkeypatch):
 
 
 @pytest.mark.slow
-def test_games_end_after_108000_frames():
+def test_games_end_after_108000_frames(path):
     assert idle_until_the_end(player_of("ALE/Breakout-v5")) == (27_000, STEPPED | TRUNCATED)
 
 
-def test_nothing_is_printed(capfd):
+def test_nothing_is_printed(path, capfd):
     play(player_of("ALE/Pong-v5"), seed=1, steps=5)
     assert capfd.readouterr() == ("", "")
 
 
-def test_errors_are_kept(monkeypatch):
+def test_a_game_must_begin_with_a_reset(path):
+    with pytest.raises(AttributeError if path == "public" else RuntimeError):
+        player_of("ALE/Pong-v5").step(0)
+
+
+def test_a_closed_game_says_so(path):
     player = player_of("ALE/Pong-v5")
-    with pytest.raises(AttributeError):
-        player.step(0)
     player.reset(1)
     player.close()
     with pytest.raises(RuntimeError, match="this game is closed"):
         player.reset(1)
 
+
+def test_errors_are_kept(path, monkeypatch):
     def fail(*arguments, **settings):
         raise MemoryError("no room")
 
     player = player_of("ALE/Pong-v5")
-    monkeypatch.setattr(ale_py, "AtariVectorEnv", fail)
-    with pytest.raises(MemoryError, match="no room"):
-        player.reset(1)
+    monkeypatch.setattr(*((ale_py, "AtariVectorEnv") if path == "public" else (ale_direct, "emulator")), fail)
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="no room"):
+            player.reset(1)
 
 
 @pytest.mark.parametrize(

@@ -277,3 +277,9 @@ def test_an_absent_dependency(monkeypatch):
     monkeypatch.setitem(gymnasium.registry, "Walking-v0", specification)
     with pytest.raises(ValueError, match=r'run `pip install` \(for MuJoCo: pip install "nbrl\[mujoco\]"\)$'):
         envs.make("Walking-v0")
+
+
+def test_an_old_id_of_a_game_names_the_new_one():
+    pytest.importorskip("ale_py", reason="ale-py is not installed")
+    with pytest.raises(ValueError, match=r'^unknown environment "Pong-v9"; did you mean ALE/Pong-v5\?$'):
+        envs.make("Pong-v9")

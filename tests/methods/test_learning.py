@@ -12,7 +12,10 @@ from nbrl import envs
 from nbrl.envs import Player
 from nbrl.envs.interface import TERMINATED, TRUNCATED
 
-CATCH = {"learning_rate": 3e-3, "rmsprop_epsilon": 0.01, "steps": 80_000, "reward_clip": None}
+CATCH = {
+    "optimiser": "shared_rmsprop", "learning_rate": 3e-3, "rmsprop_epsilon": 0.01, "rollout_length": 5, "steps": 80_000,
+    "reward_clip": None,
+}  # fmt: skip
 CART_POLE = {
     "optimiser": "shared_adam", "learning_rate": 1e-3, "rollout_length": 16, "discount": 0.98, "gradient_clip": 1e3,
     "steps": 300_000, "actors": 16, "reward_clip": None,
@@ -90,9 +93,10 @@ def test_another_process_gives_the_same_bits(environment_variables):
 
 def test_several_threads_and_a_seed_are_said_not_to_be_reproducible(caplog):
     with caplog.at_level("INFO", logger="nbrl"):
-        nbrl.Trainer(nbrl.configure("Catch-v0", seed=1, threads=1))
+        nbrl.train("Catch-v0", seed=1, threads=1, steps=100)
+        nbrl.train("Catch-v0", threads=2, actors=2, steps=100)
         assert "reproducible" not in caplog.text
-        nbrl.Trainer(nbrl.configure("Catch-v0", seed=1, threads=2, actors=2))
+        nbrl.train("Catch-v0", seed=1, threads=2, actors=2, steps=100)
     assert caplog.text.count("not reproducible") == 1
 
 

@@ -1,0 +1,509 @@
+"""One run's life: starting, stopping, waiting, failing, exiting. What a run writes is in test_run_directory.py."""
+
+import gc
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from toys import Broken, Picture, Walk, Walks, corridor, explode, tiny
+
+import nbrl
+from nbrl import Conv, Dense, Trainer
+from nbrl.envs.interface import STEPPED, ResetFunction, StepFunction
+from nbrl.evaluate import evaluate
+
+LONG = 10**12  # steps: a run that does not end by itself
+PATIENCE = 30.0  # seconds that nothing here takes, unless it waits for ever
+
+
+def our_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("nbrl")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    """Each test's runs are over, and their threads gone, when it ends."""
+    before = our_threads()
+    yield
+    gc.collect()
+    assert set(our_threads()) <= set(before)
+
+
+def in_time(function, *arguments):
+    """Call a function in a thread of its own, and raise what it raises; fail if it does not come back."""
+    results, errors = [], []
+
+    def call():
+        try:
+            results.append(function(*arguments))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), f"{function} does not return"
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def wait_until(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+# Start, stop and join
+
+
+def test_a_run_ends_by_itself():
+    trainer = Trainer(tiny(steps=100))
+    assert (trainer.running, trainer.steps, trainer.join(0.01), trainer.join()) == (False, 0, False, False)
+    trainer.start()
+    assert in_time(trainer.join) is True
+    assert (trainer.running, trainer.steps) == (False, 100)
+    assert trainer.join() is True
+    trainer.stop()
+    assert trainer.join(0.0) is True
+
+
+def test_a_second_start_is_refused():
+    trainer = Trainer(tiny(steps=LONG))
+    trainer.start()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="a run that goes on needs a new one"):
+            trainer.start()
+        trainer.stop()
+
+
+def test_a_stop_before_the_start():
+    trainer = Trainer(tiny(steps=LONG))
+    trainer.stop()
+    trainer.stop()
+    assert trainer.join() is True
+    with pytest.raises(RuntimeError, match="started or stopped before"):
+        trainer.start()
+    assert trainer.steps == 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_stop_ends_a_run(threads):
+    trainer = Trainer(tiny(steps=LONG, threads=threads))
+    trainer.start()
+    assert trainer.running
+    wait_until(lambda: trainer.steps > 0)
+    assert trainer.join(0.01) is False
+    in_time(trainer.stop)
+    assert (trainer.running, trainer.join()) == (False, True)
+    steps = trainer.steps
+    time.sleep(0.02)
+    assert trainer.steps == steps
+
+
+def test_stops_and_joins_from_many_threads_at_once():
+    trainer = Trainer(tiny(steps=LONG, threads=2))
+    trainer.start()
+    joined, stops = [], [threading.Thread(target=trainer.stop) for _ in range(4)]
+    joins = [threading.Thread(target=lambda: joined.append(trainer.join())) for _ in range(4)]
+    for thread in joins + stops:
+        thread.start()
+    for thread in joins + stops:
+        thread.join(PATIENCE)
+    assert joined == [True] * 4
+
+
+def test_stops_at_any_moment(tmp_path):
+    rng = np.random.default_rng(0)
+    often = {"report_interval": 1e-3, "checkpoint_interval": 1e-3}
+    for number in range(12):
+        directory = tmp_path / str(number) if number % 2 else None
+        trainer = Trainer(tiny(steps=LONG, threads=1 + number % 3, **often), directory=directory)
+        trainer.start()
+        time.sleep(rng.uniform(0, 0.03))
+        in_time(trainer.stop)
+        assert trainer.join() is True
+
+
+def test_a_stop_from_the_report_s_callback():
+    reports = []
+
+    def on_report(report):
+        reports.append(report)
+        trainer.stop()
+
+    trainer = Trainer(tiny(steps=LONG, report_interval=0.01), on_report=on_report)
+    trainer.start()
+    assert in_time(trainer.join) is True
+    assert len(reports) == 2, "the one that stopped it, and the last"
+
+
+def test_a_stop_from_an_environment():
+    walks = Walks({0: {"faults": {("step", 7): lambda walk: trainer.stop()}}})
+    trainer = Trainer(tiny(walks, steps=LONG), walks)
+    trainer.start()
+    assert in_time(trainer.join) is True
+    assert trainer.steps == 10, "the rollout is ended"
+
+
+def test_a_stop_while_environments_are_made():
+    # `stop` waits in its own thread until `start` has come to its end.
+    making, go_on = threading.Event(), threading.Event()
+
+    class Slow(Walks):
+        def __call__(self):
+            if not self.probes:
+                making.set()
+                assert go_on.wait(PATIENCE)
+            return super().__call__()
+
+    walks = Slow()
+    trainer = Trainer(tiny(walks, steps=LONG), walks)
+    start, stop = threading.Thread(target=trainer.start), threading.Thread(target=trainer.stop)
+    start.start()
+    assert making.wait(PATIENCE)
+    assert trainer.running
+    stop.start()
+    assert trainer.join(0.05) is False
+    assert stop.is_alive()
+    go_on.set()
+    start.join(PATIENCE)
+    stop.join(PATIENCE)
+    assert (stop.is_alive(), trainer.running, trainer.join(), trainer.steps) == (False, False, True, 0)
+    assert walks.closed == walks.made
+
+
+def test_a_stop_by_the_thread_that_starts():
+    # As by the handler of a signal: it cannot wait for what it has interrupted.
+    class Stopping(Walks):
+        def __call__(self):
+            if not self.probes:
+                trainer.stop()
+            return super().__call__()
+
+    walks = Stopping()
+    trainer = Trainer(tiny(walks, steps=LONG), walks)
+    in_time(trainer.start)
+    assert in_time(trainer.join) is True
+    assert trainer.steps == 0
+
+
+def test_a_start_that_fails():
+    class Failing(Walks):
+        def __call__(self):
+            if len(self.made) == 2:
+                raise Broken("the third cannot be made")
+            return super().__call__()
+
+    walks = Failing()
+    trainer = Trainer(tiny(walks, steps=LONG, actors=4, threads=2), walks)
+    with pytest.raises(Broken, match="the third"):
+        trainer.start()
+    assert (trainer.running, trainer.join(), trainer.steps) == (False, True, 0)
+    trainer.stop()
+    gc.collect()
+    assert len(walks.closed) == 2
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_threads_that_cannot_be_started(number, monkeypatch):
+    # The first is the watcher, which starts the others.
+    start, started = threading.Thread.start, []
+
+    def limited(thread):
+        if thread.name.startswith("nbrl"):
+            if len(started) == number:
+                raise RuntimeError("can't start new thread")
+            started.append(thread)
+        start(thread)
+
+    trainer = Trainer(tiny(steps=LONG, threads=4))
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="can't start new thread"):  # noqa: PT012 - either may raise it
+        trainer.start()
+        in_time(trainer.join)
+    assert not trainer.running
+    trainer.stop()
+
+
+# Failures
+
+
+@pytest.mark.parametrize(("call", "number"), [("reset", 0), ("reset", 1), ("step", 0), ("step", 23)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_environment_that_raises(call, number, threads, tmp_path):
+    walks = Walks({3: {"faults": {(call, number): explode}}})
+    config = tiny(walks, steps=LONG, threads=threads, actors=4)
+    trainer = Trainer(config, walks, directory=tmp_path / "run")
+    trainer.start()
+    with pytest.raises(Broken, match="out of the walk") as caught:
+        in_time(trainer.join)
+    assert f"raised in actor 3 of worker thread {3 % threads} of the run" in caught.value.__notes__
+    assert caught.traceback[-1].name == "explode"
+    assert not trainer.running
+    assert np.isfinite(trainer.agent().parameters).all()
+    assert sorted(walks.closed, key=id) == sorted(walks.made, key=id)
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    np.testing.assert_array_equal(nbrl.Agent.load(saved).parameters, trainer.agent().parameters)
+    with pytest.raises(Broken):
+        trainer.join()
+    trainer.stop()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, MemoryError, StopIteration])
+def test_any_exception_of_an_environment_reaches_the_host(kind):
+    def fault(walk):
+        raise kind("so")
+
+    walks = Walks({0: {"faults": {("step", 3): fault}}})
+    trainer = Trainer(tiny(walks, steps=LONG), walks)
+    trainer.start()
+    with pytest.raises(kind, match="so"):
+        in_time(trainer.join)
+
+
+def test_train_raises_it_too():
+    with pytest.raises(Broken):
+        nbrl.train(Walks({0: {"faults": {("step", 3): explode}}}), steps=LONG, threads=1, actors=1)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "given", "sentence"),
+    [
+        ("reset", 0, {"observation": [NAN, 0, 0]}, "an observation has a number that is not finite"),
+        ("step", 1, {"observation": [0, INF, 0]}, "an observation has a number that is not finite"),
+        ("step", 4, {"observation": [0, 0, -INF]}, "an observation has a number that is not finite"),
+        ("step", 2, {"observation": [0, NAN, 0], "truncated": True}, "an observation has a number that is not finite"),
+        ("step", 0, {"reward": NAN}, "a reward is not finite"),
+        ("step", 3, {"reward": -INF}, "a reward is not finite"),
+        ("step", 1, {"reward": 1e39}, "a reward is not finite"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_numbers_that_are_not_finite(call, number, given, sentence):
+    walks = Walks({1: {"faults": {(call, number): lambda walk: given}}}, pause=0.0)
+    # Actor 0 waits in its first step until the run is over, so that nothing at all is learnt.
+    trainer = Trainer(tiny(walks, steps=LONG, actors=2, threads=2), walks)
+    before = trainer.agent().parameters
+    walks.arguments[0] = {"faults": {("step", 0): lambda walk: wait_until(lambda: trainer._run.error is not None)}}
+    trainer.start()
+    with pytest.raises(FloatingPointError, match=rf"{sentence} \(in actor 1 of worker thread 1\)"):
+        in_time(trainer.join)
+    wait_until(lambda: not trainer.running)
+    # Actor 0 may have ended the rollout that it was in.
+    assert trainer.steps in (0, 5)
+    assert np.isfinite(trainer.agent().parameters).all()
+    if trainer.steps == 0:
+        np.testing.assert_array_equal(trainer.agent().parameters, before)
+
+
+def test_a_number_that_is_not_finite_leaves_the_parameters_alone():
+    walks = Walks({0: {"faults": {("step", 4): lambda walk: {"reward": INF}}}})
+    trainer = Trainer(tiny(walks, steps=LONG), walks)
+    before = trainer.agent().parameters
+    trainer.start()
+    with pytest.raises(FloatingPointError):
+        in_time(trainer.join)
+    np.testing.assert_array_equal(trainer.agent().parameters, before)
+
+
+def test_the_actor_is_named_in_lockstep():
+    walks = Walks({2: {"faults": {("step", 4): lambda walk: {"observation": [NAN] * 3}}}})
+    trainer = Trainer(tiny(walks, steps=LONG, actors=6, lockstep=3, threads=2), walks)
+    trainer.start()
+    with pytest.raises(FloatingPointError, match="in actor 2 of worker thread 0"):
+        in_time(trainer.join)
+
+
+def test_a_gradient_that_overflows():
+    walks = Walks({0: {"faults": {("step", 12): lambda walk: {"reward": 3e38}}}})
+    trainer = Trainer(tiny(walks, steps=LONG, gradient_clip=1e9), walks)
+    trainer.start()
+    with pytest.raises(FloatingPointError, match=r"the gradient is not finite: .*\(in worker thread 0\)"):
+        in_time(trainer.join)
+    assert trainer.steps == 10
+    assert np.isfinite(trainer.agent().parameters).all()
+
+
+def test_a_native_environment_that_fails():
+    failing = nbrl.NativeEnvironment(
+        ResetFunction(lambda state, seed, observation: STEPPED),
+        StepFunction(lambda state, action, observation, reward: 0),
+        state_size=0,
+        observation_space=Walk.observation_space,
+        action_space=Walk.action_space,
+        name="failing",
+    )
+    trainer = Trainer(tiny(failing, steps=LONG), failing)
+    trainer.start()
+    with pytest.raises(RuntimeError, match="the environment failing reported a failure in actor 0 of worker thread 0"):
+        in_time(trainer.join)
+
+
+def test_a_callback_that_raises(tmp_path):
+    reports = []
+
+    def on_report(report):
+        reports.append(report)
+        raise Broken("the host's own")
+
+    config = tiny(steps=LONG, report_interval=0.01, threads=2)
+    trainer = Trainer(config, directory=tmp_path / "run", on_report=on_report)
+    trainer.start()
+    with pytest.raises(Broken, match="the host's own"):
+        in_time(trainer.join)
+    assert len(reports) == 1, "it is not called again"
+    assert not trainer.running
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert nbrl.Agent.load(saved).parameters.any()
+
+
+def test_an_environment_that_cannot_be_closed(tmp_path):
+    walks = Walks({0: {"on_close": explode}})
+    trainer = Trainer(tiny(walks, steps=20, actors=3), walks, directory=tmp_path / "run")
+    trainer.start()
+    with pytest.raises(Broken):
+        in_time(trainer.join)
+    assert walks.closed == walks.made[1:]
+    assert (tmp_path / "run" / "policy.safetensors").exists()
+
+
+def test_a_callback_that_waits_for_itself():
+    trainer = Trainer(tiny(steps=LONG, report_interval=0.01), on_report=lambda report: trainer.join())
+    trainer.start()
+    with pytest.raises(RuntimeError, match="cannot wait for the run's end"):
+        in_time(trainer.join)
+
+
+# Long rollouts: a stop abandons them
+
+SLOW = {"actors": 2, "threads": 2, "rollout_length": 5000, "steps": LONG, "report_interval": 0.05}
+
+
+@pytest.mark.parametrize("who", ["host", "callback", "error"])
+def test_a_long_rollout_is_abandoned(who):
+    # At 0.05 s a step a rollout would take minutes.
+    faults = {("step", 3): explode} if who == "error" else {}
+    walks = Walks({0: {"faults": faults}}, pause=0.05)
+    trainer = Trainer(
+        tiny(walks, **SLOW), walks, on_report=lambda report: trainer.stop() if who == "callback" else None
+    )
+    before = trainer.agent().parameters
+    trainer.start()
+    if who == "host":
+        wait_until(lambda: all(walk.calls["step"] for walk in walks.made))
+        in_time(trainer.stop)
+    if who == "error":
+        with pytest.raises(Broken):
+            in_time(trainer.join)
+    assert in_time(lambda: trainer._run.state) == "ended" or in_time(trainer.join)
+    assert trainer.steps == 0, "its steps are not counted"
+    np.testing.assert_array_equal(trainer.agent().parameters, before)
+
+
+# The host
+
+
+def run_host(program, variables, **options):
+    program = "import sys, time, threading\nimport nbrl, toys\n" + program
+    paths = [str(nbrl.__path__[0] + "/.."), str(__file__.rpartition("/")[0])]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env={**variables, "PYTHONPATH": ":".join(paths)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+    assert process.stdout.readline() == "at the end\n", process.communicate()
+    began = time.monotonic()
+    output, errors = process.communicate(timeout=PATIENCE)
+    return process.returncode, output, errors, time.monotonic() - began
+
+
+FORGETFUL = """
+trainer = nbrl.Trainer(toys.tiny(steps=10**12, threads=2), directory="run")
+trainer.start()
+while not trainer.steps:
+    time.sleep(0.01)
+print("at the end", flush=True)
+"""
+STUCK = """
+walks = toys.Walks(pause=1000.0)
+trainer = nbrl.Trainer(toys.tiny(walks, steps=10**12, threads=2), walks, directory="run")
+trainer.start()
+while len(walks.made) < 2 or not all(walk.calls["reset"] for walk in walks.made):
+    time.sleep(0.01)
+print("at the end", flush=True)
+"""
+
+
+@pytest.mark.parametrize("program", [FORGETFUL, STUCK, FORGETFUL + "raise SystemExit(0)"], ids=["", "stuck", "exit"])
+def test_a_host_that_forgets_to_stop_still_exits(program, tmp_path, environment_variables):
+    code, output, errors, seconds = run_host(program, environment_variables, cwd=tmp_path)
+    assert (code, output, errors) == (0, "", "")
+    assert seconds < 15  # about 2 on an idle machine
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert nbrl.Agent.load(saved)
+
+
+def test_a_dropped_trainer_ends_its_run():
+    trainer = Trainer(tiny(steps=LONG, threads=2))
+    trainer.start()
+    wait_until(lambda: len(our_threads()) == 3)
+    del trainer
+    gc.collect()
+    wait_until(lambda: our_threads() == [])
+
+
+def test_the_host_is_left_as_it_is(capfd):
+    np.random.seed(5)  # noqa: NPY002 - the host's own
+    random.seed(5)
+
+    def state():
+        signals = [signal.getsignal(number) for number in signal.valid_signals()]
+        return str(np.random.get_state()), random.getstate(), signals, sys.excepthook, threading.excepthook, np.geterr()  # noqa: NPY002
+
+    before = state()
+    nbrl.train("Catch-v0", steps=2000, threads=2, actors=2)
+    nbrl.train(Walks(), steps=200, threads=1, actors=1)
+    with pytest.raises(Broken):
+        nbrl.train(Walks({0: {"faults": {("step", 3): explode}}}), steps=LONG, threads=1, actors=1)
+    assert state() == before
+    assert capfd.readouterr() == ("", "")
+
+
+# What can be trained on
+
+
+def test_pictures_from_gymnasium_are_learnt_through_convolutions():
+    settings = {"network": (Conv(8, 3, 2, "relu"), Dense(16, "relu")), "learning_rate": 3e-3, "rmsprop_epsilon": 0.01}
+    config = tiny(Picture, steps=8000, actors=4, discount=0.5, **settings)
+    trainer = Trainer(config, Picture)
+    trainer.start()
+    in_time(trainer.join)
+    assert evaluate(trainer.agent(), Picture, episodes=20, greedy=True).mean_return > 9.5
+
+
+def test_an_environment_in_c_is_learnt(tmp_path):
+    environment = corridor(tmp_path)
+    trainer = Trainer(tiny(environment, steps=40_000, actors=4, learning_rate=1e-2, rmsprop_epsilon=0.01), environment)
+    trainer.start()
+    in_time(trainer.join)
+    # It begins in cells 0 to 6: seven steps at most.
+    evaluation = evaluate(trainer.agent(), environment, episodes=30, greedy=True)
+    assert max(evaluation.lengths) <= 7
+    assert evaluation.mean_return > 0.5
+
+
+def test_groups_in_lockstep_on_several_threads():
+    trainer = Trainer(tiny(steps=60_000, actors=8, lockstep=2, threads=2, learning_rate=3e-3, rmsprop_epsilon=0.01))
+    trainer.start()
+    in_time(trainer.join)
+    assert trainer.steps == 2 * 5 * int(trainer._run.learner.shared.updates[0])
+    assert evaluate(trainer.agent(), "Catch-v0", episodes=200).mean_return > 0.5

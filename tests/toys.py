@@ -1,0 +1,140 @@
+"""Small environments for tests of whole runs: from gymnasium with faults on order, a picture, and one in C."""
+
+import ctypes
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from nbrl import Dense, configure
+from nbrl.envs import NativeEnvironment
+
+SIDE = 10  # of the picture
+TINY = {
+    "network": (Dense(8, "tanh"),), "optimiser": "shared_rmsprop", "rollout_length": 5, "learning_rate": 1e-3,
+    "reward_clip": None, "seed": 1, "threads": 1,
+}  # fmt: skip
+
+
+def tiny(environment="Catch-v0", **settings):
+    """The settings of a small run."""
+    return configure(environment, **(TINY | {"actors": settings.get("threads", 1)} | settings))
+
+
+class Broken(Exception):
+    """What a faulty environment raises."""
+
+    def __bool__(self):
+        return False
+
+
+class Walk(gymnasium.Env):
+    """Observations count the steps; an episode has ten. `faults` maps ("reset" or "step", number) to what is done.
+
+    `number` counts the calls of this environment from 0. What is done is called with the environment: it may raise, or
+    return a dict of what the call is to give instead: observation, reward, terminated or truncated.
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, faults=None, pause=0.0, on_close=None):
+        self.faults, self.pause, self.on_close = faults or {}, pause, on_close
+        self.calls = {"reset": 0, "step": 0}
+        self.place = 0
+
+    def result(self, call):
+        number = self.calls[call]
+        self.calls[call] += 1
+        time.sleep(self.pause)
+        values = {"observation": [self.place, 1.0, 0.0], "reward": 1.0, "terminated": self.place >= 10}
+        values |= {"truncated": False} | (self.faults.get((call, number), lambda walk: {})(self) or {})
+        values["observation"] = np.array(values["observation"], np.float32)
+        return values
+
+    def reset(self, *, seed=None, options=None):
+        self.place = 0
+        return self.result("reset")["observation"], {}
+
+    def step(self, action):
+        self.place += 1
+        values = self.result("step")
+        return values["observation"], values["reward"], values["terminated"], values["truncated"], {}
+
+    def close(self):
+        if self.on_close:
+            self.on_close(self)
+
+
+class Walks:
+    """Makes walks; `arguments` maps an actor's number to those of its walk. Keeps all that were made for actors.
+
+    The first two are those whose spaces `configure` and `Trainer` read.
+    """
+
+    __name__ = "Walks"
+
+    def __init__(self, arguments=None, **every):
+        self.arguments, self.every = arguments or {}, every
+        self.made, self.closed, self.probes, self.lock = [], [], 2, threading.Lock()
+
+    def __call__(self):
+        with self.lock:
+            if self.probes:
+                self.probes -= 1
+                return Walk()
+            arguments = {"on_close": self.closed.append, **self.every, **self.arguments.get(len(self.made), {})}
+            self.made.append(Walk(**arguments))
+            return self.made[-1]
+
+
+def explode(walk):
+    raise Broken("out of the walk")
+
+
+class Picture(gymnasium.Env):
+    """A bright bar stands on the left or on the right: action 0 or 1 is right. Ten pictures make an episode."""
+
+    observation_space = spaces.Box(0, 255, (SIDE, SIDE), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 10
+        return self.look(), {}
+
+    def look(self):
+        self.side = int(self.np_random.integers(2))
+        picture = self.np_random.integers(0, 60, (SIDE, SIDE), np.uint8)
+        picture[:, [int(self.np_random.integers(3)) + 7 * self.side]] = 255
+        return picture
+
+    def step(self, action):
+        reward = float(action == self.side)
+        self.left -= 1
+        return self.look(), reward, self.left == 0, False, {}
+
+
+def corridor(folder):
+    """The C environment of envs/corridor.c as a user would build it; skips where there is no compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler on this machine")
+    library = Path(folder) / "corridor.so"
+    source = Path(__file__).parent / "envs" / "corridor.c"
+    subprocess.run([compiler, "-Wall", "-Werror", "-O2", "-shared", "-fPIC", source, "-o", library], check=True)
+    functions = ctypes.CDLL(str(library))
+    return NativeEnvironment(
+        functions.corridor_reset,
+        functions.corridor_step,
+        state_size=8,
+        observation_space=spaces.Box(0.0, 1.0, (8,), np.float32),
+        action_space=spaces.Discrete(2),
+        name="corridor",
+    )
