@@ -9,16 +9,27 @@ meanwhile.
 import argparse
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from nbrl.metrics import read_metrics
 
 REPORT_INTERVAL = 0.1  # seconds: how finely the first step is seen
+SETTLING = 5.0  # seconds of training that the speed leaves out
+
+
+class Measurement(NamedTuple):
+    """What was seen of one run."""
+
+    first_step: float  # seconds from the command to the first report of a step
+    frames_per_second: float  # once settled
+    resident: list[float]  # megabytes in RAM, once a second
+    stopped: float  # seconds from Ctrl-C to the end
 
 
 def resident_megabytes(process: int) -> float:
@@ -27,45 +38,47 @@ def resident_megabytes(process: int) -> float:
     return int(line.split()[1]) / 1024
 
 
+def measure(environment: str, seconds: float, more: Sequence[str] = (), *, cold: bool = False) -> Measurement:
+    """Train for some seconds after the first step, then stop with Ctrl-C."""
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = Path(folder) / "run" / "metrics.jsonl"
+        variables = dict(os.environ) | ({"XDG_CACHE_HOME": folder} if cold else {})
+        command = [sys.executable, "-m", "nbrl", "train", environment, "--out", str(metrics.parent), *more]
+        command += ["--set", f"report_interval={REPORT_INTERVAL}"]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        first, resident = 0.0, []
+        while process.poll() is None and not (first and time.perf_counter() - began > first + seconds):
+            time.sleep(1.0 if first else 0.02)
+            if first and process.poll() is None:
+                resident.append(resident_megabytes(process.pid))
+            elif metrics.exists() and any(report.steps for report in read_metrics(metrics)):
+                first = time.perf_counter() - began
+        process.send_signal(signal.SIGINT)
+        stopping = time.perf_counter()
+        _, errors = process.communicate()
+        stopped = time.perf_counter() - stopping
+        if not first:
+            raise SystemExit(f"no step was taken: {errors.decode().strip()}")
+        reports = [report for report in read_metrics(metrics) if report.seconds > SETTLING]
+        frames, spent = (getattr(reports[-1], name) - getattr(reports[0], name) for name in ("frames", "seconds"))
+    return Measurement(first, frames / spent, resident, stopped)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("environment")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of training")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of training, more than 5")
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("more", nargs="*", help="for nbrl train")
     options = parser.parse_args()
 
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        variables = dict(os.environ)
-        if options.cold:
-            variables["XDG_CACHE_HOME"] = folder
-        command = [sys.executable, "-m", "nbrl", "train", options.environment, "--out", str(run)]
-        command += ["--set", f"report_interval={REPORT_INTERVAL}", *options.more]
-        began = time.perf_counter()
-        process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        first, memory = None, []
-        metrics = run / "metrics.jsonl"
-        while process.poll() is None and (first is None or time.perf_counter() - began < first + options.seconds):
-            time.sleep(0.02 if first is None else 1.0)
-            if first is None:
-                if metrics.exists() and any(report.steps > 0 for report in read_metrics(metrics)):
-                    first = time.perf_counter() - began
-            elif process.poll() is None:
-                memory.append(resident_megabytes(process.pid))
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            stopping = time.perf_counter()
-            process.wait()
-            print(f"stopped in {time.perf_counter() - stopping:.2f} s")
-        reports = read_metrics(metrics)
-        settled = [report for report in reports if report.seconds > min(5.0, reports[-1].seconds / 2)]
-        frames = (settled[-1].frames - settled[0].frames) / max(settled[-1].seconds - settled[0].seconds, 1e-9)
-        print(f"first step seen after {first:.2f} s" if first else "no step")
-        print(f"{frames:,.0f} frames/s over {settled[-1].seconds - settled[0].seconds:.0f} s")
-        if memory:
-            half = memory[len(memory) // 2 :]
-            print(f"resident: {statistics.median(half):.0f} MB; last half: {half[0]:.0f} to {half[-1]:.0f} MB")
+    seen = measure(options.environment, options.seconds, options.more, cold=options.cold)
+    half = seen.resident[len(seen.resident) // 2 :]
+    print(f"first step seen after {seen.first_step:.2f} s")
+    print(f"{seen.frames_per_second:,.0f} frames/s after the first {SETTLING:.0f} s")
+    print(f"resident at half-time {half[0]:.0f} MB, at the end {half[-1]:.0f} MB")
+    print(f"stopped {seen.stopped:.2f} s after Ctrl-C")
 
 
 if __name__ == "__main__":
