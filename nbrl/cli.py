@@ -271,7 +271,12 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="nbrl", description="Asynchronous deep reinforcement learning on CPUs.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"nbrl {__version__}")
-    parser.set_defaults(run=lambda parsed, console: parser.print_help() or 0)
+
+    def help_alone(parsed: argparse.Namespace, console: _Console) -> int:
+        parser.print_help()
+        return 0
+
+    parser.set_defaults(run=help_alone)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(run: Any, name: str, summary: str, **more: Any) -> argparse.ArgumentParser:

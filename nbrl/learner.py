@@ -184,11 +184,26 @@ class Learner:
             self.shared.theta[:] = agent.parameters
             for name, row in zip(STATISTICS[self.config.optimiser], self.shared.statistics, strict=True):
                 for part, view in self.network.layout.views(row).items():
-                    view[...] = arrays[f"{name}/{part}"]
+                    view[...] = _checked(arrays, f"{name}/{part}", view)
+                if not np.isfinite(row).all() or (name != "m" and (row < 0).any()):  # m may be negative
+                    raise ValueError(f"{name} has numbers that it cannot have")
+            random = _checked(arrays, "random", np.zeros((self.config.actors, ROW), np.uint64))
+            if not random.any(axis=1).all():
+                raise ValueError("random has a row of zeros, which gives no random numbers")
             for worker, actors in zip(self.workers, self.actors, strict=True):
-                worker.random[:] = arrays["random"][actors]
-            self.shared.steps[0, 0] = int(metadata["steps"])
-            self.shared.updates[0] = int(metadata["updates"])
-        except (KeyError, ValueError, IndexError) as error:
+                worker.random[:] = random[actors]
+            steps, updates = int(metadata["steps"]), int(metadata["updates"])
+            if not (0 <= steps < 2**63 and 0 <= updates < 2**63):
+                raise ValueError("its counts of steps and updates are no possible numbers")
+            self.shared.steps[0, 0], self.shared.updates[0] = steps, updates
+        except (KeyError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be gone on from: {error}") from error
         return metadata
+
+
+def _checked(arrays: dict[str, np.ndarray], name: str, like: np.ndarray) -> np.ndarray:
+    """An array of a file, which must have the shape and dtype of `like`."""
+    array = arrays[name]
+    if (array.shape, array.dtype) != (like.shape, like.dtype):
+        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}, not {like.shape} of {like.dtype}")
+    return array

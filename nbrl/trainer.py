@@ -71,7 +71,7 @@ class Trainer:
     >>> trainer.join()
     True
     >>> trainer.steps
-    1040
+    1008
     """
 
     def __init__(
@@ -210,12 +210,12 @@ class _Run:
             if self.state != "new":
                 raise RuntimeError("this trainer was started or stopped before: a run that goes on needs a new one")
             self.state, self.starter = "running", threading.current_thread()
-        if self.seeded and self.config.threads > 1:
-            logger.info("with %d threads the order of updates is not reproducible, seed or not", self.config.threads)
         learner = self.learner
-        if not is_kept(learner.loop):
-            logger.info("compiling, which takes about half a minute the first time")
         try:
+            if self.seeded and self.config.threads > 1:
+                logger.info("with %d threads the order of updates is not reproducible", self.config.threads)
+            if not is_kept(learner.loop):
+                logger.info("compiling, which takes about half a minute the first time")
             learner.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles
             self.instances = [learner.attach(worker) for worker in range(self.config.threads)]
             self._start_thread(self._watch, name="nbrl watcher")

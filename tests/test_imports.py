@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "learner": {
         "kernels", "nets", "nets.layers", "optimisers", "methods", "envs", "config", "checkpoint", "agent",
     },
-    "trainer": {"learner", "methods", "envs", "config", "metrics", "checkpoint", "agent"},
+    "trainer": {"kernels", "learner", "methods", "envs", "config", "metrics", "checkpoint", "agent"},
     "cli": {"nbrl", "config", "metrics", "checkpoint", "plots", "envs", "agent", "evaluate", "trainer"},
     "__main__": {"cli"},
 }  # fmt: skip

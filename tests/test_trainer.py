@@ -1,28 +1,16 @@
-"""One run's life: starting, stopping, waiting, failing, exiting. What a run writes is in test_run_directory.py."""
+"""One run's life: starting, stopping, waiting, failing. Hosts are in test_embedding.py, files in test_run_files.py."""
 
 import gc
-import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
-from toys import Broken, Picture, Walk, Walks, corridor, explode, tiny
+from toys import LONG, PATIENCE, Broken, Walk, Walks, explode, in_time, our_threads, tiny, wait_until
 
 import nbrl
-from nbrl import Conv, Dense, Trainer
+from nbrl import Trainer
 from nbrl.envs.interface import STEPPED, ResetFunction, StepFunction
-from nbrl.evaluate import evaluate
-
-LONG = 10**12  # steps: a run that does not end by itself
-PATIENCE = 30.0  # seconds that nothing here takes, unless it waits for ever
-
-
-def our_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("nbrl")]
 
 
 @pytest.fixture(autouse=True)
@@ -32,32 +20,6 @@ def no_thread_is_left():
     yield
     gc.collect()
     assert set(our_threads()) <= set(before)
-
-
-def in_time(function, *arguments):
-    """Call a function in a thread of its own, and raise what it raises; fail if it does not come back."""
-    results, errors = [], []
-
-    def call():
-        try:
-            results.append(function(*arguments))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    assert not thread.is_alive(), f"{function} does not return"
-    if errors:
-        raise errors[0]
-    return results[0]
-
-
-def wait_until(condition):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 # Start, stop and join
@@ -408,102 +370,3 @@ def test_a_long_rollout_is_abandoned(who):
     assert in_time(lambda: trainer._run.state) == "ended" or in_time(trainer.join)
     assert trainer.steps == 0, "its steps are not counted"
     np.testing.assert_array_equal(trainer.agent().parameters, before)
-
-
-# The host
-
-
-def run_host(program, variables, **options):
-    program = "import sys, time, threading\nimport nbrl, toys\n" + program
-    paths = [str(nbrl.__path__[0] + "/.."), str(__file__.rpartition("/")[0])]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], env={**variables, "PYTHONPATH": ":".join(paths)}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-    )  # fmt: skip
-    assert process.stdout.readline() == "at the end\n", process.communicate()
-    began = time.monotonic()
-    output, errors = process.communicate(timeout=PATIENCE)
-    return process.returncode, output, errors, time.monotonic() - began
-
-
-FORGETFUL = """
-trainer = nbrl.Trainer(toys.tiny(steps=10**12, threads=2), directory="run")
-trainer.start()
-while not trainer.steps:
-    time.sleep(0.01)
-print("at the end", flush=True)
-"""
-STUCK = """
-walks = toys.Walks(pause=1000.0)
-trainer = nbrl.Trainer(toys.tiny(walks, steps=10**12, threads=2), walks, directory="run")
-trainer.start()
-while len(walks.made) < 2 or not all(walk.calls["reset"] for walk in walks.made):
-    time.sleep(0.01)
-print("at the end", flush=True)
-"""
-
-
-@pytest.mark.parametrize("program", [FORGETFUL, STUCK, FORGETFUL + "raise SystemExit(0)"], ids=["", "stuck", "exit"])
-def test_a_host_that_forgets_to_stop_still_exits(program, tmp_path, environment_variables):
-    code, output, errors, seconds = run_host(program, environment_variables, cwd=tmp_path)
-    assert (code, output, errors) == (0, "", "")
-    assert seconds < 15  # about 2 on an idle machine
-    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
-    assert nbrl.Agent.load(saved)
-
-
-def test_a_dropped_trainer_ends_its_run():
-    trainer = Trainer(tiny(steps=LONG, threads=2))
-    trainer.start()
-    wait_until(lambda: len(our_threads()) == 3)
-    del trainer
-    gc.collect()
-    wait_until(lambda: our_threads() == [])
-
-
-def test_the_host_is_left_as_it_is(capfd):
-    np.random.seed(5)  # noqa: NPY002 - the host's own
-    random.seed(5)
-
-    def state():
-        signals = [signal.getsignal(number) for number in signal.valid_signals()]
-        return str(np.random.get_state()), random.getstate(), signals, sys.excepthook, threading.excepthook, np.geterr()  # noqa: NPY002
-
-    before = state()
-    nbrl.train("Catch-v0", steps=2000, threads=2, actors=2)
-    nbrl.train(Walks(), steps=200, threads=1, actors=1)
-    with pytest.raises(Broken):
-        nbrl.train(Walks({0: {"faults": {("step", 3): explode}}}), steps=LONG, threads=1, actors=1)
-    assert state() == before
-    assert capfd.readouterr() == ("", "")
-
-
-# What can be trained on
-
-
-def test_pictures_from_gymnasium_are_learnt_through_convolutions():
-    settings = {"network": (Conv(8, 3, 2, "relu"), Dense(16, "relu")), "learning_rate": 3e-3, "rmsprop_epsilon": 0.01}
-    config = tiny(Picture, steps=8000, actors=4, discount=0.5, **settings)
-    trainer = Trainer(config, Picture)
-    trainer.start()
-    in_time(trainer.join)
-    assert evaluate(trainer.agent(), Picture, episodes=20, greedy=True).mean_return > 9.5
-
-
-def test_an_environment_in_c_is_learnt(tmp_path):
-    environment = corridor(tmp_path)
-    trainer = Trainer(tiny(environment, steps=40_000, actors=4, learning_rate=1e-2, rmsprop_epsilon=0.01), environment)
-    trainer.start()
-    in_time(trainer.join)
-    # It begins in cells 0 to 6: seven steps at most.
-    evaluation = evaluate(trainer.agent(), environment, episodes=30, greedy=True)
-    assert max(evaluation.lengths) <= 7
-    assert evaluation.mean_return > 0.5
-
-
-def test_groups_in_lockstep_on_several_threads():
-    trainer = Trainer(tiny(steps=60_000, actors=8, lockstep=2, threads=2, learning_rate=3e-3, rmsprop_epsilon=0.01))
-    trainer.start()
-    in_time(trainer.join)
-    assert trainer.steps == 2 * 5 * int(trainer._run.learner.shared.updates[0])
-    assert evaluate(trainer.agent(), "Catch-v0", episodes=200).mean_return > 0.5

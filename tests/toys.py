@@ -1,4 +1,4 @@
-"""Small environments for tests of whole runs: from gymnasium with faults on order, a picture, and one in C."""
+"""For tests of whole runs: small environments (faults on order, a picture, one in C), and waiting with an end."""
 
 import ctypes
 import shutil
@@ -15,6 +15,8 @@ from gymnasium import spaces
 from nbrl import Dense, configure
 from nbrl.envs import NativeEnvironment
 
+LONG = 10**12  # steps: a run that does not end by itself
+PATIENCE = 30.0  # seconds that nothing here takes, unless it waits for ever
 SIDE = 10  # of the picture
 TINY = {
     "network": (Dense(8, "tanh"),), "optimiser": "shared_rmsprop", "rollout_length": 5, "learning_rate": 1e-3,
@@ -25,6 +27,36 @@ TINY = {
 def tiny(environment="Catch-v0", **settings):
     """The settings of a small run."""
     return configure(environment, **(TINY | {"actors": settings.get("threads", 1)} | settings))
+
+
+def our_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("nbrl")]
+
+
+def in_time(function, *arguments):
+    """Call a function in a thread of its own, and raise what it raises; fail if it does not come back."""
+    results, errors = [], []
+
+    def call():
+        try:
+            results.append(function(*arguments))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), f"{function} does not return"
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def wait_until(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 class Broken(Exception):

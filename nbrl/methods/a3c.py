@@ -80,6 +80,7 @@ def _rollout(shared, worker, settings, mode):
             if worker.truncated[t, i]:  # the episode would have gone on: bootstrap from its last state, here
                 sample = t_max * k + i
                 if not enter(work, sample, worker.observation[first + i]):
+                    worker.failed[0] = first + i
                     return BAD_OBSERVATION
                 forward(work, sample, 1)
                 worker.last_value[t, i] = v[sample]

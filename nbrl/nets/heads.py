@@ -28,12 +28,12 @@ def categorical_sample(logits, u):
     highest = logits[0]
     for i in range(1, logits.size):
         highest = max(highest, logits[i])
-    total = 0.0  # float64 throughout: in float32, u could round up to 1 and draw an action of no probability
+    total = 0.0  # sums in float64: in float32, u could round up to 1 and draw an action of no probability
     for i in range(logits.size):
-        total += math.exp(np.float64(logits[i] - highest))
+        total += np.float64(math.exp(logits[i] - highest))
     left, drawn = u * total, 0
     for i in range(logits.size):
-        weight = math.exp(np.float64(logits[i] - highest))
+        weight = np.float64(math.exp(logits[i] - highest))
         if weight > 0:
             drawn = i
             left -= weight

@@ -113,10 +113,14 @@ class Network:
         return parameters
 
     def workspace(self, capacity: int) -> Workspace:
-        """Arrays for up to `capacity` samples at once."""
+        """Arrays for up to `capacity` samples at once; ValueError where that is more than int32 offsets reach."""
         table = np.zeros((len(self._plans), COLUMNS), np.int64)
         sizes = [math.prod(self.observation_shape)] + [plan.rows * plan.filters for plan in self._plans]
         blocks = np.cumsum([0] + [-(-size * capacity // 16) * 16 for size in sizes])
+        if blocks[-1] > np.iinfo(np.int32).max:
+            raise ValueError(
+                f"{capacity:,} samples at once are too many for this network: lower rollout_length or lockstep"
+            )
         longest = max(max(plan.tap.size, plan.filters) for plan in self._plans)
         indices = [np.arange(longest)]
         used, scratch, fed = longest, 0, set()

@@ -21,7 +21,10 @@ VALUES = 10.0 * np.arange(1, OBSERVATIONS + 1)
 
 def told(ends, rewards=REWARDS, **settings):
     """A loop, not yet run, on steps with these ends; the policy is even over two actions."""
-    settings = {"reward_clip": None, "discount": 0.5, "gradient_clip": 1e9, "seed": 3, "steps": 1000} | settings
+    settings = {
+        "optimiser": "shared_rmsprop", "learning_rate": 7e-4, "reward_clip": None, "discount": 0.5,
+        "gradient_clip": 1e9, "seed": 3, "steps": 1000,
+    } | settings  # fmt: skip
     config = configure(
         "CartPole-v1", network=(Dense(OBSERVATIONS, "none"),), actors=1, threads=1, rollout_length=5, **settings
     )

@@ -307,3 +307,9 @@ def test_initial_parameters_fill_their_ranges(table, seed):
     used = sum(values.size for values in named.values())
     assert np.count_nonzero(parameters) <= used
     assert np.unique(parameters[parameters != 0]).size > 0.99 * used  # no weights shared by accident
+
+
+def test_more_samples_than_offsets_reach_are_refused():
+    network = Network((Conv(16, 8, 4),), (4, 84, 84), {"policy": 2, "value": 1})
+    with pytest.raises(ValueError, match=r"100,000 samples at once are too many .* lower rollout_length or lockstep"):
+        network.workspace(100_000)

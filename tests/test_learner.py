@@ -1,0 +1,268 @@
+"""What threads share and own, without threads: the loop is called here, one worker after the other."""
+
+import math
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+from methods.scripted import Scripted
+from methods.told import Told
+from oracles import TERMINATED, TRUNCATED
+from toys import tiny
+
+from nbrl import CheckpointError, NativeEnvironment
+from nbrl.checkpoint import write_tensors
+from nbrl.envs.interface import ResetFunction, StepFunction
+from nbrl.learner import Learner
+from nbrl.methods import rollout
+from nbrl.methods.rollout import ABANDONED, FINISHED, PAUSED
+
+
+class Run:
+    """A learner with its environments, of settings like those of `tiny`."""
+
+    def __init__(self, environment="Catch-v0", **settings):
+        self.learner = Learner(tiny(environment, **settings), environment)
+        self.instances = [self.learner.attach(worker) for worker in range(len(self.learner.workers))]
+
+    def __call__(self, count=1, worker=0):
+        learner = self.learner
+        return learner.loop(learner.shared, learner.workers[worker], learner.settings, count)
+
+
+@given(
+    st.integers(1, 4).flatmap(
+        lambda k: st.tuples(st.just(k), st.integers(1, 8)).flatmap(
+            lambda sizes: st.tuples(st.just(sizes[0]), st.just(sizes[1]), st.integers(1, sizes[1]))
+        )
+    )
+)
+def test_every_actor_has_one_thread_and_whole_groups(sizes):
+    k, groups, threads = sizes
+    learner = Learner(tiny(actors=k * groups, lockstep=k, threads=threads))
+    assert sorted(np.concatenate(learner.actors)) == list(range(k * groups))
+    counts = [actors.size for actors in learner.actors]
+    assert max(counts) - min(counts) <= k
+    for worker, actors in zip(learner.workers, learner.actors, strict=True):
+        assert all(group.tolist() == list(range(group[0], group[0] + k)) for group in actors.reshape(-1, k))
+        assert group_starts(actors, k) % k == 0
+        assert worker.begun.shape == actors.shape
+        assert worker.action.shape == (5, k)
+
+
+def group_starts(actors, k):
+    return actors.reshape(-1, k)[0, 0]
+
+
+def test_an_actor_s_random_numbers_do_not_depend_on_the_threads():
+    rows = {}
+    for threads in (1, 2, 6):
+        learner = Learner(tiny(actors=6, threads=threads))
+        for worker, actors in zip(learner.workers, learner.actors, strict=True):
+            for row, actor in zip(worker.random, actors, strict=True):
+                assert rows.setdefault(int(actor), row.tolist()) == row.tolist()
+    assert len({tuple(row) for row in rows.values()}) == 6
+    other = Learner(tiny(actors=6, seed=2)).workers[0].random
+    assert not np.array_equal(other, list(rows.values()))
+
+
+def test_a_seed_gives_the_first_parameters():
+    first, again, other = (Learner(tiny(seed=seed)).shared.theta for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert Learner(tiny(seed=0)).config.seed == 0
+    assert np.any(Learner(tiny(seed=0)).shared.theta)
+    drawn = {Learner(tiny(seed=None)).config.seed for _ in range(3)}
+    assert len(drawn) == 3
+    assert None not in drawn
+
+
+def test_what_threads_write_lies_in_cache_lines_of_their_own():
+    learner = Learner(tiny(actors=3, threads=3))
+    starts = [learner.shared.steps[thread:].ctypes.data for thread in range(3)]
+    assert all(start % 64 == 0 for start in starts)
+    assert len({start // 64 for start in starts}) == 3
+    for array in (learner.shared.theta, learner.shared.statistics, learner.shared.control, learner.shared.updates):
+        assert array.ctypes.data % 64 == 0
+    ends = learner.workers[0].ring_ends
+    assert {(ends.ctypes.data + 8 * end) % 64 for end in (rollout.WRITTEN, rollout.READ, rollout.DROPPED)} == {0}
+
+
+def test_continuous_actions_are_refused():
+    environment = NativeEnvironment(
+        ResetFunction(lambda *_: 1),
+        StepFunction(lambda *_: 1),
+        state_size=0,
+        observation_space=spaces.Box(0, 1, (2,), np.float32),
+        action_space=spaces.Box(-1, 1, (1,), np.float32),
+        name="Pole",
+    )
+    with pytest.raises(ValueError, match="Pole has continuous actions: a3c takes an environment with discrete ones"):
+        Learner(tiny(environment), environment)
+
+
+# The loop's codes and counts
+
+
+def test_steps_are_counted_over_workers_and_the_loop_finishes():
+    run = Run(actors=2, threads=2, steps=20)
+    assert [run(1, 0), run(2, 1)] == [PAUSED] * 2
+    assert (run.learner.steps, int(run.learner.shared.updates[0])) == (15, 3)
+    assert run.learner.shared.steps[:, 0].tolist() == [5, 10]
+    assert [run(9, 0), run(9, 1)] == [FINISHED] * 2
+    assert run.learner.steps == 20
+
+
+def test_groups_take_turns():
+    environment = Scripted()
+    run = Run(environment, actors=6, lockstep=2, steps=10**6)
+    taken = []
+    for _ in range(4):
+        before = [len(environment.records(instance)) for instance in run.instances[0]]
+        assert run() == PAUSED
+        after = [len(environment.records(instance)) for instance in run.instances[0]]
+        taken.append([b > a for a, b in zip(before, after, strict=True)])
+    turns = [[group == actor // 2 for actor in range(6)] for group in (0, 1, 2, 0)]
+    assert taken == turns
+
+
+def test_a_parked_loop_changes_nothing():
+    run = Run()
+    run(3)
+    run.learner.shared.control[0] = rollout.PARK
+    before = run.learner.snapshot()
+    assert run(10) == PAUSED
+    assert_same_snapshot(run.learner.snapshot(), before)
+
+
+def assert_same_snapshot(one, other):
+    assert one[1] == other[1]
+    assert one[0].keys() == other[0].keys()
+    for name, array in one[0].items():
+        np.testing.assert_array_equal(array, other[0][name], err_msg=name)
+
+
+def test_an_abandoned_rollout_teaches_nothing():
+    # The environment itself sets the control word, in the third step of the second rollout.
+    calls = []
+
+    @StepFunction
+    def step(state, action, observation, reward):
+        calls.append(state)
+        if len(calls) == 8:
+            run.learner.shared.control[0] = rollout.ABANDON
+        return 1
+
+    environment = NativeEnvironment(
+        ResetFunction(lambda *_: 1), step, state_size=8,
+        observation_space=spaces.Box(0, 1, (2,), np.float32), action_space=spaces.Discrete(2),
+    )  # fmt: skip
+    run = Run(environment)
+    assert run(1) == PAUSED
+    before = run.learner.snapshot()
+    assert run(9) == ABANDONED
+    assert len(calls) == 8
+    after = run.learner.snapshot()
+    del before[0]["random"], after[0]["random"]  # actions were drawn
+    assert_same_snapshot(after, before)
+    assert run.learner.steps == 5
+
+
+# Episodes
+
+
+def test_episodes_come_out_once_and_in_order():
+    script = [(float(number), TERMINATED if number % 3 else TRUNCATED) for number in range(15)]
+    run = Run(Told(script), rollout_length=5)
+    run(1)
+    assert run.learner.new_episodes().tolist() == [[number, 1] for number in range(5)]
+    assert run.learner.new_episodes().shape == (0, rollout.EPISODE)
+    run(2)
+    assert run.learner.new_episodes().tolist() == [[number, 1] for number in range(5, 15)]
+    assert run.learner.dropped_episodes() == 0
+
+
+def test_a_full_ring_drops_the_newest_and_counts_them():
+    script = [(float(number), TERMINATED) for number in range(16)]
+    run = Run(Told(script), rollout_length=16, steps=10**9)
+    rollouts = rollout.RING_SIZE // 16
+    run(rollouts + 2)
+    assert run.learner.dropped_episodes() == 32
+    episodes = run.learner.new_episodes()
+    np.testing.assert_array_equal(episodes[:, rollout.RETURN], np.tile(np.arange(16.0), rollouts))
+    run(3)  # around the ring's end
+    np.testing.assert_array_equal(run.learner.new_episodes()[:, rollout.RETURN], np.tile(np.arange(16.0), 3))
+    assert run.learner.dropped_episodes() == 32
+
+
+def test_episodes_of_all_workers():
+    run = Run(Told([(2.0, TERMINATED)] * 16), actors=4, threads=2)
+    run(2, 0)
+    run(1, 1)
+    assert run.learner.new_episodes().shape == (15, rollout.EPISODE)
+    assert run.learner.sums()[[rollout.UPDATES, rollout.SAMPLES]].tolist() == [3, 15]
+
+
+# Agents and files
+
+
+def test_an_agent_is_one_moment_s_copy():
+    run = Run()
+    agent = run.learner.agent()
+    before = agent.parameters.copy()
+    run(5)
+    np.testing.assert_array_equal(agent.parameters, before)
+    assert not np.array_equal(run.learner.agent().parameters, before)
+
+
+@pytest.mark.parametrize("optimiser", ["shared_rmsprop", "shared_adam"])
+def test_a_snapshot_restores_and_the_next_updates_are_the_same(optimiser, tmp_path):
+    # Every rollout of the script is whole episodes, so that what follows depends on the snapshot alone.
+    settings = {"optimiser": optimiser, "rollout_length": 4, "actors": 2, "steps": 10**4}
+    environment = Told([(1.0, 0), (2.0, TERMINATED), (3.0, 0), (-1.0, TRUNCATED)] * 4)
+    first = Run(environment, **settings)
+    first(6)
+    path = tmp_path / "step.safetensors"
+    write_tensors(path, *first.learner.snapshot())
+    second = Run(environment, **settings)
+    assert second.learner.restore(path).items() >= {"steps": "24", "updates": "6"}.items()
+    assert_same_snapshot(second.learner.snapshot(), first.learner.snapshot())
+    third = Run(environment, **settings)
+    third.learner.restore(path)
+    second(7)
+    third(7)
+    assert_same_snapshot(second.learner.snapshot(), third.learner.snapshot())
+    assert third.learner.steps == 52
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda arrays, metadata: arrays.pop("random"),
+        lambda arrays, metadata: arrays.pop("g/value/bias"),
+        lambda arrays, metadata: metadata.pop("steps"),
+        lambda arrays, metadata: metadata.update(steps="many"),
+        lambda arrays, metadata: metadata.update(steps="-5"),
+        lambda arrays, metadata: metadata.update(updates="1e3"),
+        lambda arrays, metadata: arrays.update(random=arrays["random"][:1]),
+        lambda arrays, metadata: arrays.update(random=arrays["random"][:, :3]),
+        lambda arrays, metadata: arrays.update(random=arrays["random"].astype(np.float32)),
+        lambda arrays, metadata: arrays.update(random=np.zeros_like(arrays["random"])),
+        lambda arrays, metadata: arrays.update({"g/value/bias": np.zeros((2,), np.float32)}),
+        lambda arrays, metadata: arrays.update({"g/policy/bias": np.zeros((1,), np.float32)}),
+        lambda arrays, metadata: arrays.update({"g/value/bias": np.full((1,), math.nan, np.float32)}),
+        lambda arrays, metadata: arrays.update({"value/bias": np.full((1,), math.inf, np.float32)}),
+    ],
+    ids=lambda damage: str(damage.__code__.co_firstlineno),
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(damage, tmp_path):
+    run = Run(actors=2)
+    run(2)
+    arrays, metadata = run.learner.snapshot()
+    damage(arrays, metadata)
+    path = tmp_path / "step.safetensors"
+    write_tensors(path, arrays, metadata)
+    with pytest.raises(CheckpointError):
+        Learner(tiny(actors=2)).restore(path)
