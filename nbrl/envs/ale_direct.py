@@ -369,8 +369,9 @@ def _difference(game: str) -> str | None:
         return "the size of the screen"
     minimal = public.getMinimalActionSet()
     rng = np.random.default_rng(0)
-    for _ in range(CHECKED_FRAMES):
-        action = minimal[rng.integers(len(minimal))]
+    for frame in range(CHECKED_FRAMES):
+        # FIRE, where there is one, begins some games; no game ends so soon, so half-way a new one is begun.
+        action = minimal[1 if frame % (CHECKED_FRAMES // 2) == 0 else rng.integers(len(minimal))]
         if act(this, int(action.value), 1.0) != public.act(action):
             return "rewards"
         if lives(this) != public.lives():
@@ -379,7 +380,7 @@ def _difference(game: str) -> str | None:
             return "the end of a game"
         if not np.array_equal(_raw_screen(words), public.getScreen()):
             return "screens"
-        if public.game_over():
+        if public.game_over() or frame == CHECKED_FRAMES // 2 - 1:
             public.reset_game()
             restart(this)
     return None
