@@ -29,7 +29,7 @@ class Measurement(NamedTuple):
     first_step: float  # seconds from the command to the first report of a step
     frames_per_second: float  # once settled
     resident: list[float]  # megabytes in RAM, once a second
-    stopped: float  # seconds from Ctrl-C to the end
+    stopped: float  # seconds from SIGTERM to the end
 
 
 def resident_megabytes(process: int) -> float:
@@ -39,7 +39,7 @@ def resident_megabytes(process: int) -> float:
 
 
 def measure(environment: str, seconds: float, more: Sequence[str] = (), *, cold: bool = False) -> Measurement:
-    """Train for some seconds after the first step, then stop with Ctrl-C."""
+    """Train for some seconds after the first step, then stop it as Ctrl-C does."""
     with tempfile.TemporaryDirectory() as folder:
         metrics = Path(folder) / "run" / "metrics.jsonl"
         variables = dict(os.environ) | ({"XDG_CACHE_HOME": folder} if cold else {})
@@ -54,7 +54,7 @@ def measure(environment: str, seconds: float, more: Sequence[str] = (), *, cold:
                 resident.append(resident_megabytes(process.pid))
             elif metrics.exists() and any(report.steps for report in read_metrics(metrics)):
                 first = time.perf_counter() - began
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # as Ctrl-C, but never ignored
         stopping = time.perf_counter()
         _, errors = process.communicate()
         stopped = time.perf_counter() - stopping
@@ -78,7 +78,7 @@ def main() -> None:
     print(f"first step seen after {seen.first_step:.2f} s")
     print(f"{seen.frames_per_second:,.0f} frames/s after the first {SETTLING:.0f} s")
     print(f"resident at half-time {half[0]:.0f} MB, at the end {half[-1]:.0f} MB")
-    print(f"stopped {seen.stopped:.2f} s after Ctrl-C")
+    print(f"stopped {seen.stopped:.2f} s after SIGTERM")
 
 
 if __name__ == "__main__":
