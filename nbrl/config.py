@@ -13,6 +13,7 @@ from nbrl.nets.layers import Conv, Dense, Layer, layers_from_list, layers_to_lis
 
 METHODS = ("a3c",)
 OPTIMISERS = ("shared_rmsprop", "shared_adam")
+INITIALISATIONS = ("uniform", "orthogonal")
 
 
 def _setting(
@@ -51,6 +52,14 @@ class Config:
         80_000_000, "length of the run in agent steps, all actors; paper: 80 million", least=1, most=10**15
     )
     discount: float = _setting(0.99, "gamma, weight of the next step's return; paper: 0.99", least=0, most=1)
+    gae_lambda: float = _setting(
+        1.0, "lambda of generalised advantage estimation; paper: 1, the whole rollout's return", least=0, most=1
+    )
+    initialisation: str = _setting(
+        "uniform",
+        "first weights: uniform within 1/sqrt(fan-in), or orthogonal; paper: uniform",
+        choices=INITIALISATIONS,
+    )
     learning_rate: float = _setting(7e-4, "first learning rate, annealed linearly to 0; paper: 7e-4", above=0)
     optimiser: str = _setting("shared_rmsprop", "update rule; paper: shared_rmsprop", choices=OPTIMISERS)
     rmsprop_decay: float = _setting(0.99, "alpha, weight of the old mean square; paper: 0.99", least=0, below=1)

@@ -80,7 +80,7 @@ class Learner:
             updates=aligned_zeros(rollout.LINE, np.int64),
             control=aligned_zeros(rollout.LINE, np.int64),
         )
-        self.shared.theta[:] = self.network.initial(config.seed or 0)
+        self.shared.theta[:] = self.network.initial(config.seed or 0, config.initialisation)
         clip = math.inf if config.reward_clip is None else config.reward_clip
         values = {name: getattr(config, name) for name in Settings._fields if hasattr(config, name)}
         values |= {"total_steps": config.steps, "optimiser": CODES[config.optimiser], "reward_clip": clip}

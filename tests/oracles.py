@@ -263,6 +263,23 @@ def discounted_returns(rewards, statuses, discount, last_values, bootstrap):
     return returns
 
 
+def generalised_advantages(rewards, statuses, discount, gae_lambda, values, next_values):
+    """(T,) advantages, each summed forward from its own step: (discount gae_lambda)^l times the error of step t + l.
+
+    The sum ends after the first step that ends the episode or cuts the return. An error is the reward plus the
+    discounted value of what the step led to (0 if terminated or cut) minus the value before it.
+    """
+    ends = np.asarray(statuses) & (TERMINATED | CUT) != 0
+    errors = rewards + discount * np.where(ends, 0.0, next_values) - values
+    advantages = np.zeros(len(rewards))
+    for t in range(len(rewards)):
+        for s in range(t, len(rewards)):
+            advantages[t] += (discount * gae_lambda) ** (s - t) * errors[s]
+            if statuses[s] & (TERMINATED | CUT | TRUNCATED):
+                break
+    return advantages
+
+
 # --- optimisers ------------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +332,11 @@ class A3CReference:
         next_values = self.values(rollout["next_observations"])
         returns = discounted_returns(rewards, rollout["statuses"], config.discount, next_values, next_values[-1])
         outputs, tape = network_forward(self.layers, self.parameters, rollout["observations"])
+        if config.gae_lambda < 1:
+            values = outputs["value"][:, 0]
+            returns = values + generalised_advantages(
+                rewards, rollout["statuses"], config.discount, config.gae_lambda, values, next_values
+            )
         dlogits, dvalues = a3c_gradient(
             outputs["policy"],
             outputs["value"][:, 0],

@@ -1,11 +1,12 @@
-"""The one matrix kernel, with indirect rows: ``C[i, :] (+)= sum over k of X[row[i] + tap[k]] * B[k, :]``.
+"""The matrix kernel, with indirect rows: ``C[i, :] (+)= sum over k of X[row[i] + tap[k]] * B[k, :]``.
 
 `row` and `tap` are int32 tables of element offsets into X. With them the same kernel is
 
 - a dense layer: ``row[i] = i * inputs``, ``tap[k] = k``;
 - a convolution: ``row[i]`` the corner of output pixel i, ``tap[k]`` the offset of one weight; no patches are copied;
-- either's weight gradient: the two tables swapped, so that the sum runs over samples or output pixels;
-- a product with a transposed matrix, whose rows are then X.
+- either's weight gradient: the two tables swapped, so that the sum runs over samples or output pixels.
+
+`gemm_transposed` is for the one product whose sums run along the rows of both factors.
 
 The inner tile is emitted as LLVM vector code, so its sums stay in registers. Its shape is a compile-time literal;
 columns beyond the last whole vector are masked, so no layout depends on the vector width of a machine.
@@ -31,6 +32,7 @@ def host_width() -> int:
 
 
 HOST_WIDTH = host_width()
+LONGEST = 512  # taps in one part of a sum
 
 
 class _Vectors:
@@ -69,11 +71,19 @@ class _Vectors:
         )
         self.builder.call(store, [value, pointer, INT32(4), self.mask])
 
+    def fma(self) -> Any:
+        return self._intrinsic(f"llvm.fma.v{self.width}f32", self.type, [self.type] * 3)
+
+    def fold(self, a: Any, b: Any) -> Any:
+        """Sums of neighbouring lanes: those of a, then those of b."""
+        even, odd = (ir.VectorType(INT32, self.width)(list(range(first, 2 * self.width, 2))) for first in (0, 1))
+        return self.builder.fadd(self.builder.shuffle_vector(a, b, even), self.builder.shuffle_vector(a, b, odd))
+
     def multiply_add(self, scalar: Any, values: list[Any], sums: list[Any]) -> list[Any]:
         builder, undefined = self.builder, self.type(ir.Undefined)
         lane = builder.insert_element(undefined, scalar, INT32(0))
         spread = builder.shuffle_vector(lane, undefined, ir.VectorType(INT32, self.width)([0] * self.width))
-        fma = self._intrinsic(f"llvm.fma.v{self.width}f32", self.type, [self.type] * 3)
+        fma = self.fma()
         return [builder.call(fma, [spread, value, total]) for value, total in zip(values, sums, strict=True)]
 
 
@@ -147,6 +157,21 @@ def _tile(context, rows, vectors, width, masked, depth, x, row, tap, b, b_stride
 
 
 @jit
+def _row_block(rows, wide, narrow, width, k, n, x, row, tap, b, b_stride, c, c_stride, accumulate):
+    """`rows` rows of C: `wide` vectors of columns at once, then `narrow`, then single ones under a mask."""
+    j = 0
+    while n - j >= wide * width:
+        _tile(rows, wide, width, 0, k, x, row, tap, b + 4 * j, b_stride, c + 4 * j, c_stride, accumulate, n - j)
+        j += wide * width
+    while n - j >= narrow * width and narrow < wide:
+        _tile(rows, narrow, width, 0, k, x, row, tap, b + 4 * j, b_stride, c + 4 * j, c_stride, accumulate, n - j)
+        j += narrow * width
+    while j < n:
+        _tile(rows, 1, width, 1, k, x, row, tap, b + 4 * j, b_stride, c + 4 * j, c_stride, accumulate, n - j)
+        j += width
+
+
+@jit
 def gemm(width, m, k, n, x, row, tap, b, b_stride, c, c_stride, accumulate):
     """``C[i, :n] (+)= sum over taps of X[row[i] + tap[k]] * B[k, :n]`` for i < m; x, row, tap, b and c are addresses.
 
@@ -164,37 +189,105 @@ def gemm(width, m, k, n, x, row, tap, b, b_stride, c, c_stride, accumulate):
         1 to add to C, 0 to overwrite it.
     """
     literally(width)
-    j = 0
-    while j < n:
-        left = n - j
-        b_at, i = b + 4 * j, 0
-        if left >= 2 * width and m > 1:
-            step = 2 * width
-            if width == 8:  # AVX2 has 16 registers, the others 32
-                while i + 4 <= m:
-                    at = c + 4 * (i * c_stride + j)
-                    _tile(4, 2, width, 0, k, x, row + 4 * i, tap, b_at, b_stride, at, c_stride, accumulate, left)
-                    i += 4
-            else:
-                while i + 8 <= m:
-                    at = c + 4 * (i * c_stride + j)
-                    _tile(8, 2, width, 0, k, x, row + 4 * i, tap, b_at, b_stride, at, c_stride, accumulate, left)
-                    i += 8
-            while i < m:
-                at = c + 4 * (i * c_stride + j)
-                _tile(1, 2, width, 0, k, x, row + 4 * i, tap, b_at, b_stride, at, c_stride, accumulate, left)
-                i += 1
-        elif left >= 8 * width:  # a single row: as many independent sums as hide the latency of one
-            step = 8 * width
-            _tile(1, 8, width, 0, k, x, row, tap, b_at, b_stride, c + 4 * j, c_stride, accumulate, left)
-        else:
-            step = width
-            while i + 8 <= m:
-                at = c + 4 * (i * c_stride + j)
-                _tile(8, 1, width, 1, k, x, row + 4 * i, tap, b_at, b_stride, at, c_stride, accumulate, left)
-                i += 8
-            while i < m:
-                at = c + 4 * (i * c_stride + j)
-                _tile(1, 1, width, 1, k, x, row + 4 * i, tap, b_at, b_stride, at, c_stride, accumulate, left)
-                i += 1
-        j += step
+    # Every tile has at least 8 sums on their way, which hides the latency of one. A long sum goes in parts, so that the
+    # rows of B that it needs stay in the nearest cache from one block of rows to the next.
+    parts = (k + LONGEST - 1) // LONGEST
+    for part in range(parts):
+        start = k * part // parts
+        taps, add = k * (part + 1) // parts - start, 1 if part else accumulate
+        tap_at, b_at = tap + 4 * start, b + 4 * b_stride * start
+        row_at, c_at, left = row, c, m
+        while left >= 8 and width != 8:  # AVX2 has 16 registers, the others 32
+            _row_block(8, 2, 2, width, taps, n, x, row_at, tap_at, b_at, b_stride, c_at, c_stride, add)
+            row_at, c_at, left = row_at + 8 * 4, c_at + 8 * 4 * c_stride, left - 8
+        while left >= 4:
+            _row_block(4, 2, 2, width, taps, n, x, row_at, tap_at, b_at, b_stride, c_at, c_stride, add)
+            row_at, c_at, left = row_at + 4 * 4, c_at + 4 * 4 * c_stride, left - 4
+        while left >= 2:
+            _row_block(2, 4, 2, width, taps, n, x, row_at, tap_at, b_at, b_stride, c_at, c_stride, add)
+            row_at, c_at, left = row_at + 2 * 4, c_at + 2 * 4 * c_stride, left - 2
+        if left:
+            _row_block(1, 8, 2, width, taps, n, x, row_at, tap_at, b_at, b_stride, c_at, c_stride, add)
+
+
+@intrinsic(prefer_literal=True)
+def _dot_tile(context, samples, width, units, a, a_stride, left, b, b_stride, c, c_stride, accumulate):
+    """``C[s, i] (+)= sum over u of A[i, u] * B[s, u]`` for width / samples rows i, of them only the first `left`."""
+    shape = (samples, width)
+    if not all(isinstance(value, types.IntegerLiteral) for value in shape):
+        return None
+    sample_count, lane_count = (value.literal_value for value in shape)
+    row_count = lane_count // sample_count
+
+    def codegen(context, builder, signature, args):
+        units, a, a_stride, left, b, b_stride, c, c_stride, accumulate = args[2:]
+        vectors = _Vectors(builder, lane_count)
+        a, b, c = (builder.inttoptr(value, FLOAT.as_pointer()) for value in (a, b, c))
+        fma = vectors.fma()
+
+        def line(base: Any, stride: Any, index: Any) -> Any:
+            return builder.gep(base, [builder.mul(index, stride)])
+
+        last = builder.sub(left, INT64(1))  # rows that are not there are summed as the last one, and not stored
+        within = [builder.icmp_signed("<", INT64(i), last) for i in range(row_count)]
+        a_rows = [line(a, a_stride, builder.select(within[i], INT64(i), last)) for i in range(row_count)]
+        b_rows = [line(b, b_stride, INT64(s)) for s in range(sample_count)]
+
+        def add_products(u: Any, vectors: _Vectors, sums: list[Any]) -> list[Any]:
+            x, y = ([vectors.load(vectors.at(start, u)) for start in starts] for starts in (a_rows, b_rows))
+            pairs = [(x[i], y[s]) for s in range(sample_count) for i in range(row_count)]
+            return [builder.call(fma, [*pair, total]) for pair, total in zip(pairs, sums, strict=True)]
+
+        before, head, body, tail = builder.block, *(builder.append_basic_block(name) for name in ("u", "sum", "tail"))
+        whole = builder.and_(units, INT64(-lane_count))
+        builder.branch(head)
+        builder.position_at_end(head)
+        u = builder.phi(INT64)
+        u.add_incoming(INT64(0), before)
+        sums = [builder.phi(vectors.type) for _ in range(lane_count)]
+        builder.cbranch(builder.icmp_signed("<", u, whole), body, tail)
+        builder.position_at_end(body)
+        following = builder.add(u, INT64(lane_count))
+        u.add_incoming(following, body)
+        for total, result in zip(sums, add_products(u, vectors, sums), strict=True):
+            total.add_incoming(vectors.zero, before)
+            total.add_incoming(result, body)
+        builder.branch(head)
+        builder.position_at_end(tail)
+        masked = _Vectors(builder, lane_count, _column_mask(builder, lane_count, builder.sub(units, whole)))
+        totals = add_products(whole, masked, sums)
+        # Lane j of the result is the sum of the lanes of vector j: two vectors become one, four times for 16 lanes.
+        while len(totals) > 1:
+            totals = [vectors.fold(*totals[i : i + 2]) for i in range(0, len(totals), 2)]
+        stored = _Vectors(builder, row_count, _column_mask(builder, row_count, left))
+        for s in range(sample_count):
+            lanes = ir.VectorType(INT32, row_count)(list(range(s * row_count, (s + 1) * row_count)))
+            result = builder.shuffle_vector(totals[0], vectors.type(ir.Undefined), lanes)
+            pointer = stored.at(line(c, c_stride, INT64(s)), INT64(0))
+            old = builder.select(builder.icmp_signed("!=", accumulate, INT64(0)), stored.load(pointer), stored.zero)
+            stored.store(builder.fadd(result, old), pointer)
+        return context.get_dummy_value()
+
+    return types.void(*shape, *[types.int64] * 9), codegen
+
+
+@jit
+def gemm_transposed(width, m, k, n, a, b, c, c_stride, accumulate):
+    """``C[s, i] (+)= sum over k of A[i, k] * B[s, k]`` for i < m and s < n: both factors are read along their rows.
+
+    As `gemm`, but A (m, k) and B (n, k) are float32 matrices in C order. For the product with the transpose of a matrix
+    that is too large to be turned around: the gradient with respect to a dense layer's inputs.
+    """
+    literally(width)
+    for first in range(0, m, width):  # rows of A that stay in the nearest cache for all of B
+        end, b_at, c_at, left = min(first + width, m), b, c, n
+        while left >= 4:
+            for i in range(first, end, width // 4):
+                _dot_tile(4, width, k, a + 4 * k * i, k, m - i, b_at, k, c_at + 4 * i, c_stride, accumulate)
+            b_at, c_at, left = b_at + 4 * 4 * k, c_at + 4 * 4 * c_stride, left - 4
+        while left >= 2:
+            for i in range(first, end, width // 2):
+                _dot_tile(2, width, k, a + 4 * k * i, k, m - i, b_at, k, c_at + 4 * i, c_stride, accumulate)
+            b_at, c_at, left = b_at + 2 * 4 * k, c_at + 2 * 4 * c_stride, left - 2
+        if left:
+            _dot_tile(1, width, k, a + 4 * k * first, k, m - first, b_at, k, c_at + 4 * first, c_stride, accumulate)

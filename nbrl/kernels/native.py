@@ -10,6 +10,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from nbrl.kernels.compile import jit
+
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 ARM = platform.machine().lower() in ("aarch64", "arm64")
@@ -21,6 +23,13 @@ def emit_call(builder: Any, args: Any, result: Any) -> Any:
     address, *rest = args
     prototype = ir.FunctionType(result, [value.type for value in rest])
     return builder.call(builder.inttoptr(address, prototype.as_pointer()), rest)
+
+
+@jit
+def copy(target, source):
+    """Copy a flat array; ``target[:] = source`` goes through a temporary one, since the two might overlap."""
+    for i in range(source.size):
+        target[i] = source[i]
 
 
 @intrinsic

@@ -1,5 +1,8 @@
 """Asynchronous advantage actor-critic: Algorithm S3 of Mnih et al. (2016), with the entropy term of its section 4.
 
+With gae_lambda below 1, R is the lambda-return, so that R - V is the generalised advantage estimate of Schulman et al.
+(2016), equation 16; 1 is the paper.
+
 The paper's symbols: theta and theta' (here `shared.theta` and `work.theta`; policy and value are two heads of one
 network), T the shared step count, R the return, pi the policy, V the value, beta the weight of the entropy.
 """
@@ -7,7 +10,7 @@ network), T the shared step count, R the return, pi the policy, V the value, bet
 import numpy as np
 
 from nbrl.kernels.compile import jit
-from nbrl.kernels.native import atomic_load, flush_denormals, restore_denormals
+from nbrl.kernels.native import atomic_load, copy, flush_denormals, restore_denormals
 from nbrl.kernels.random import uniform
 from nbrl.methods.rollout import (
     BAD_OBSERVATION,
@@ -61,7 +64,7 @@ def _rollout(shared, worker, settings, mode):
     pi, v = outputs(work, policy, 0, t_max * k), outputs(work, value, 0, (t_max + 1) * k)[:, 0]
     first = next_group(worker)
 
-    work.theta[:] = shared.theta  # theta' = theta
+    copy(work.theta, shared.theta)  # theta' = theta
     for t in range(t_max):
         restore_denormals(mode)
         code = begin_episodes(worker, first)
@@ -91,15 +94,16 @@ def _rollout(shared, worker, settings, mode):
         return code
     forward(work, t_max * k, k)
     dpi, dv = output_gradients(work, policy, 0, t_max * k), output_gradients(work, value, 0, t_max * k)[:, 0]
-    beta = np.float32(settings.entropy_weight)
+    beta, gae_lambda = np.float32(settings.entropy_weight), np.float32(settings.gae_lambda)
     for i in range(k):
-        R = v[t_max * k + i]
+        R = V = v[t_max * k + i]
         for t in range(t_max - 1, -1, -1):
             sample = t * k + i
             if worker.ended[t, i]:
-                R = worker.last_value[t, i]
-            R = worker.reward[t, i] + worker.discount[t, i] * R
-            advantage = R - v[sample]
+                R = V = worker.last_value[t, i]
+            R = worker.reward[t, i] + worker.discount[t, i] * ((1 - gae_lambda) * V + gae_lambda * R)
+            V = v[sample]
+            advantage = R - V
             # d theta:   -log pi(a|s) (R - V) - beta H(pi);   d theta_v:   (R - V)^2 / 2
             log_pi, entropy = categorical_gradient(pi[sample], worker.action[t, i], advantage, beta, dpi[sample])
             dv[sample] = -np.float32(settings.value_weight) * advantage

@@ -52,6 +52,7 @@ class Settings(NamedTuple):
     """The numbers of a configuration that the loops read."""
 
     discount: float
+    gae_lambda: float
     learning_rate: float
     total_steps: int
     optimiser: int

@@ -102,9 +102,21 @@ class Network:
             )
         )
 
-    def initial(self, seed: int) -> np.ndarray:
-        """Weights and biases drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), float32 (layout.size,)."""
+    def initial(self, seed: int, initialisation: str = "uniform") -> np.ndarray:
+        """The first parameters, float32 (layout.size,).
+
+        "uniform" draws weights and biases from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), Torch's default of the paper's time.
+        "orthogonal" (Saxe et al., 2014) makes each layer's weights sqrt(2) times orthonormal, so that a signal keeps
+        its size through ReLUs, the heads' once and a policy's 0.01 times, so that it begins almost even; biases are 0.
+        """
         parameters, row = np.zeros(self.layout.size, np.float32), np.zeros(4, np.uint64)
+        if initialisation == "orthogonal":
+            rng = np.random.default_rng(seed)
+            for plan in self._plans:
+                gain = math.sqrt(2) if plan.name not in self.heads else 0.01 if plan.name == "policy" else 1.0
+                view = self.layout.view(parameters, f"{plan.name}/weights")
+                view[...] = gain * _orthogonal(view.shape, rng)
+            return parameters
         seed_row(row, np.uint64(seed), np.uint64(0))
         for plan in self._plans:
             bound = 1 / math.sqrt(plan.tap.size)
@@ -136,17 +148,13 @@ class Network:
             line[ACCUMULATE] = plan.input in fed
             fed.add(plan.input)
             row = (np.arange(capacity)[:, None] * plan.inputs + plan.row).reshape(-1)
-            back_row = np.arange(plan.inputs if plan.kind == DENSE else plan.rows) * plan.filters
+            back_row = np.arange(plan.rows) * plan.filters
             for column, values in ((ROW, row), (TAP, plan.tap), (BACK_ROW, back_row)):
                 line[column] = used
                 indices.append(values)
                 used += values.size
-            scratch = max(
-                scratch,
-                (plan.inputs + plan.filters) * capacity
-                if plan.kind == DENSE
-                else (plan.filters + plan.rows) * plan.tap.size,
-            )
+            if plan.kind == CONV:
+                scratch = max(scratch, (plan.filters + plan.rows) * plan.tap.size)
         parameters, activations = self.layout.size, int(blocks[-1])
         return Workspace(
             table,
@@ -236,6 +244,14 @@ def _conv_plan(
     return _Plan(name, CONV, layer.activation, block, inputs, row.size, layer.filters, row, tap, run, out_shape)
 
 
+def _orthogonal(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A matrix with orthonormal columns, or rows where there are fewer, from a uniform distribution of such."""
+    normal = rng.standard_normal((max(shape), min(shape)))
+    q, r = np.linalg.qr(normal)
+    q *= np.sign(np.diag(r))
+    return q if shape[0] >= shape[1] else q.T
+
+
 @jit
 def _fill_uniform(array, bound, row):
     for i in range(array.size):
@@ -287,8 +303,7 @@ def backward(work, samples):
         dx = _slice(work.dactivations, line[INPUT], samples * inputs)
         numbers = work.indices[:filters]
         if line[KIND] == DENSE:
-            weight_row = _slice(work.indices, line[BACK_ROW], inputs)
-            dense_backward_inputs(w, weight_row, numbers, dy, dx, samples, work.scratch, line[ACCUMULATE])
+            dense_backward_inputs(w, dy, dx, inputs, filters, samples, line[ACCUMULATE])
         else:
             pixel_row = _slice(work.indices, line[BACK_ROW], pixels)
             conv_backward_inputs(

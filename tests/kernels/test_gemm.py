@@ -11,7 +11,7 @@ import pytest
 import strategies
 from hypothesis import example, given, settings
 
-from nbrl.kernels.gemm import HOST_WIDTH, gemm
+from nbrl.kernels.gemm import HOST_WIDTH, LONGEST, gemm, gemm_transposed
 
 WIDTHS = (4, 8, 16)
 EPSILON = float(np.finfo(np.float32).eps)
@@ -25,6 +25,16 @@ def multiply(width, m, k, n, x, row, tap, b, b_stride, c, c_stride, accumulate):
         gemm(8, m, k, n, x, row, tap, b, b_stride, c, c_stride, accumulate)
     else:
         gemm(16, m, k, n, x, row, tap, b, b_stride, c, c_stride, accumulate)
+
+
+@numba.njit(nogil=True)
+def multiply_transposed(width, m, k, n, a, b, c, c_stride, accumulate):
+    if width == 4:
+        gemm_transposed(4, m, k, n, a, b, c, c_stride, accumulate)
+    elif width == 8:
+        gemm_transposed(8, m, k, n, a, b, c, c_stride, accumulate)
+    else:
+        gemm_transposed(16, m, k, n, a, b, c, c_stride, accumulate)
 
 
 def run(width, product):
@@ -83,6 +93,33 @@ def test_every_edge_of_the_tiles(width, m, accumulate):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("k", [LONGEST - 1, LONGEST, LONGEST + 1, 3 * LONGEST + 7])
+def test_a_long_sum_goes_in_parts(width, k, accumulate):
+    check(width, make(11, k, 2 * width + 3, accumulate=accumulate))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("accumulate", [0, 1])
+def test_both_factors_along_their_rows(width, accumulate):
+    rng = np.random.default_rng(2)
+    for m in (1, 2, 3, width - 1, width, width + 1, 5 * width + 3):
+        for n in (1, 2, 3, 4, 5, 7, 13):
+            for k in (1, width - 1, width, 2 * width + 5):
+                a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, k), (n, k)))
+                c = strategies.guarded(rng.standard_normal((n, m)), m, strategies.MARK)
+                whole, before = c.base, c.copy()
+                outside = whole.copy()
+                expected = b.astype(np.float64) @ a.T + accumulate * before
+                at = [array.ctypes.data for array in (a, b, c)]
+                multiply_transposed(width, m, k, n, *at, c.strides[0] // 4, accumulate)
+                size = np.abs(b).astype(np.float64) @ np.abs(a).T + np.abs(before)
+                assert (np.abs(c - expected) <= (k + 2) * EPSILON * size).all()
+                c[...] = before
+                assert whole.tobytes() == outside.tobytes()  # nothing but C was written
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_swapped_tables_give_the_transposed_product(width):
     # The weight gradient of a convolution: taps as rows, pixels as taps, dY as B.
     rng = np.random.default_rng(1)
@@ -135,7 +172,7 @@ AT_THE_EDGE_OF_MEMORY = """
 import ctypes, mmap, sys
 import numpy as np
 sys.path[:0] = {path!r}
-from test_gemm import multiply
+from test_gemm import multiply, multiply_transposed
 
 PAGE = mmap.PAGESIZE
 protect = ctypes.CDLL(None, use_errno=True).mprotect
@@ -164,6 +201,11 @@ for width in (4, 8, 16):
                 at = [array.ctypes.data for array in (x, row, tap, b, c)]
                 multiply(width, m, k, n, *at[:4], n, at[4], n, accumulate)
                 assert np.allclose(c, x @ b, atol=1e-5)
+            turned = place(np.ascontiguousarray(b.T))
+            c = place(np.zeros((m, n), np.float32))
+            at = [array.ctypes.data for array in (turned, x, c)]
+            multiply_transposed(width, n, k, m, *at, n, 0)
+            assert np.allclose(c, x @ b, atol=1e-5)
 print("all inside")
 """
 

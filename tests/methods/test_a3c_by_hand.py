@@ -79,6 +79,26 @@ def test_returns(ends, expected):
     assert returns(loop) == expected
 
 
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        # Half of each return is the next value: R_4 = 16 + 60 / 2 = 46, R_3 = 8 + (50 + 46) / 4 = 32,
+        # R_2 = 4 + (40 + 32) / 4 = 22, R_1 = 2 + (30 + 22) / 4 = 15, R_0 = 1 + (20 + 15) / 4.
+        ([0, 0, 0, 0, 0], {0: 9.75, 1: 15, 2: 22, 3: 32, 4: 46}),
+        # Observation 2, of value 30, is the episode's last: R_1 = 2 + 30 / 2 whatever lambda, R_0 = 1 + (20 + 17) / 4.
+        # Then R_4 = 16 + 70 / 2 = 51, R_3 = 8 + (60 + 51) / 4 = 35.75, R_2 = 4 + (50 + 35.75) / 4.
+        ([0, TRUNCATED, 0, 0, 0], {0: 10.25, 1: 17, 3: 25.4375, 4: 35.75, 5: 51}),
+        # R_1 = 2 however valuable what follows; R_0 = 1 + (20 + 2) / 4.
+        ([0, TERMINATED, 0, 0, 0], {0: 6.5, 1: 2, 3: 25.4375, 4: 35.75, 5: 51}),
+        ([0, CUT, 0, 0, 0], {0: 6.5, 1: 2, 2: 22, 3: 32, 4: 46}),
+    ],
+)
+def test_generalised_advantages(ends, expected):
+    loop = told(ends, gae_lambda=0.5)
+    assert loop.rollout() == rollout.PAUSED
+    assert returns(loop) == expected
+
+
 def test_an_end_on_the_last_step_begins_the_next_rollout_with_a_reset():
     # Steps 5 to 9 of the script are the second rollout's.
     loop = told([0, 0, 0, 0, TRUNCATED, 0, 0, 0, 0, 0], rewards=REWARDS * 2, learning_rate=1e-12)

@@ -48,9 +48,12 @@ CASES = {
     "adam": settings(**ADAM, reward_clip=1.0),
     "long rollouts": settings(length=20),
     "one step": settings(length=1, seed=5),
+    "orthogonal": settings(initialisation="orthogonal"),
     "relu": settings(network=(Dense(40, "relu"),)),
     "linear": settings(network=(Dense(8, "none"),)),
     "three actors in turn": settings(actors=3),
+    "generalised advantages": settings(gae_lambda=0.8, seed=4),
+    "one-step advantages": settings(gae_lambda=0.0, seed=4),
     "two pairs in lockstep": settings(actors=4, lockstep=2),
     "three in lockstep, adam": settings(actors=3, lockstep=3, **ADAM),
 }

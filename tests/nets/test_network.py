@@ -16,6 +16,7 @@ import strategies
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from nbrl.nets.affine import tanh
 from nbrl.nets.layers import Conv, Dense
 from nbrl.nets.network import Network, Workspace, backward, enter, forward, observations, output_gradients, outputs
 
@@ -307,6 +308,30 @@ def test_initial_parameters_fill_their_ranges(table, seed):
     used = sum(values.size for values in named.values())
     assert np.count_nonzero(parameters) <= used
     assert np.unique(parameters[parameters != 0]).size > 0.99 * used  # no weights shared by accident
+
+
+def test_orthogonal_parameters():
+    network = Network((Conv(16, 8, 4), Conv(40, 2, 2), Dense(30)), (1, 40, 40), {"policy": 6, "value": 1})
+    parameters = network.initial(3, "orthogonal")
+    assert np.array_equal(network.initial(3, "orthogonal"), parameters)
+    assert not np.array_equal(network.initial(4, "orthogonal"), parameters)
+    gains = {"conv1": 2**0.5, "conv2": 2**0.5, "dense3": 2**0.5, "policy": 0.01, "value": 1.0}
+    for name, values in network.layout.views(parameters).items():
+        layer, part = name.split("/")
+        if part == "bias":
+            assert not values.any()
+        else:
+            product = (values.T if values.shape[0] >= values.shape[1] else values).astype(float)
+            expected = gains[layer] ** 2 * np.eye(min(values.shape))
+            np.testing.assert_allclose(product @ product.T, expected, rtol=0, atol=3e-6 * gains[layer] ** 2)
+
+
+def test_tanh_is_right_to_a_few_last_places():
+    x = np.concatenate([np.linspace(-12, 12, 200_001), np.logspace(-30, 0, 1000), [0.0, 1e30, -1e30]], dtype=np.float32)
+    y = np.array([tanh(value) for value in x])
+    exact = np.tanh(x.astype(float))
+    assert (np.abs(y - exact) <= 4e-7 * np.abs(exact)).all()
+    assert np.abs(y).max() <= 1
 
 
 def test_more_samples_than_offsets_reach_are_refused():
