@@ -1,13 +1,17 @@
 """Asynchronous deep reinforcement learning on CPUs, by hand, with Numba."""
 
-from nbrl.agent import Agent
-from nbrl.checkpoint import CheckpointError
-from nbrl.config import Config, configure
-from nbrl.envs.interface import NativeEnvironment
-from nbrl.evaluate import Evaluation, evaluate
-from nbrl.metrics import Report
-from nbrl.nets.layers import Conv, Dense
-from nbrl.trainer import Trainer, train
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbrl.agent import Agent
+    from nbrl.checkpoint import CheckpointError
+    from nbrl.config import Config, configure
+    from nbrl.envs.interface import NativeEnvironment
+    from nbrl.evaluation import Evaluation, evaluate
+    from nbrl.metrics import Report
+    from nbrl.nets.layers import Conv, Dense
+    from nbrl.trainer import Trainer, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,3 +28,32 @@ __all__ = [
     "evaluate",
     "train",
 ]
+
+# Each name is imported when it is first asked for: numba and gymnasium take a third of a second.
+_MODULES = {
+    "Agent": "agent",
+    "CheckpointError": "checkpoint",
+    "Config": "config",
+    "Conv": "nets.layers",
+    "Dense": "nets.layers",
+    "Evaluation": "evaluation",
+    "NativeEnvironment": "envs.interface",
+    "Report": "metrics",
+    "Trainer": "trainer",
+    "configure": "config",
+    "evaluate": "evaluation",
+    "train": "trainer",
+}
+
+if not TYPE_CHECKING:  # else a type checker takes any name for a public one
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

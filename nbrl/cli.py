@@ -1,4 +1,4 @@
-"""The command ``nbrl``: train, resume, eval, plot, envs.
+"""The command ``nbrl``: train, resume, eval, play, plot, bench, envs.
 
 Only this file handles signals and prints. Bad input ends with code 2 and one sentence on standard error.
 """
@@ -20,8 +20,10 @@ from typing import Any, NoReturn
 
 from nbrl import __version__, checkpoint, envs, evaluate
 from nbrl.agent import Agent
+from nbrl.bench import benchmark
 from nbrl.config import PRESETS, Config, check_names, configure, describe
 from nbrl.metrics import Report, RunDirectory, default_directories, progress_line, read_metrics
+from nbrl.play import play
 from nbrl.plots import learning_curves
 from nbrl.trainer import Trainer
 
@@ -229,6 +231,22 @@ def _eval(parsed: argparse.Namespace, console: _Console) -> int:
     return 0
 
 
+def _play(parsed: argparse.Namespace, console: _Console) -> int:
+    def on_step(steps: int, total: float) -> None:
+        if steps % 100 == 0:
+            console.progress(f"{steps:,} steps  return {total:,.4g}")
+
+    with _checked_input():
+        policy, run = _policy(parsed.run_path)
+        picture = parsed.out or (policy.with_suffix(".gif") if run is None else run.play_file)
+        played = play(Agent.load(policy), picture, seed=parsed.seed, greedy=parsed.greedy, on_step=on_step)
+    console.end_progress()
+    cut = f"; the picture shows the first {played.shown:,}" if played.shown < played.length else ""
+    print(picture)
+    print(f"return {played.total_return:,.4g} in {played.length:,} steps{cut}")
+    return 0
+
+
 def _policy(path: Path) -> tuple[Path, RunDirectory | None]:
     """Return the file of the policy that a path means, and the run directory if the path is one."""
     if not path.is_dir():
@@ -249,10 +267,30 @@ def _plot(parsed: argparse.Namespace, console: _Console) -> int:
             raise ValueError("a picture of several runs needs a place: give --out FILE")
         picture = parsed.out or runs[0].curve_file
         configs = [run.config() for run in runs]
-        reports = {str(run.path): read_metrics(run.metrics_file) for run in runs}
+        names = _short_names([run.path for run in runs])
+        reports = {name: read_metrics(run.metrics_file) for name, run in zip(names, runs, strict=True)}
         titles = dict.fromkeys(f"{config.environment}, {config.method}" for config in configs)
-        learning_curves(picture, "; ".join(titles), reports)
+        learning_curves(picture, "; ".join(titles), reports, parsed.by)
     print(picture)
+    return 0
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Return the ends of paths, as short as tells different ones apart."""
+    parts = [path.resolve().parts for path in paths]
+    lengths = range(1, max(map(len, parts)) + 1)
+    least = next(n for n in lengths if len({part[-n:] for part in parts}) == len(set(parts)))
+    return [str(Path(*part[-least:])) for part in parts]
+
+
+def _bench(parsed: argparse.Namespace, console: _Console) -> int:
+    with _checked_input():
+        config = configure(parsed.environment, preset=parsed.preset, **_settings(parsed))
+        result = benchmark(
+            config, seconds=parsed.seconds, on_progress=lambda words: console.progress(f"measuring: {words}")
+        )
+    console.end_progress()
+    print(json.dumps(result.to_dict(), allow_nan=False) if parsed.json else result.table())
     return 0
 
 
@@ -264,8 +302,21 @@ def _envs(parsed: argparse.Namespace, console: _Console) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_args(_single_settings(sys.argv[1:] if args is None else args), namespace)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"nbrl: {message}\n")
+
+
+def _single_settings(words: Sequence[str]) -> list[str]:
+    """Give each assignment after a ``--set`` one of its own, so that a word that is none is not taken for one."""
+    single: list[str] = []
+    for word in words:
+        if single[-2:-1] == ["--set"] and "=" in word and not word.startswith("-"):
+            single.append("--set")
+        single.append(word)
+    return single
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -301,7 +352,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--frames", metavar="N", type=_number, help="length of the run in frames instead of steps")
     train.add_argument("--out", metavar="DIR", type=Path, help="directory of the run; by default a new one in runs/")
     train.add_argument(
-        "--set", metavar="field=value", nargs="+", action="extend", default=[], help="any setting of those below"
+        "--set", metavar="field=value", action="append", default=[], help="any settings of those below, one or several"
     )
 
     resume = command(_resume, "resume", "Go on with a run from its newest checkpoint.")
@@ -315,9 +366,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--threads", metavar="N", type=_count, help="threads; default: the cores it may use")
     evaluation.add_argument("--seed", metavar="N", type=_seed, default=0, help="seed of the episodes; default: 0")
 
+    playing = command(_play, "play", "Play one episode with a trained policy and draw it as an animated GIF.")
+    playing.add_argument("run_path", metavar="RUN", type=Path, help=RUN_HELP)
+    playing.add_argument("--out", metavar="FILE", type=Path, help="the picture; by default play.gif in the run")
+    playing.add_argument("--greedy", action="store_true", help="take the most likely action instead of sampling one")
+    playing.add_argument("--seed", metavar="N", type=_seed, default=0, help="seed of the episode; default: 0")
+
     plot = command(_plot, "plot", "Draw the learning curve of one run or of several.")
     plot.add_argument("run_paths", metavar="RUN", nargs="+", type=Path, help="a run directory")
+    plot.add_argument("--by", choices=["frames", "minutes"], default="frames", help="horizontal axis; default: frames")
     plot.add_argument("--out", metavar="FILE", type=Path, help="the picture; by default curve.png in the run")
+
+    bench = command(_bench, "bench", "Time every part of training on this machine. Run nothing else meanwhile.")
+    bench.add_argument("environment", metavar="ENV", nargs="?", default="ALE/Pong-v5", help="default: ALE/Pong-v5")
+    bench.add_argument("--seconds", metavar="N", type=_number, default=10, help="of training; default: 10")
+    bench.add_argument("--threads", metavar="N", help=describe()["threads"])
+    bench.add_argument("--preset", metavar="P", help=f"settings to begin with: {', '.join(PRESETS)}")
+    bench.add_argument("--set", metavar="field=value", action="append", default=[], help="as for nbrl train")
+    bench.add_argument("--json", action="store_true", help="print one JSON object")
 
     command(_envs, "envs", "List the environments that can be trained on.")
     return parser
@@ -325,7 +391,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(parsed: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that a command line gives, from its options and its ``--set``."""
-    given = {name: getattr(parsed, name) for name in ("method", "steps", "actors", "threads", "seed")}
+    given = {name: getattr(parsed, name, None) for name in ("method", "steps", "actors", "threads", "seed")}
     texts = {name: text for name, text in given.items() if text is not None}
     for assignment in parsed.set:
         name, equals, text = assignment.partition("=")

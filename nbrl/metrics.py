@@ -161,6 +161,7 @@ class RunDirectory:
         self.policy_file = self.path / "policy.safetensors"
         self.evaluation_file = self.path / "eval.json"
         self.curve_file = self.path / "curve.png"
+        self.play_file = self.path / "play.gif"
 
     @classmethod
     def create(cls, path: str | os.PathLike, config: Config) -> "RunDirectory":

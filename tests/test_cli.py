@@ -91,6 +91,9 @@ def refused(tmp_path, monkeypatch, capsys):
         (["eval", ".", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
         (["eval", "."], "is not a run directory: it has no config.json"),
         (["plot", "."], "is not a run directory: it has no config.json"),
+        (["plot", ".", "--by", "hours"], "invalid choice: 'hours'"),
+        (["play", "absent"], "absent does not exist: it must be a run directory, a checkpoint or a saved policy"),
+        (["play", ".", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_in_one_sentence(refused, words, sentence):
@@ -201,6 +204,36 @@ def test_settings_of_a_command_line():
     }
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--set", "seed=5", "actors=3", "CartPole-v1"],
+        ["--set", "seed=5", "CartPole-v1", "--set", "actors=3"],
+        ["CartPole-v1", "--set=seed=5", "--set", "actors=3"],
+        ["--set", "seed=5", "--set", "actors=3", "CartPole-v1"],
+    ],
+)
+def test_settings_stand_where_they_like(words):
+    parsed = cli._parser().parse_args(["train", *words])
+    assert (parsed.environment, cli._settings(parsed)) == ("CartPole-v1", {"seed": 5, "actors": 3})
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["runs/a", "runs/b"], ["a", "b"]),
+        (["one/a", "two/a"], ["one/a", "two/a"]),
+        (["x/one/a", "b", "two/a"], ["one/a", "x/b", "two/a"]),
+        (["runs/a", "b", "runs/a/"], ["a", "b", "a"]),
+        (["runs/a"], ["a"]),
+    ],
+)
+def test_runs_are_told_apart_by_short_names(tmp_path, paths, names):
+    folder = tmp_path / "x"
+    shown = cli._short_names([folder / path for path in paths])
+    assert shown == names
+
+
 def test_a_run_from_beginning_to_end(nbrl_command, tmp_path):
     ended = nbrl_command(*SHORT, "--out", "run")
     assert ended.returncode == 0, ended.stderr
@@ -234,6 +267,9 @@ def test_a_run_from_beginning_to_end(nbrl_command, tmp_path):
     ended = nbrl_command("plot", run.path)
     assert ended.returncode == 0, ended.stderr
     assert run.curve_file.exists()
+    ended = nbrl_command("plot", run.path, run.path / ".." / "run", "--by", "minutes", "--out", "both.png")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "both.png\n", "")
+    assert (tmp_path / "both.png").exists()
 
 
 def test_a_run_without_a_name_gets_one(nbrl_command, tmp_path):

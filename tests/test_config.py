@@ -100,7 +100,7 @@ NUMBERS = [
     for field in dataclasses.fields(Config)
     if field.type in (int, float, int | None, float | None)
 ]  # fmt: skip
-MAY_BE_ZERO = {"gae_lambda", 
+MAY_BE_ZERO = {"gae_lambda",
     "discount", "rmsprop_decay", "adam_beta1", "adam_beta2", "entropy_weight", "value_weight", "sticky_actions", "seed",
 }  # fmt: skip
 OPTIONAL = {"reward_clip", "seed"}

@@ -14,7 +14,7 @@ from toys import LONG, PATIENCE, Broken, Picture, Walks, corridor, explode, in_t
 
 import nbrl
 from nbrl import Conv, Dense, Trainer
-from nbrl.evaluate import evaluate
+from nbrl.evaluation import evaluate
 
 
 def run_host(program, variables, **options):

@@ -1,6 +1,7 @@
 """The import direction of the design, the public names, and what an import costs."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +26,16 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"config"},
     "checkpoint": set(),
     "agent": {"kernels", "nets", "nets.layers", "checkpoint"},
-    "evaluate": {"kernels", "agent", "envs", "config"},
+    "evaluation": {"kernels", "agent", "envs", "config"},
     "learner": {
         "kernels", "nets", "nets.layers", "optimisers", "methods", "envs", "config", "checkpoint", "agent",
     },
     "trainer": {"kernels", "learner", "methods", "envs", "config", "metrics", "checkpoint", "agent"},
-    "cli": {"nbrl", "config", "metrics", "checkpoint", "plots", "envs", "agent", "evaluate", "trainer"},
+    "play": {"kernels", "agent", "checkpoint", "envs", "evaluation"},
+    "bench": {"kernels", "nets", "methods", "envs", "config", "learner", "trainer"},
+    "cli": {
+        "nbrl", "config", "metrics", "checkpoint", "plots", "envs", "agent", "evaluation", "play", "trainer", "bench",
+    },
     "__main__": {"cli"},
 }  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -93,12 +98,67 @@ def test_public_names():
         "train",
     ]
     assert all(hasattr(nbrl, name) for name in nbrl.__all__)
+    assert set(nbrl.__all__) <= set(dir(nbrl))
+    with pytest.raises(AttributeError, match="module 'nbrl' has no attribute 'Agnet'"):
+        nbrl.Agnet  # noqa: B018
 
 
 def run_python(program: str, variables: dict[str, str]) -> str:
     ended = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
     assert ended.stderr == ""
     return ended.stdout
+
+
+def test_names_are_imported_when_they_are_first_asked_for(environment_variables):
+    program = (
+        "import sys, nbrl\n"
+        "print([name for name in ('numpy', 'numba', 'gymnasium') if name in sys.modules])\n"
+        "print([name for name in nbrl.__all__ if name in vars(nbrl)])\n"
+        "from nbrl import *\n"
+        "print([name for name in nbrl.__all__ if globals()[name].__name__ != name])\n"
+        "import nbrl.evaluation\n"  # a module whose function has nearly its name
+        "print(nbrl.evaluate is nbrl.evaluation.evaluate is evaluate)\n"
+    )
+    assert run_python(program, environment_variables) == "[]\n[]\n[]\nTrue\n"
+
+
+@pytest.mark.parametrize("name", nbrl.__all__)
+def test_a_name_can_be_the_first_one(environment_variables, name):
+    assert run_python(f"import nbrl; print(nbrl.{name}.__name__)", environment_variables) == f"{name}\n"
+
+
+def test_threads_may_ask_first_at_the_same_time(environment_variables):
+    program = (
+        "import numba, threading, nbrl\n"
+        "before, found, together = numba.config.CACHE_DIR, {}, threading.Barrier(len(nbrl.__all__))\n"
+        "def ask(name):\n"
+        "    together.wait()\n"
+        "    found[name] = getattr(nbrl, name)\n"
+        "threads = [threading.Thread(target=ask, args=(name,)) for name in nbrl.__all__]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+        "from nbrl.kernels.compile import CACHE_FOLDER\n"
+        "from nbrl.evaluation import _play_episode\n"
+        "print(all(found[name] is getattr(nbrl, name) for name in nbrl.__all__))\n"
+        "print(numba.config.CACHE_DIR == before)\n"
+        "print(CACHE_FOLDER is None or str(CACHE_FOLDER) in str(_play_episode._cache.cache_path))\n"
+    )
+    assert run_python(program, environment_variables) == "True\n" * 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_ctrl_c_while_the_program_loads_shows_no_traceback(environment_variables):
+    program = (
+        "import signal, sys\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'numba':\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "from nbrl.__main__ import main\n"
+        "print(main())\n"
+    )
+    assert run_python(program, environment_variables) == "130\n"
 
 
 @pytest.mark.parametrize("extra", ["ale_py", "mujoco", "matplotlib", "pytest", "hypothesis", "safetensors"])

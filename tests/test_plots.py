@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -33,6 +34,34 @@ def test_several_runs_in_another_format(tmp_path, run):
     assert "<svg" in picture
 
 
+def places_of(reports):
+    return np.array([report.frames for report in reports])
+
+
+def drawn(path):
+    """The words of a picture in SVG, which keeps them as comments."""
+    return re.findall(r"<!-- (.*) -->", path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "label", "last"),
+    [(1.0, "minutes of training", "50"), (0.01, "seconds of training", "30")],  # 3000 and 30 seconds
+)
+def test_against_time(tmp_path, make_report, seconds, label, last):
+    fast, slow = (
+        [make_report(frames=400 * n, seconds=pace * n * seconds, return_mean=float(n)) for n in range(1, 3001)]
+        for pace in (0.25, 1)
+    )
+    learning_curves(tmp_path / "curve.svg", "a title", {"fast": fast, "slow": slow}, by="minutes")
+    words = drawn(tmp_path / "curve.svg")
+    assert {label, last, "fast", "slow"} <= set(words)
+    assert "frames of the environment" not in words
+    learning_curves(tmp_path / "curve.svg", "a title", {"slow": slow}, by="minutes")
+    assert drawn(tmp_path / "curve.svg").count(label) == 1
+    learning_curves(tmp_path / "curve.svg", "a title", {"slow": slow})
+    assert {label, "frames of the environment", "1 M"} <= set(drawn(tmp_path / "curve.svg"))
+
+
 def test_curve_is_the_mean_over_episodes(make_report):
     reports = [
         make_report(frames=1_000_000, episodes=1, return_mean=10.0, return_minimum=10.0, return_maximum=10.0),
@@ -41,7 +70,7 @@ def test_curve_is_the_mean_over_episodes(make_report):
             frames=1_000_002, episodes=0, return_mean=None, return_minimum=None, return_maximum=None, length_mean=None
         ),
     ]
-    curve = _curve("run", reports)
+    curve = _curve("run", reports, places_of(reports))
     np.testing.assert_allclose(curve["mean"], [4.0])
     np.testing.assert_allclose(curve["smooth"], [4.0])
     assert (curve["lowest"], curve["highest"]) == ([-1.0], [10.0])
@@ -50,11 +79,11 @@ def test_curve_is_the_mean_over_episodes(make_report):
 def test_smoothing_keeps_a_constant_and_the_range(make_report):
     rng = np.random.default_rng(0)
     flat = [make_report(frames=1000 * n, return_mean=7.0) for n in range(1, 2000)]
-    np.testing.assert_allclose(_curve("run", flat)["smooth"], 7.0)
+    np.testing.assert_allclose(_curve("run", flat, places_of(flat))["smooth"], 7.0)
     noisy = [make_report(frames=1000 * n, return_mean=rng.normal()) for n in range(1, 2000)]
-    curve = _curve("run", noisy)
-    assert len(curve["frames"]) <= 400
-    assert np.all(np.diff(curve["frames"]) > 0)
+    curve = _curve("run", noisy, places_of(noisy))
+    assert len(curve["x"]) <= 400
+    assert np.all(np.diff(curve["x"]) > 0)
     assert curve["smooth"].std() < 0.5 * curve["mean"].std()
 
 

@@ -98,7 +98,7 @@ def test_a_command_parses(words):
 
 
 def test_the_commands_are_all_shown():
-    assert {words[0] for words in commands()} == {"train", "resume", "eval", "plot", "envs"}
+    assert {words[0] for words in commands()} == {"train", "resume", "eval", "play", "plot", "envs"}
 
 
 def test_the_extras_exist():
@@ -119,6 +119,7 @@ def test_a_run_holds_what_is_listed(nbrl_command, tmp_path):
         ["train", "Catch-v0", "--steps", "2000", "--seed", "1", "--out", "run"],
         ["eval", "run", "--episodes", "2"],
         ["plot", "run"],
+        ["play", "run"],
     ):
         ended = nbrl_command(*words)
         assert ended.returncode == 0, ended.stderr

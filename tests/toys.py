@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from nbrl import Dense, configure
+from nbrl import Agent, Dense, configure, envs
+from nbrl.agent import Preprocessing
 from nbrl.envs import NativeEnvironment
+from nbrl.nets.network import Network
 
 LONG = 10**12  # steps: a run that does not end by itself
 PATIENCE = 30.0  # seconds that nothing here takes, unless it waits for ever
@@ -27,6 +29,18 @@ TINY = {
 def tiny(environment="Catch-v0", **settings):
     """The settings of a small run."""
     return configure(environment, **(TINY | {"actors": settings.get("threads", 1)} | settings))
+
+
+def policy_for(environment, name=None, seed=0, logits=None):
+    """A policy of random weights, or of fixed logits."""
+    spec = envs.make(environment)
+    network = Network((Dense(8, "tanh"),), spec.observation_shape, {"policy": spec.action_count, "value": 1})
+    parameters = network.initial(seed)
+    if logits is not None:
+        network.layout.view(parameters, "policy/weights")[...] = 0
+        network.layout.view(parameters, "policy/bias")[...] = logits
+    seen = Preprocessing(name or spec.name, spec.observation_shape, spec.observation_dtype.name)
+    return Agent(network, parameters, seen)
 
 
 def our_threads():

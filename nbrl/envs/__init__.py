@@ -1,5 +1,6 @@
 """Everything that can be stepped, behind one interface."""
 
+import importlib
 from collections.abc import Callable
 
 import gymnasium
@@ -9,7 +10,12 @@ from nbrl.envs.interface import Environment, Instance, NativeEnvironment, Player
 
 __all__ = ["Environment", "Instance", "NativeEnvironment", "Player", "make", "names"]
 
-NATIVE = {"CartPole-v1": "cart_pole", "Catch-v0": "catch"}
+# Module and function by id; imported when asked for, since they compile.
+NATIVE = {
+    "Bricks-v0": ("bricks", "bricks"),
+    "CartPole-v1": ("classic", "cart_pole"),
+    "Catch-v0": ("classic", "catch"),
+}
 
 
 def names() -> dict[str, list[str]]:
@@ -32,16 +38,19 @@ def make(
     sticky_actions: float = 0.0,
     cut_on_life_loss: bool = False,
     seed_every_reset: bool = False,
+    pictures: bool = False,
 ) -> Environment:
     """Describe an environment, ready to make running ones.
 
     Parameters
     ----------
     environment : str, callable or Environment
-        An id ("CartPole-v1" and "Catch-v0" are native, "ALE/..." is Atari, all others gymnasium's), a function that
+        An id (those of `NATIVE` are compiled here, "ALE/..." is Atari, all others gymnasium's), a function that
         returns a gymnasium environment, or a description, which is returned as it is.
     sticky_actions, cut_on_life_loss, seed_every_reset
         As in `nbrl.envs.atari.AtariEnvironment`, for "ALE/..." ids; the last two mean nothing elsewhere.
+    pictures
+        Whether it will be drawn: as in `nbrl.envs.gym.GymEnvironment`; it means nothing elsewhere.
 
     Returns
     -------
@@ -65,13 +74,12 @@ def make(
     if sticky_actions:
         raise ValueError(f"sticky_actions is for Atari games (ids with ALE/), and {environment} is none: leave it at 0")
     if isinstance(environment, str) and environment in NATIVE:
-        from nbrl.envs import classic  # compiles
-
-        return getattr(classic, NATIVE[environment])()
+        module, function = NATIVE[environment]
+        return getattr(importlib.import_module(f"nbrl.envs.{module}"), function)()
     if isinstance(environment, str) or callable(environment):
         from nbrl.envs.gym import GymEnvironment
 
-        return GymEnvironment(environment)
+        return GymEnvironment(environment, pictures=pictures)
     raise ValueError(
         "an environment is an id, a function that returns a gymnasium environment, or a NativeEnvironment, "
         f"not {environment!r}"

@@ -11,6 +11,7 @@ import functools
 import logging
 import platform
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -278,7 +279,7 @@ class _Game(PythonEnvironment):
         words[EMULATOR] = _this(ale)
         minimal = [int(action.value) for action in ale.getMinimalActionSet()]
         self._arrays = {
-            GREY: _grey(ale, words),
+            GREY: _of_every_index(words, ale.getScreenGrayscale),
             ACTIONS: np.array(minimal, np.int32),
             FRAMES: np.zeros((STACK, SIZE, SIZE), np.uint8),
             BEFORE: np.zeros((ROWS, COLUMNS), np.uint8),
@@ -296,6 +297,11 @@ class _Game(PythonEnvironment):
         if self._ale is None:
             self._build()
         reset_game.ctypes(self.words.ctypes.data, seed, observation)
+
+    def picture(self, observation: np.ndarray) -> np.ndarray:
+        """In colour, the maximum of the screens that the observation was made of: games draw some things by turns."""
+        palette = _of_every_index(self.words, self._ale.getScreenRGB)
+        return np.maximum(*palette[self._arrays[KEPT]])
 
     def close(self) -> None:
         self._closed, self.words[EMULATOR] = True, 0
@@ -328,14 +334,14 @@ def _this(ale: Any) -> int:
     return address if in_place else ctypes.c_int64.from_address(address).value
 
 
-def _grey(ale: Any, words: np.ndarray) -> np.ndarray:
-    """The grey level of each of the 256 palette indices, by letting the emulator convert a screen of all of them."""
+def _of_every_index(words: np.ndarray, convert: Callable[[], np.ndarray]) -> np.ndarray:
+    """What the emulator's conversion of its screen gives for each of the 256 palette indices, (256, ...)."""
     screen = _raw_screen(words)
     kept = screen.copy()
     screen.reshape(-1)[:256] = np.arange(256)
-    grey = ale.getScreenGrayscale().reshape(-1)[:256].copy()
+    converted = convert()
     screen[:] = kept
-    return grey
+    return converted.reshape(ROWS * COLUMNS, *converted.shape[2:])[:256].copy()
 
 
 @functools.cache

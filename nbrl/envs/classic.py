@@ -68,6 +68,30 @@ def cart_pole_step(state_pointer, action, observation_pointer, reward):
     return status
 
 
+def cart_pole_picture(observation: np.ndarray) -> np.ndarray:
+    """The cart on its track, with the pole and the marks that the cart must not pass: uint8 (200, 400, 3)."""
+    y, x = np.ogrid[-150.0:50.0, -200.0:200.0]  # pixels from the middle of the track
+    picture = np.full((200, 400, 3), (246, 244, 238), np.float64)
+
+    def paint(distance: np.ndarray, colour: tuple[int, int, int]) -> None:
+        """Colour what lies within a shape, given the distance of each pixel from its edge."""
+        covered = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
+        picture[...] += covered * (np.array(colour) - picture)
+
+    scale = 78.0  # pixels in a metre
+    cart, angle, length = scale * float(observation[0]), float(observation[2]), scale * 2 * HALF_LENGTH
+    paint(np.maximum(np.abs(y) - 1, np.abs(x) - 200), (160, 158, 152))
+    for limit in (-scale * X_LIMIT, scale * X_LIMIT):
+        paint(np.maximum(np.abs(y) - 7, np.abs(x - limit) - 1), (160, 158, 152))
+    body = np.hypot(np.maximum(np.abs(x - cart) - 20, 0), np.maximum(np.abs(y + 13) - 8, 0))
+    paint(body - 4, (52, 66, 98))
+    along = np.clip((x - cart) * math.sin(angle) - (y + 22) * math.cos(angle), 0, length)
+    pole = np.hypot(x - cart - along * math.sin(angle), y + 22 + along * math.cos(angle))
+    paint(pole - 4.5, (214, 132, 58))
+    paint(np.hypot(x - cart, y + 22) - 2.5, (246, 244, 238))
+    return np.rint(picture).astype(np.uint8)
+
+
 def cart_pole() -> NativeEnvironment:
     """Balance a pole on a cart: 4 observations, 2 actions, reward 1 a step, at most 500 steps."""
     high = np.array([2 * X_LIMIT, np.inf, 2 * ANGLE_LIMIT, np.inf], np.float32)
@@ -78,6 +102,7 @@ def cart_pole() -> NativeEnvironment:
         observation_space=spaces.Box(-high, high),
         action_space=spaces.Discrete(2),
         name="CartPole-v1",
+        picture=cart_pole_picture,
     )
 
 
@@ -120,6 +145,14 @@ def catch_step(state_pointer, action, observation_pointer, reward):
     return STEPPED | TERMINATED
 
 
+def catch_picture(observation: np.ndarray) -> np.ndarray:
+    """The board, with the ball and the paddle in one colour: uint8 (320, 160, 3)."""
+    cells = np.zeros((ROWS, 32, COLUMNS, 32), np.int64)
+    cells[:, 1:-1, :, 1:-1] = 1 + observation.reshape(ROWS, 1, COLUMNS, 1).astype(np.int64)
+    colours = np.array([(28, 30, 38), (40, 43, 54), (245, 190, 80)], np.uint8)  # between cells, empty, full
+    return colours[cells.reshape(32 * ROWS, 32 * COLUMNS)]
+
+
 def catch() -> NativeEnvironment:
     """Catch a falling ball: a board of 10 x 5 as 50 observations, 3 actions, 9 steps an episode."""
     return NativeEnvironment(
@@ -129,4 +162,5 @@ def catch() -> NativeEnvironment:
         observation_space=spaces.Box(0.0, 1.0, (ROWS * COLUMNS,), np.float32),
         action_space=spaces.Discrete(3),
         name="Catch-v0",
+        picture=catch_picture,
     )

@@ -122,6 +122,8 @@ class GymEnvironment(Environment):
     Parameters
     ----------
     environment : str or callable
+    pictures : bool, optional
+        Whether an environment known by its id is made to be drawn, where it can be.
 
     Raises
     ------
@@ -129,7 +131,7 @@ class GymEnvironment(Environment):
         With one sentence, when it is unknown, needs an absent package, or has spaces of another kind.
     """
 
-    def __init__(self, environment: str | Callable[[], gymnasium.Env]) -> None:
+    def __init__(self, environment: str | Callable[[], gymnasium.Env], *, pictures: bool = False) -> None:
         self._build = (lambda: _make(environment)) if isinstance(environment, str) else environment
         probe = self._build()
         if not isinstance(probe, gymnasium.Env):
@@ -142,6 +144,8 @@ class GymEnvironment(Environment):
             except ValueError as problem:
                 raise ValueError(f"{name}: {problem}") from None
             super().__init__(name, shape, dtype, probe.action_space)
+            if pictures and isinstance(environment, str) and "rgb_array" in probe.metadata.get("render_modes", ()):
+                self._build = lambda: _make(environment, render_mode="rgb_array")
         finally:
             probe.close()
 
@@ -149,16 +153,20 @@ class GymEnvironment(Environment):
         return python_instance(_Adapter(self, self._build(), self._action_space, self._write))
 
 
-def _make(name: str) -> gymnasium.Env:
+def _make(name: str, **options: Any) -> gymnasium.Env:
     try:
-        return gymnasium.make(name, disable_env_checker=True)
+        return gymnasium.make(name, disable_env_checker=True, **options)
     except (error.DependencyNotInstalled, ImportError) as problem:
-        extra = ' (for MuJoCo: pip install "nbrl[mujoco]")' if "mujoco" in str(problem).lower() else ""
-        raise ValueError(f"{name} needs a package that is not installed: {_line(problem)}{extra}") from None
+        raise _lacking(name, problem) from None
     except error.UnregisteredEnv:
         raise ValueError(f'unknown environment "{name}"{_hint(name)}') from None
     except error.Error as problem:
         raise ValueError(f"{name} cannot be made: {_line(problem)}") from None
+
+
+def _lacking(name: str, problem: BaseException) -> ValueError:
+    extra = ' (for MuJoCo: pip install "nbrl[mujoco]")' if "mujoco" in str(problem).lower() else ""
+    return ValueError(f"{name} needs a package that is not installed: {_line(problem)}{extra}")
 
 
 def _line(problem: BaseException) -> str:
@@ -182,6 +190,7 @@ class _Adapter(PythonEnvironment):
     def __init__(
         self, description: GymEnvironment, environment: gymnasium.Env, action_space: spaces.Space, write: Write
     ) -> None:
+        self._name = description.name
         self._environment = environment
         self._write = write
         self._observations = Views(description.observation_shape, description.observation_dtype)
@@ -204,6 +213,14 @@ class _Adapter(PythonEnvironment):
         value, self._rewards[reward][0], terminated, truncated, _ = self._environment.step(chosen)
         self._write(value, self._observations[observation])
         return STEPPED | (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
+
+    def picture(self, observation: np.ndarray) -> np.ndarray | None:
+        if self._environment.render_mode != "rgb_array":
+            return super().picture(observation)
+        try:
+            return np.asarray(self._environment.render())
+        except (error.DependencyNotInstalled, ImportError) as problem:
+            raise _lacking(f"drawing {self._name}", problem) from None
 
     def close(self) -> None:
         self._environment.close()

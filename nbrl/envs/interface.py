@@ -16,7 +16,7 @@ import ctypes
 import difflib
 import math
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,19 @@ def suggestion(name: str, candidates: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
+def observation_picture(observation: np.ndarray) -> np.ndarray | None:
+    """An image observation as uint8 (height, width, 3), of a stack of screens the newest; None for any other."""
+    if observation.dtype != np.uint8 or observation.ndim not in (2, 3):
+        return None
+    if observation.ndim == 2:
+        observation = observation[:, :, None]
+    elif observation.shape[0] < observation.shape[2]:  # as networks take it: channels first
+        observation = observation.transpose(1, 2, 0)
+    if observation.shape[2] != 3:
+        observation = observation[:, :, -1:].repeat(3, axis=2)
+    return np.ascontiguousarray(observation)
+
+
 class PythonEnvironment:
     """Base of the adapters of Python environments; arguments are addresses, to be viewed through `Views`.
 
@@ -58,6 +71,10 @@ class PythonEnvironment:
     def step(self, action: int, observation: int, reward: int) -> int:
         """Act, write observation and reward, and return a status."""
         raise NotImplementedError
+
+    def picture(self, observation: np.ndarray) -> np.ndarray | None:
+        """As `Instance.picture`."""
+        return observation_picture(observation)
 
     def close(self) -> None:
         """Let go of what the environment holds."""
@@ -80,10 +97,14 @@ class Instance:
         Whatever must be kept alive with the instance.
     python : PythonEnvironment, optional
         What the functions call, where that is Python.
+    picture : callable, optional
 
     Attributes
     ----------
     reset_address, step_address, save_address, load_address, close_address, state_address, saved_size : int
+    picture : callable
+        ``picture(observation)`` is what people see of the environment after the call that gave `observation`: uint8
+        (height, width, 3), or None where there is nothing to see. By default an image observation itself.
     """
 
     def __init__(
@@ -98,7 +119,9 @@ class Instance:
         close: int = 0,
         owned: Any = None,
         python: PythonEnvironment | None = None,
+        picture: Callable[[np.ndarray], np.ndarray | None] = observation_picture,
     ) -> None:
+        self.picture = picture
         self.reset_address, self.step_address = reset, step
         self.save_address, self.load_address, self.close_address = save, load, close
         self.state_address, self.saved_size = state_address, saved_size
@@ -151,6 +174,7 @@ def python_instance(environment: PythonEnvironment, *, compiled_step: int = 0, s
         state_address=state_address,
         owned=(reset, step),
         python=environment,
+        picture=environment.picture,
     )
 
 
@@ -277,6 +301,8 @@ class NativeEnvironment(Environment):
     saved_size : int, optional
         Bytes that `save` writes.
     name : str, optional
+    picture : callable, optional
+        As for `Instance`.
 
     Raises
     ------
@@ -297,6 +323,7 @@ class NativeEnvironment(Environment):
         saved_size: int = 0,
         close: Any = None,
         name: str = "native",
+        picture: Callable[[np.ndarray], np.ndarray | None] = observation_picture,
     ) -> None:
         if not isinstance(observation_space, spaces.Box):
             raise ValueError(f"{name}: the observation space {observation_space} cannot be used: it must be a Box")
@@ -305,6 +332,7 @@ class NativeEnvironment(Environment):
             raise ValueError(f"{name}: state_size must be a number of bytes, not {state_size!r}")
         if (save is None, load is None, saved_size <= 0) not in ((True,) * 3, (False,) * 3):
             raise ValueError(f"{name}: save, load and saved_size (bytes) belong together: give all three or none")
+        self._picture = picture
         self._state_size = state_size
         self._saved_size = saved_size if save is not None else state_size
         self._functions = {"reset": reset, "step": step, "save": save, "load": load, "close": close}
@@ -327,6 +355,7 @@ class NativeEnvironment(Environment):
             saved_size=self._saved_size,
             close=self._addresses["close"],
             owned=(memory, self._functions),
+            picture=self._picture,
         )
 
 
@@ -353,7 +382,8 @@ class Player:
 
     def _checked(self, status: int) -> int:
         if not status & STEPPED:
-            raise self.instance.error or RuntimeError(f"the environment failed with status {status}")
+            error = self.instance.error
+            raise RuntimeError(f"the environment failed with status {status}") if error is None else error
         return status
 
     def reset(self, seed: int) -> np.ndarray:

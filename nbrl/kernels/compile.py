@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,17 +61,19 @@ def _prune(folder: Path) -> None:
 
 PACKAGE = Path(__file__).parents[1]
 CACHE_FOLDER = prepare_folder(Path(AppDirs("nbrl", appauthor=False).user_cache_dir) / source_hash(PACKAGE))
+_setting_folder = threading.Lock()  # two threads may import modules of the package at once
 
 
 @contextmanager
 def _our_cache_folder() -> Iterator[None]:
     # Numba reads the setting when a function is decorated; the host's own setting is put back at once.
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(CACHE_FOLDER)
-    try:
-        yield
-    finally:
-        numba.config.CACHE_DIR = before
+    with _setting_folder:
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(CACHE_FOLDER)
+        try:
+            yield
+        finally:
+            numba.config.CACHE_DIR = before
 
 
 def _heal(cache: Any) -> None:

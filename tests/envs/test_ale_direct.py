@@ -101,6 +101,29 @@ def test_whole_games_equal_the_public_path(game, direct, monkeypatch):
     assert len(scores) > 1
 
 
+@pytest.mark.parametrize("game", ["Pong", "MsPacman"])
+def test_pictures_are_the_last_two_screens_in_colour_and_change_nothing(game, direct, monkeypatch):
+    monkeypatch.setattr(atari, "MAX_NOOPS", 0)
+    player, unseen, public = direct(game), direct(game), ale_direct.emulator(game.lower().replace("msp", "ms_p"))
+    minimal, rng = public.getMinimalActionSet(), np.random.default_rng(0)
+    for _ in range(2):
+        observation = player.reset(1)
+        unseen.reset(1)
+        public.reset_game()
+        np.testing.assert_array_equal(player.instance.picture(observation), public.getScreenRGB())
+        for _ in range(60):
+            action = int(rng.integers(player.actions))
+            observation, reward, _ = player.step(action)
+            screens, rewards = [], 0
+            for _ in range(4):
+                rewards += public.act(minimal[action])
+                screens.append(public.getScreenRGB())
+            picture = player.instance.picture(observation)
+            np.testing.assert_array_equal(picture, np.maximum(screens[2], screens[3]))
+            assert (picture.dtype, reward) == (np.uint8, rewards)
+            np.testing.assert_array_equal(unseen.step(action)[0], observation)
+
+
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), changes=st.lists(st.integers(0, 20_000), min_size=1, max_size=4))
 def test_shrinking_is_the_mean_over_areas_whatever_changed_since(seed, changes):

@@ -214,6 +214,16 @@ def test_games_end_after_108000_frames(path):
     assert idle_until_the_end(player_of("ALE/Breakout-v5")) == (27_000, STEPPED | TRUNCATED)
 
 
+def test_the_public_path_shows_its_newest_screen(public):
+    player = player_of("ALE/Pong-v5")
+    player.reset(1)
+    for _ in range(20):
+        observation, _, _ = player.step(2)
+        np.testing.assert_array_equal(
+            player.instance.picture(observation), observation[3][:, :, None].repeat(3, axis=2)
+        )
+
+
 def test_nothing_is_printed(path, capfd):
     play(player_of("ALE/Pong-v5"), seed=1, steps=5)
     assert capfd.readouterr() == ("", "")

@@ -66,6 +66,24 @@ def test_random_episodes_are_gymnasiums(cart_pole, seed, actions):
             return
 
 
+@given(
+    x=st.floats(-2.4, 2.4), angle=st.floats(-0.3, 0.3), speeds=st.tuples(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))
+)
+def test_the_picture_of_cart_pole(cart_pole, x, angle, speeds):
+    def look(x, angle):
+        return cart_pole.instance.picture(np.array([x, speeds[0], angle, speeds[1]], np.float32))
+
+    picture = look(x, angle)
+    assert (picture.shape, picture.dtype) == ((200, 400, 3), np.uint8)
+    mirrored = look(-x, -angle)
+    assert np.abs(picture[:, 1:].astype(int) - mirrored[:, :0:-1]).max() <= 1
+    cart = (picture == (52, 66, 98)).all(axis=2)
+    assert cart.sum(axis=0).nonzero()[0].mean() == pytest.approx(200 + 78 * x, abs=1)
+    # The tip of the pole, a metre from its foot.
+    tip = round(128 - 76 * np.cos(angle)), round(200 + 78 * x + 76 * np.sin(angle))
+    np.testing.assert_array_equal(picture[tip], (214, 132, 58))
+
+
 def test_a_balanced_pole_is_truncated_after_500_steps(cart_pole):
     # Feedback keeps the pole up. The reference starts each step from our state: over so many steps two libraries whose
     # cosines differ in the last place would part.
@@ -119,6 +137,15 @@ def test_catch_by_its_rules(catch, seed, actions):
         assert reward == (0 if row < 9 else 1 if paddle == ball else -1)
     with pytest.raises(RuntimeError, match="status 0"):
         catch.step(1)
+
+
+def test_the_picture_of_catch(catch):
+    board = catch.reset(1)
+    picture = catch.instance.picture(board)
+    assert (picture.shape, picture.dtype) == ((320, 160, 3), np.uint8)
+    full = (picture == (245, 190, 80)).all(axis=2)
+    np.testing.assert_array_equal(full[16::32, 16::32], board.reshape(10, 5) == 1)
+    assert full.sum() == 2 * 30 * 30
 
 
 def test_catch_balls_fall_everywhere(catch):

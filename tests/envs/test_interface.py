@@ -26,6 +26,7 @@ from nbrl.envs.interface import (
     SaveFunction,
     StepFunction,
     Views,
+    observation_picture,
     python_instance,
     suggestion,
 )
@@ -290,6 +291,30 @@ def test_views_write_through_and_stay_few():
     assert len(views) <= KEPT_VIEWS
     address = memory[-1].ctypes.data
     assert views[address] is views[address]
+
+
+@pytest.mark.parametrize(
+    ("shape", "pick"),
+    [
+        ((5, 7), lambda image: np.stack([image] * 3, axis=2)),
+        ((5, 7, 1), lambda image: image.repeat(3, axis=2)),
+        ((5, 7, 3), lambda image: image),
+        ((5, 7, 4), lambda image: image[:, :, 3:].repeat(3, axis=2)),
+        ((3, 5, 7), lambda image: image.transpose(1, 2, 0)),
+        ((4, 5, 7), lambda image: image[3][:, :, None].repeat(3, axis=2)),
+    ],
+)
+def test_the_picture_of_an_image(shape, pick):
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    picture = observation_picture(image)
+    np.testing.assert_array_equal(picture, pick(image))
+    assert picture.flags.c_contiguous
+
+
+def test_what_is_no_image_has_no_picture():
+    for observation in (np.zeros((5, 7), np.float32), np.zeros(5, np.uint8), np.zeros((2, 2, 2, 2), np.uint8)):
+        assert observation_picture(observation) is None
+    assert Player(counter()).instance.picture(np.zeros(2, np.float32)) is None
 
 
 def test_suggestions():

@@ -137,15 +137,8 @@ def evaluate(
     for name, value in (("episodes", episodes), ("threads", 1 if threads is None else threads)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1")
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0 and under 2**63")
-    seen = agent.preprocessing
-    spec = envs.make(
-        seen.environment if environment is None else environment,
-        sticky_actions=seen.sticky_actions,
-        seed_every_reset=True,
-    )
-    _check_fit(agent, spec)
+    check_seed(seed)
+    spec = environment_for(agent, environment)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     control, lock, done = np.zeros(1, np.int64), threading.Lock(), 0
     errors: list[BaseException] = []
@@ -184,8 +177,21 @@ def evaluate(
     return Evaluation(spec.name, returns.tolist(), lengths.tolist(), greedy)
 
 
-def _check_fit(agent: Agent, spec: Environment) -> None:
+def check_seed(seed: Any) -> None:
+    """Raise ``ValueError`` for what is no seed of an evaluation."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0 and under 2**63")
+
+
+def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = False) -> Environment:
+    """The environment that a policy plays, by default what it was trained on; ``ValueError`` if it does not fit."""
     seen = agent.preprocessing
+    spec = envs.make(
+        seen.environment if environment is None else environment,
+        sticky_actions=seen.sticky_actions,
+        seed_every_reset=True,
+        pictures=pictures,
+    )
     if (spec.observation_shape, spec.observation_dtype) != (seen.observation_shape, np.dtype(seen.observation_dtype)):
         raise ValueError(
             f"the policy takes observations of {seen.observation_dtype} with shape {seen.observation_shape}, "
@@ -195,6 +201,7 @@ def _check_fit(agent: Agent, spec: Environment) -> None:
         raise ValueError(
             f"the policy has {agent.network.heads['policy']} actions, {spec.name} takes {spec.action_count}"
         )
+    return spec
 
 
 class _Player:

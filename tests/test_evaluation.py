@@ -4,28 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from toys import Broken, Picture, Walk, corridor, explode
+from toys import Broken, Picture, Walk, corridor, explode, policy_for
 
 import nbrl
-from nbrl import Agent, Dense, envs
-from nbrl.agent import Preprocessing
+from nbrl import envs
 from nbrl.envs import Player
 from nbrl.envs.interface import TERMINATED, TRUNCATED
-from nbrl.evaluate import Evaluation, evaluate
-from nbrl.nets.network import Network
-
-
-def policy_for(environment, name=None, seed=0, logits=None):
-    """A policy of random weights, or of fixed logits."""
-    spec = envs.make(environment)
-    network = Network((Dense(8, "tanh"),), spec.observation_shape, {"policy": spec.action_count, "value": 1})
-    parameters = network.initial(seed)
-    if logits is not None:
-        network.layout.view(parameters, "policy/weights")[...] = 0
-        network.layout.view(parameters, "policy/bias")[...] = logits
-    seen = Preprocessing(name or spec.name, spec.observation_shape, spec.observation_dtype.name)
-    return Agent(network, parameters, seen)
-
+from nbrl.evaluation import Evaluation, evaluate
 
 # The numbers
 

@@ -1,0 +1,158 @@
+"""An episode to look at: a policy plays, and its pictures become an animated GIF (Pillow, from the extra ``plot``)."""
+
+import contextlib
+import io
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbrl.agent import Agent, choose
+from nbrl.checkpoint import replace_file
+from nbrl.envs.interface import TERMINATED, TRUNCATED, Environment, Player
+from nbrl.evaluation import STREAM, check_seed, environment_for
+from nbrl.kernels.random import ROW, next_uint64, seed_row, uniform
+
+LONGEST = 60  # seconds of picture: what comes later is played, but not shown
+SHORTEST = 3  # seconds: a shorter episode is shown slower, so that it can be followed
+SLOWEST = 0.5  # seconds a frame
+LAST = 1.5  # seconds for which the last frame stays before the picture begins anew
+SIZE = 420  # pixels of the longer side: small pictures are enlarged by a whole number, large ones shrunk
+BAR = 24  # pixels under the picture, for the return so far
+COLOURS = 255  # one is left for "as in the frame before"
+SAMPLED = 32  # frames that the palette is made from
+
+
+@dataclass(frozen=True)
+class Played:
+    """An episode that was played, and how much of it the picture shows."""
+
+    total_return: float  # sum of the raw rewards
+    length: int  # agent steps
+    shown: int  # of these steps, from the first on
+
+
+def play(
+    agent: Agent,
+    path: str | os.PathLike,
+    environment: Any = None,
+    *,
+    seed: int = 0,
+    greedy: bool = False,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Played:
+    """Play one episode, the first that `nbrl.evaluate` plays with the same seed, and write it as an animated GIF.
+
+    Atari is shown at its own speed, 15 steps a second, anything else at 30.
+
+    Parameters
+    ----------
+    agent : Agent
+    path : str or path
+        The picture, which is replaced if it is there.
+    environment : str, callable or Environment, optional
+        By default what the policy was trained on.
+    seed : int, optional
+    greedy : bool, optional
+        Take the most likely action instead of sampling one.
+    on_step : callable, optional
+        Called with the number of steps done and the return so far.
+
+    Raises
+    ------
+    ValueError
+        Pillow is not installed, the environment cannot be drawn, the policy does not fit it, or the picture cannot be
+        written.
+    BaseException
+        What the environment raised.
+    """
+    try:
+        import PIL  # noqa: F401 - before a long episode is played in vain
+    except ImportError as error:
+        raise ValueError('pictures need Pillow: pip install "nbrl[plot]"') from error
+    path = Path(path)
+    if path.suffix.lower() != ".gif" or not path.parent.is_dir():
+        raise ValueError(f"the picture {path} cannot be written: it must end in .gif, in a folder that is there")
+    check_seed(seed)
+    spec = environment_for(agent, environment, pictures=True)
+    rate = 15 if spec.frames_per_step > 1 else 30  # as an Atari console: 60 frames a second, 4 a step
+    frames: list[_Frame] = []
+    total, length, status = 0.0, 0, 0
+    with contextlib.closing(Player(spec)) as player:
+        work, policy, row = agent.workspace(), agent.network.head("policy"), np.zeros(ROW, np.uint64)
+        seed_row(row, np.uint64(seed), np.uint64(STREAM))
+        observation = player.reset(next_uint64(row))
+        while True:
+            if len(frames) < LONGEST * rate:
+                frames.append(_frame(spec, player.instance.picture(observation), total))
+            if status & (TERMINATED | TRUNCATED):
+                break
+            action = choose(work, policy, observation.reshape(-1).view(np.uint8), uniform(row), greedy)
+            if action < 0:
+                raise FloatingPointError(f"an observation of {spec.name} has a number that is not finite")
+            observation, reward, status = player.step(action)
+            total, length = total + reward, length + 1
+            if on_step:
+                on_step(length, total)
+    try:
+        replace_file(path, [_gif(frames, rate)])
+    except OSError as error:
+        raise ValueError(f"the picture {path} cannot be written: {error.strerror or error}") from error
+    return Played(total, length, len(frames) - 1)
+
+
+class _Frame(NamedTuple):
+    """A picture, compressed until the palette is known, and the return up to it."""
+
+    pixels: bytes
+    width: int
+    height: int
+    total: float
+
+
+def _frame(spec: Environment, picture: np.ndarray | None, total: float) -> _Frame:
+    if picture is None:
+        raise ValueError(
+            f'{spec.name} cannot be drawn: it has no render_mode "rgb_array", and its observations are no images'
+        )
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(
+            f"{spec.name} cannot be drawn: its picture is of {picture.dtype} with shape {picture.shape}, "
+            "not uint8 (height, width, 3)"
+        )
+    return _Frame(zlib.compress(picture.tobytes(), 1), picture.shape[1], picture.shape[0], total)
+
+
+def _gif(frames: Sequence[_Frame], rate: int) -> bytes:
+    """An animated GIF of the frames, with one palette for all of them."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(14)
+
+    def drawn(frame: _Frame) -> Image.Image:
+        picture = Image.frombytes("RGB", (frame.width, frame.height), zlib.decompress(frame.pixels))
+        larger = max(1, SIZE // max(picture.size))
+        picture = picture.resize((larger * frame.width, larger * frame.height), Image.Resampling.NEAREST)
+        picture.thumbnail((SIZE, SIZE))
+        whole = Image.new("RGB", (picture.width, picture.height + BAR), (24, 24, 28))
+        whole.paste(picture)
+        line = f"return {frame.total:,.4g}"
+        ImageDraw.Draw(whole).text((8, whole.height - BAR // 2), line, (200, 200, 196), font, anchor="lm")
+        return whole
+
+    some = [drawn(frame) for frame in frames[:: -(-len(frames) // SAMPLED)]]
+    width, height = some[0].size
+    sheet = Image.new("RGB", (width, height * len(some)))
+    for place, image in enumerate(some):
+        sheet.paste(image, (0, place * height))
+    palette = sheet.quantize(COLOURS, dither=Image.Dither.NONE)
+    images = (drawn(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    pause = min(max(1 / rate, SHORTEST / len(frames)), SLOWEST)
+    pauses = [10 * round(100 * seconds) for seconds in [pause] * (len(frames) - 1) + [LAST]]  # a GIF counts in 10 ms
+    file = io.BytesIO()
+    next(images).save(file, "GIF", save_all=True, append_images=images, duration=pauses, loop=0, optimize=True)
+    return file.getvalue()

@@ -1,0 +1,173 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from toys import Broken, Picture, Walks, explode, our_threads, tiny
+
+from nbrl import Conv, Dense, bench, cli
+from nbrl.config import Config
+from nbrl.kernels.gemm import HOST_WIDTH
+from nbrl.learner import Learner
+from nbrl.nets.network import Network
+
+PARTS = ["environment", "acting", "learning", "copy", "update", "rest"]
+SECONDS = 0.05
+
+
+def check(result, layers):
+    assert [part.name for part in result.parts] == PARTS
+    assert [layer.name for layer in result.layers] == layers
+    assert math.isclose(sum(part.share for part in result.parts), 1)
+    assert math.isclose(sum(part.together for part in result.parts), result.whole)
+    assert math.isclose(result.whole * result.steps_per_second, 1e6 * result.config.threads)
+    for part in result.parts[:-1]:
+        assert part.alone > 0
+        assert math.isclose(part.share, part.together / result.whole)
+        assert part.share > 0
+    assert result.parts[-1].alone is None
+    assert result.peak > 0
+    assert all(layer.forward > 0 and layer.backward > 0 for layer in result.layers)
+    assert our_threads() == []
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_shares_add_up_on_a_native_environment(threads):
+    words = []
+    config = tiny(threads=threads, actors=4, lockstep=2)
+    result = bench.benchmark(config, seconds=SECONDS, on_progress=words.append)
+    check(result, ["dense1", "policy", "value"])
+    assert result.config == config
+    assert result.parameters == Learner(config).network.layout.size
+    assert {f"{name}, {threads} thread{'s' * (threads > 1)}" for name in PARTS[:-1]} <= set(words)
+    if threads == 1:
+        assert all(part.alone == part.together for part in result.parts[:-1])
+
+    values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert Config.from_dict(values["config"]) == config
+    assert [part["name"] for part in values["parts"]] == PARTS
+    assert values["whole"] == result.whole
+    table = result.table()
+    assert all(f"\n  {name} " in table for name in [*PARTS, "whole", "dense1", "policy", "value"])
+    assert "Catch-v0, a3c: 4 actors" in table
+    assert "100.0%" in table
+
+
+def test_pictures_from_gymnasium():
+    config = tiny(Picture, network=(Conv(8, 3, 2, "relu"), Dense(16, "relu")))
+    check(bench.benchmark(config, Picture, seconds=SECONDS), ["conv1", "dense2", "policy", "value"])
+
+
+def test_every_environment_is_closed():
+    walks = Walks()
+    walks.probes = 3  # configure, and the learners of the parts and of the training
+    bench.benchmark(tiny(walks, threads=2, actors=4), walks, seconds=SECONDS)
+    assert len(walks.made) == 8
+    assert {id(walk) for walk in walks.made} == {id(walk) for walk in walks.closed}
+
+
+@pytest.mark.parametrize("call", [("reset", 0), ("step", 3)])
+def test_an_environment_s_error_is_raised(call):
+    walks = Walks({1: {"faults": {call: explode}}})
+    with pytest.raises(Broken):
+        bench.benchmark(tiny(walks, threads=2), walks, seconds=SECONDS)
+    assert {id(walk) for walk in walks.made} == {id(walk) for walk in walks.closed}
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, "10", None, True])
+def test_seconds_that_are_none_are_refused(seconds):
+    with pytest.raises(ValueError, match="it must be a finite number above 0"):
+        bench.benchmark(tiny(), seconds=seconds)
+
+
+def test_the_environments_take_the_steps_that_are_timed():
+    walks = Walks()
+    with bench.Parts(Learner(tiny(walks, actors=6, lockstep=2, rollout_length=5), walks)) as parts:
+        parts.run("environment", 0, 4)  # groups of 2 actors in turn: 0, 1, 2, 0
+    assert [walk.calls["step"] for walk in walks.made] == [10, 10, 5, 5, 5, 5]
+    assert [walk.calls["reset"] for walk in walks.made] == [1, 1, 1, 1, 1, 1]
+
+
+def test_the_parts_are_timed_on_a_network_that_stays_as_it_is():
+    learner = Learner(tiny(learning_rate=bench.NO_LEARNING))
+    before = learner.shared.theta.copy()
+    with bench.Parts(learner) as parts:
+        for part in bench.KERNELS:
+            parts.run(part, 0, 50)
+    work = learner.workers[0].work
+    np.testing.assert_array_equal(work.theta, learner.shared.theta)
+    np.testing.assert_allclose(learner.shared.theta, before, rtol=0, atol=1e-9)
+    assert np.any(work.dtheta)
+    assert learner.shared.updates[0] == 50
+
+
+def test_operations_of_the_paper_s_network():
+    layers = (Conv(16, 8, 4, "relu"), Conv(32, 4, 2, "relu"), Dense(256, "relu"))
+    table = Network(layers, (4, 84, 84), {"policy": 6, "value": 1}).workspace(3).table
+    # Output pixels x weights of a filter x filters, times 2: 20 x 20 of 4 x 8 x 8, then 9 x 9 of 16 x 4 x 4.
+    one = [2 * 400 * 256 * 16, 2 * 81 * 256 * 32, 2 * 2592 * 256, 2 * 256 * 6, 2 * 256 * 1]
+    assert one == [3_276_800, 1_327_104, 1_327_104, 3_072, 512]
+    forward, backward = bench.layer_flops(table, 1)
+    assert forward.tolist() == one
+    assert backward.tolist() == [one[0], *(2 * count for count in one[1:])]
+    forward, backward = bench.layer_flops(table, 3)
+    assert forward.tolist() == [3 * count for count in one]
+    assert backward.sum() == 3 * (3_276_800 + 2 * (1_327_104 + 1_327_104 + 3_072 + 512))
+
+
+def test_both_heads_read_the_observation_where_there_is_no_layer():
+    table = Network((), (4,), {"policy": 2, "value": 1}).workspace(1).table
+    forward, backward = bench.layer_flops(table, 5)
+    assert forward.tolist() == backward.tolist() == [5 * 2 * 4 * 2, 5 * 2 * 4]
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 7, 1000])
+def test_the_peak_s_arithmetic_is_done(repeats):
+    chains = np.float32(3) * np.arange(1, bench.SUMS + 1, dtype=np.float32)  # they begin at 1, 2, ... times the term
+    for _ in range(repeats):
+        chains = np.float32(0.5) * chains + np.float32(3)
+    assert bench.multiply_add(0.5, 3.0, repeats) == pytest.approx(HOST_WIDTH * chains.sum(), rel=1e-6)
+
+
+def test_the_machine_is_named():
+    machine = bench.machine()
+    assert json.loads(json.dumps(machine)) == machine
+    assert machine["vector_bits"] in (128, 256, 512)
+    line = bench.machine_line(machine)
+    assert machine["processor"] in line
+    assert f"numpy {np.__version__}" in line
+
+
+def test_the_command_prints_a_table_or_json(nbrl_command):
+    words = ["bench", "CartPole-v1", "--seconds", "0.1", "--set", "actors=2", "--threads", "1"]
+    ended = nbrl_command(*words)
+    assert ended.returncode == 0, ended.stderr
+    assert "CartPole-v1, a3c: 2 actors, 1 thread" in ended.stdout
+    ended = nbrl_command(*words, "--json", "--preset", "paper")
+    assert ended.returncode == 0, ended.stderr
+    values = json.loads(ended.stdout)
+    assert values["config"]["network"] == [["dense", 200, "relu"]]
+    assert sum(part["share"] for part in values["parts"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--seconds", "0"], "seconds is 0: it must be a finite number above 0"),
+        (["--seconds", "long"], "seconds is 'long'"),
+        (["--threads", "0"], "threads is 0"),
+        (["--preset", "papre"], "unknown preset 'papre'"),
+        (["--set", "actors"], "it must be field=value"),
+        (["--set", "actors=0"], "actors is 0"),
+        (["--steps", "5"], "unrecognized arguments"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(capsys, words, sentence):
+    try:
+        code = cli.main(["bench", "CartPole-v1", *words])
+    except SystemExit as end:
+        code = end.code
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (2, "")
+    assert printed.err.startswith("nbrl: ")
+    assert sentence in printed.err.splitlines()[-1]

@@ -1,0 +1,258 @@
+"""The programs in tools/, but for what only a long run or a peer's package can show."""
+
+import ast
+import dataclasses
+import importlib
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nbrl.envs.interface import STEPPED, TRUNCATED, Player
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Import a program of tools/."""
+    monkeypatch.syspath_prepend(TOOLS)
+    return importlib.import_module
+
+
+def run_tool(name, *words, variables):
+    command = [sys.executable, str(TOOLS / name), *map(str, words)]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
+
+
+def test_ratios_say_how_many_times_better_ours_is(tool):
+    peers = tool("bench_peers")
+
+    def table(ours, theirs, **more):
+        competitors = [
+            peers.Competitor("ours", float, figures=ours),
+            peers.Competitor("slow", float, ("torch",), figures=theirs),
+            peers.Competitor("absent", float, ("torch",), failures=["round 1: broken"]),
+        ]
+        return peers.Table("speed", "Speed", "frames/s", competitors, **more)
+
+    speeds = table([30.0, 10.0, 20.0], [4.0, 5.0])  # medians 20 and 4.5
+    assert speeds.ratios() == {"ours": {"slow": pytest.approx(20 / 4.5)}}
+    times = table([20.0], [50.0], smaller_is_better=True)
+    assert times.ratios() == {"ours": {"slow": pytest.approx(2.5)}}
+    assert table([], [50.0]).ratios() == {}
+    ours, slow, absent = speeds.text().splitlines()[1:]
+    assert "20 (10 to 30)" in ours
+    assert "4.44 x slow" in ours
+    assert " x " not in slow
+    assert "no figure" in absent
+    assert "1 failed: round 1: broken" in absent
+    values = json.loads(json.dumps(speeds.to_dict()))
+    assert values["competitors"]["ours"] == {"median": 20.0, "figures": [30.0, 10.0, 20.0], "failures": []}
+    assert values["competitors"]["absent"]["median"] is None
+
+
+def test_rounds_take_all_in_turn_and_keep_failures(tool, capsys):
+    peers = tool("bench_peers")
+    calls = []
+
+    def note(name, fails_at=None):
+        def time():
+            calls.append(name)
+            if calls.count(name) == fails_at:
+                raise ValueError(f"a long story\n{name} broke")
+            return float(len(calls))
+
+        return peers.Competitor(name, time)
+
+    tables = [
+        peers.Table("x", "First", "frames/s", [note("a"), note("b", fails_at=2)]),
+        peers.Table("y", "Second", "frames/s", [note("c")]),
+    ]
+    peers.run(tables, 3)
+    assert calls == ["a", "b", "c"] * 3
+    broken = tables[0].competitors[1]
+    assert broken.figures == [2.0, 8.0]
+    assert broken.failures == ["round 2: b broke"]
+    assert "round 2, First: b failed: b broke" in capsys.readouterr().err
+
+
+def test_a_program_s_last_word_is_its_figure(tool):
+    peers = tool("bench_peers")
+    assert peers.figure([sys.executable, "-c", "print('warming up: 5'); print(12.5)"]) == 12.5
+    for program, reason in (("import sys; sys.exit('no such game')", "no such game"), ("", "exit code 0")):
+        with pytest.raises(ValueError, match=reason):
+            peers.figure([sys.executable, "-c", program])
+
+
+def test_what_a_peer_lacks_is_named(tool, capsys):
+    peers = tool("bench_peers")
+    assert peers.missing(sys.executable, ("json", "no_such_module", "numpy")) == ["no_such_module"]
+    assert {"python", "numpy"} <= set(peers.versions(sys.executable))
+    table = peers.Table("x", "First", "frames/s", [
+        peers.Competitor("ours", float),
+        peers.Competitor("installed", float, ("numpy",)),
+        peers.Competitor("absent", float, ("numpy", "no_such_module")),
+    ])  # fmt: skip
+    peers.leave_out_absent(table, sys.executable)
+    assert [one.name for one in table.competitors] == ["ours", "installed"]
+    assert "left out: absent needs no_such_module" in capsys.readouterr().out
+
+
+def test_the_engine_against_peers_that_may_be_absent(tmp_path, environment_variables):
+    pytest.importorskip("ale_py")
+    words = ["--peers", sys.executable, "--rounds", "2", "--seconds", "0.2", "--sections", "network"]
+    ended = run_tool(
+        "bench_peers.py", *words, "--out", tmp_path / "kept" / "peers.json", variables=environment_variables
+    )
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads((tmp_path / "kept" / "peers.json").read_text())
+    assert [table["section"] for table in result["tables"]] == ["network", "network"]
+    for table in result["tables"]:
+        figures = table["competitors"]["nbrl"]["figures"]
+        assert len(figures) == 2
+        assert all(0 < figure < math.inf for figure in figures)
+        assert table["title"] in ended.stdout
+    assert result["machine"]["cores"] >= 1
+    assert result["peers"]["numpy"]
+
+
+def test_unknown_sections_and_pythons_are_refused(environment_variables):
+    for words, sentence in (
+        (["--peers", sys.executable, "--sections", "pnog"], "no section pnog: there are pong, "),
+        (["--peers", "/no/such/python"], "/no/such/python is no Python that runs"),
+    ):
+        ended = run_tool("bench_peers.py", *words, variables=environment_variables)
+        assert ended.returncode == 2
+        assert sentence in ended.stderr
+
+
+@pytest.mark.parametrize("path", sorted((TOOLS / "peers").glob("*.py")), ids=lambda path: path.name)
+def test_a_peer_s_script_says_how_to_make_its_environment(path):
+    tree = ast.parse(path.read_text())
+    documentation = ast.get_docstring(tree)
+    if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+        assert "pip install" in documentation
+        assert f"tools/peers/{path.name}" in documentation
+        assert ": prints " in documentation
+
+
+def test_least_squares_find_what_made_the_times(tool):
+    fit = tool("scaling_model").fit
+    sizes = np.array([1e4, 1e5, 1e6, 1e7])
+    columns = np.stack([np.ones(4), sizes], 1)
+    coefficients, error = fit(columns, 3 + 2e-5 * sizes)
+    np.testing.assert_allclose(coefficients, [3, 2e-5])
+    assert error < 1e-9
+    coefficients, error = fit(columns, 2e-5 * sizes - 0.1)  # a time of less than nothing is none
+    assert coefficients[0] == 0
+    assert 0 < error < 1
+
+
+@pytest.fixture
+def model(tool):
+    Model = tool("scaling_model").Model
+    return Model(network=(1.0, 1e-5), update=(2.0, 1e-4, 4e-4), fetch=0.1, error=0.0)
+
+
+def test_the_model_by_hand(tool, model):
+    assert model.update_microseconds(10_000, 1) == pytest.approx(2 + 1)
+    assert model.update_microseconds(10_000, 4) == pytest.approx(2 + 1 + 0.75 * 4)
+    assert model.counters_microseconds(1) == 0
+    assert model.counters_microseconds(5) == pytest.approx(2 * 4 * 0.1)
+    assert model.most_updates(10_000) == pytest.approx(2e6 / 5)
+
+    run = tool("scaling_model").Run(steps=5, parameters=10_000, environment=10.0, whole=13.0)
+    one = model.predict(run, 1)
+    assert one["steps_per_second"] == pytest.approx(1e6 / 13)
+    assert one["shares"] == pytest.approx({"environment": 50 / 65, "network": 12 / 65, "update": 3 / 65, "counters": 0})
+    four = model.predict(run, 4)
+    rollout = 50 + 12 + 6 + 0.6
+    assert four["steps_per_second"] == pytest.approx(4 * 5e6 / rollout)
+    assert four["shares"]["counters"] == pytest.approx(0.6 / rollout)
+    assert four["at_least"] == four["steps_per_second"]
+    many = model.predict(run, 128)
+    assert many["at_least"] == pytest.approx(5 * 4e5)
+    for predicted in (one, four, many):
+        assert sum(predicted["shares"].values()) == pytest.approx(1)
+
+
+def test_what_bounds_a_prediction(tool, model):
+    tools = tool("scaling_model")
+    run = tools.Run(steps=5, parameters=10_000, environment=10.0, whole=13.0)
+    assert tools.bound(model.predict(run, 1)) == "environment"
+    assert tools.bound(model.predict(run, 128)) == "update, at worst"
+    busy = tools.Run(steps=5, parameters=10_000, environment=1.0, whole=13.0)
+    assert tools.bound(model.predict(busy, 1)) == "network"
+
+
+def test_the_model_is_fitted_to_what_was_measured(tool, model):
+    tools = tool("scaling_model")
+    rows = [
+        {
+            "parameters": size, "acting": 0.25 + 0.5e-5 * size, "learning": 0.75 + 0.5e-5 * size,
+            "update": {n: model.update_microseconds(size, n) for n in (1, 2, 4)},
+        }
+        for size in (10_000, 100_000, 1_000_000)
+    ]  # fmt: skip
+    fitted = tools.fit_model(rows, 0.1)
+    assert fitted.network == pytest.approx(model.network)
+    assert fitted.update == pytest.approx(model.update)
+    assert fitted.error < 1e-9
+
+
+@pytest.mark.slow
+def test_a_quick_study_of_scaling(tmp_path, environment_variables):
+    pytest.importorskip("matplotlib")
+    ended = run_tool("scaling.py", "--quick", "--out", tmp_path / "kept", variables=environment_variables)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "kept" / "scaling.png").stat().st_size > 10_000
+    result = json.loads((tmp_path / "kept" / "scaling.json").read_text())
+    assert {row["actors"] for row in result["actors"]} == {1, 4}
+    assert all(row["megabytes"] > 10 for row in result["memory"])
+    assert {(row["kind"], row["threads"]) for row in result["threads"]} == {
+        (kind, threads) for kind in ("sleep", "spin") for threads in (1, 2)
+    }
+    assert all(row["speedup"] == 1 for row in result["threads"] if row["threads"] == 1)
+    for row in result["lost"]:
+        assert row["updates"] > 0
+        assert -1e-6 < row["lost"] < 1
+    for row in result["predictions"]:
+        assert [one["cores"] for one in row["predicted"]] == [1, 2, 4, 8, 16, 32, 64, 128]
+        assert row["predicted"][0]["steps_per_second"] == pytest.approx(row["measured"]["1"])
+        assert row["case"] in ended.stdout
+
+
+def test_an_environment_that_waits(tool):
+    environment = tool("scaling").Waiting(2000, 10)
+    player = Player(environment)
+    np.testing.assert_array_equal(player.reset(1), [0, 1, 2, 3])
+    began = time.perf_counter()
+    statuses = [player.step(0)[2] for _ in range(100)]
+    assert time.perf_counter() - began > 0.2  # it sleeps at least as long as it is told
+    assert statuses == [STEPPED] * 99 + [STEPPED | TRUNCATED]
+    player.close()
+
+
+def test_one_thread_loses_no_update(tool):
+    scaling = tool("scaling")
+    plan = dataclasses.replace(scaling.QUICK, seconds=0.01, updating_threads=(1,))
+    rows = scaling.lost_updates(plan)
+    assert len(rows) == 4
+    assert all(row["updates"] > 0 for row in rows)
+    assert all(row["lost"] == pytest.approx(0, abs=1e-9) for row in rows)
+
+
+def test_a_spin_takes_every_round(tool):
+    spin = tool("scaling").spin
+    x = 7
+    for rounds in range(5):
+        assert spin(rounds, 7) == x
+        x ^= x << 13 & (2**64 - 1)
+        x ^= x >> 7
+        x ^= x << 17 & (2**64 - 1)

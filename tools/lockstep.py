@@ -1,0 +1,97 @@
+"""What lockstep does to speed and to learning by frames: the native pixel game Bricks, over several seeds.
+
+    python tools/lockstep.py --out DIR [--preset P] [--steps 600000] [--seeds 10] [--lockstep 1 2 4 8]
+
+Seeds are the outer loop, so that a drift of the machine meets every lockstep alike. The area is the mean return over
+the whole run, by frames; differences from the first lockstep are taken seed by seed. Writes lockstep.json and
+lockstep.png. Run nothing else meanwhile.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from nbrl import Report, configure, train
+
+POINTS = 60  # of a curve
+
+
+def run(lockstep: int, seed: int, steps: int, preset: str | None) -> tuple[float, np.ndarray]:
+    """Steps/s of a training run after its first second, and its mean return in POINTS equal stretches of frames."""
+    reports: list[Report] = []
+    settings = {"lockstep": lockstep, "seed": seed, "steps": steps, "report_interval": 0.1}
+    train("Bricks-v0", preset=preset, on_report=reports.append, **settings)
+    first = next(report for report in reports if report.seconds >= 1)
+    speed = (reports[-1].steps - first.steps) / (reports[-1].seconds - first.seconds)
+    seen = [report for report in reports if report.episodes and report.return_mean is not None]
+    place = np.array([report.steps for report in seen]) / steps * POINTS - 0.5
+    return speed, np.interp(np.arange(POINTS), place, [report.return_mean for report in seen])
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset")
+    parser.add_argument("--steps", type=int, default=600_000)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--lockstep", type=int, nargs="+", default=[1, 2, 4, 8])
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    speeds: dict[int, list[float]] = {k: [] for k in options.lockstep}
+    curves: dict[int, list[np.ndarray]] = {k: [] for k in options.lockstep}
+    for seed in range(1, options.seeds + 1):
+        for k in options.lockstep:
+            speed, curve = run(k, seed, options.steps, options.preset)
+            speeds[k].append(speed)
+            curves[k].append(curve)
+            print(f"seed {seed}, lockstep {k}: {speed:,.0f} steps/s, area {curve.mean():.2f}", flush=True)
+
+    areas = {k: np.mean(curves[k], axis=1) for k in options.lockstep}
+    last = {k: np.mean(curves[k], axis=0)[-POINTS // 10 :].mean() for k in options.lockstep}
+    base, rows = options.lockstep[0], []
+    print(f"\n{'lockstep':>8}{'steps/s':>12}{'ratio':>8}{'area':>16}{'difference':>18}{'last tenth':>12}")
+    for k in options.lockstep:
+        speed, (area, error) = statistics.median(speeds[k]), mean_and_error(areas[k])
+        difference, spread = mean_and_error(areas[k] - areas[base])
+        ratio = speed / statistics.median(speeds[base])
+        rows.append(
+            {"lockstep": k, "steps_per_second": speed, "area": area, "area_error": error, "difference": difference}
+            | {"difference_error": spread, "last_tenth": float(last[k]), "curve": np.mean(curves[k], axis=0).tolist()}
+        )
+        between = f"{difference:+.2f} ± {spread:.2f}"
+        print(f"{k:8}{speed:12,.0f}{ratio:8.2f}{f'{area:.2f} ± {error:.2f}':>16}{between:>18}{last[k]:12.2f}")
+    settings = configure("Bricks-v0", preset=options.preset, steps=options.steps).to_dict()
+    result = {"seeds": options.seeds, "config": settings, "rows": rows}
+    (options.out / "lockstep.json").write_text(json.dumps(result, indent=1) + "\n")
+
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    x = (np.arange(POINTS) + 0.5) / POINTS * options.steps
+    for k in options.lockstep:
+        mean = np.mean(curves[k], axis=0)
+        error = np.std(curves[k], axis=0, ddof=1) / options.seeds**0.5
+        [line] = axes.plot(x, mean, linewidth=2, label=f"lockstep {k}: {statistics.median(speeds[k]):,.0f} steps/s")
+        axes.fill_between(x, mean - error, mean + error, alpha=0.15, color=line.get_color(), linewidth=0)
+    axes.set_title(f"Bricks-v0, mean and standard error over {options.seeds} seeds", loc="left", fontweight="bold")
+    axes.set_xlabel("steps")
+    axes.set_ylabel("mean return of an episode")
+    axes.set_xlim(0, options.steps)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(options.out / "lockstep.png")
+
+
+if __name__ == "__main__":
+    main()

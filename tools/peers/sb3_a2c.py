@@ -1,0 +1,64 @@
+"""Time Stable-Baselines3's A2C: prints frames/s once it has settled.
+
+    python -m venv peers && peers/bin/pip install torch==2.13.0 stable-baselines3 ale-py opencv-python-headless
+    peers/bin/python tools/peers/sb3_a2c.py Pong|CartPole ENVIRONMENTS T_MAX THREADS SECONDS
+
+With the same network as ours; environments in one process, which is faster here than a process for each.
+"""
+
+import sys
+import time
+
+import ale_py
+import gymnasium
+import torch
+from networks import body
+from stable_baselines3 import A2C
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
+
+UPDATES = 25  # between two looks at the clock
+
+
+class Body(BaseFeaturesExtractor):
+    """The layers under the heads."""
+
+    def __init__(self, observation_space: gymnasium.Space, game: str) -> None:
+        layers, features = body(game)
+        super().__init__(observation_space, features)
+        self.layers = layers
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return self.layers(observations)
+
+
+def environments(game: str, count: int) -> VecEnv:
+    if game == "CartPole":
+        return make_vec_env("CartPole-v1", n_envs=count)
+    gymnasium.register_envs(ale_py)
+    return VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=count), 4)
+
+
+def main() -> None:
+    game, (count, t_max, threads), seconds = sys.argv[1], map(int, sys.argv[2:5]), float(sys.argv[5])
+    torch.set_num_threads(threads)
+    policy = {"features_extractor_class": Body, "features_extractor_kwargs": {"game": game}, "net_arch": []}
+    kind = "MlpPolicy"
+    if game == "Pong":
+        kind = "CnnPolicy"
+        policy |= {"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": {"eps": 1e-5}}
+    model = A2C(
+        kind, environments(game, count), n_steps=t_max, ent_coef=0.01, vf_coef=0.25, policy_kwargs=policy,
+        use_rms_prop=game == "Pong", device="cpu",
+    )  # fmt: skip
+    model.learn(UPDATES * t_max * count)
+    began, steps = time.perf_counter(), 0
+    while (spent := time.perf_counter() - began) < seconds:
+        model.learn(UPDATES * t_max * count, reset_num_timesteps=False)
+        steps += UPDATES * t_max * count
+    print(f"{steps * (4 if game == 'Pong' else 1) / spent:.0f}")
+
+
+if __name__ == "__main__":
+    main()
