@@ -21,16 +21,13 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from nbrl.config import Config, available_cores
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED
 from nbrl.kernels.compile import jit
 from nbrl.kernels.gemm import HOST_WIDTH
-from nbrl.kernels.native import call_reset, call_step, flush_denormals, restore_denormals
+from nbrl.kernels.native import call_reset, call_step, copy, flush_denormals, restore_denormals
+from nbrl.kernels.peak import CHAINS, multiply_add
 from nbrl.kernels.random import integer, next_uint64
 from nbrl.learner import Learner
 from nbrl.methods.rollout import PAUSED, update
@@ -43,7 +40,6 @@ LAYERS_SHARE = 0.02
 WARM_UP = 0.2  # of training, to its seconds
 ENDLESS = 10**15  # steps
 NO_LEARNING = 1e-12  # a learning rate with which parameters stay what they are
-SUMS = 12 if HOST_WIDTH == 8 else 16  # of the peak: AVX2 has 16 registers, the others 32
 
 
 @dataclass(frozen=True)
@@ -308,7 +304,7 @@ def _learn(shared, worker, settings, actions, rollouts):
 def _copy(shared, worker, settings, actions, rollouts):
     """theta' = theta."""
     for _ in range(rollouts):
-        worker.work.theta[:] = shared.theta
+        copy(worker.work.theta, shared.theta)
     return True
 
 
@@ -467,63 +463,8 @@ def _layer_speeds(learner: Learner, seconds: float) -> Iterator[LayerSpeed]:
         yield LayerSpeed(name, *(float(count / spent / 1e9) for count, spent in zip(flops, times, strict=True)))
 
 
-@intrinsic
-def _multiply_add(context, factor, term, repeats):
-    """`repeats` times x = factor x + term in SUMS vectors at once; the sum of all lanes.
-
-    As many independent chains as cover the latency of a fused multiply-add (4 or 5 cycles on 2 to 4 units) and still
-    fit the registers, so nothing but the units is waited for.
-    """
-
-    def codegen(context, builder, signature, args):
-        factor, term, repeats = args
-        float_, index = ir.FloatType(), ir.IntType(32)
-        vector = ir.VectorType(float_, HOST_WIDTH)
-
-        def spread(value: Any) -> Any:
-            lane = builder.insert_element(vector(ir.Undefined), value, index(0))
-            return builder.shuffle_vector(lane, lane, ir.VectorType(index, HOST_WIDTH)([0] * HOST_WIDTH))
-
-        fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{HOST_WIDTH}f32"
-        )
-        factors, terms = spread(factor), spread(term)
-        # Different beginnings, or the compiler would find that all chains are one.
-        starts = [builder.fmul(terms, vector([1.0 + i] * HOST_WIDTH)) for i in range(SUMS)]
-        before, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        left = builder.phi(repeats.type)
-        left.add_incoming(repeats, before)
-        chains = [builder.phi(vector) for _ in starts]
-        results = [builder.call(fma, [factors, chain, terms]) for chain in chains]
-        following = builder.sub(left, repeats.type(1))
-        left.add_incoming(following, loop)
-        for chain, start, result in zip(chains, starts, results, strict=True):
-            chain.add_incoming(start, before)
-            chain.add_incoming(result, loop)
-        builder.cbranch(builder.icmp_signed(">", following, repeats.type(0)), loop, done)
-        builder.position_at_end(done)
-        total = results[0]
-        for result in results[1:]:
-            total = builder.fadd(total, result)
-        lanes = [builder.extract_element(total, index(lane)) for lane in range(HOST_WIDTH)]
-        answer = lanes[0]
-        for lane in lanes[1:]:
-            answer = builder.fadd(answer, lane)
-        return answer
-
-    return types.float32(types.float32, types.float32, types.int64), codegen
-
-
-@jit
-def multiply_add(factor, term, repeats):
-    """`repeats` >= 1 times x = factor x + term in SUMS * HOST_WIDTH float32 at once; their sum."""
-    return _multiply_add(np.float32(factor), np.float32(term), repeats)
-
-
 def peak_gflops(seconds: float) -> float:
     """GFLOP/s of fused multiply-adds on one core, as measured."""
     # From factor 0.5 and term 1 all tend to 2: no infinity, no denormal number.
     spent = seconds_each([partial(multiply_add, 0.5, 1.0)], seconds)
-    return 2 * SUMS * HOST_WIDTH / spent / 1e9
+    return 2 * CHAINS * HOST_WIDTH / spent / 1e9

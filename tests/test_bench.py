@@ -7,7 +7,6 @@ from toys import Broken, Picture, Walks, explode, our_threads, tiny
 
 from nbrl import Conv, Dense, bench, cli
 from nbrl.config import Config
-from nbrl.kernels.gemm import HOST_WIDTH
 from nbrl.learner import Learner
 from nbrl.nets.network import Network
 
@@ -119,14 +118,6 @@ def test_both_heads_read_the_observation_where_there_is_no_layer():
     table = Network((), (4,), {"policy": 2, "value": 1}).workspace(1).table
     forward, backward = bench.layer_flops(table, 5)
     assert forward.tolist() == backward.tolist() == [5 * 2 * 4 * 2, 5 * 2 * 4]
-
-
-@pytest.mark.parametrize("repeats", [1, 2, 7, 1000])
-def test_the_peak_s_arithmetic_is_done(repeats):
-    chains = np.float32(3) * np.arange(1, bench.SUMS + 1, dtype=np.float32)  # they begin at 1, 2, ... times the term
-    for _ in range(repeats):
-        chains = np.float32(0.5) * chains + np.float32(3)
-    assert bench.multiply_add(0.5, 3.0, repeats) == pytest.approx(HOST_WIDTH * chains.sum(), rel=1e-6)
 
 
 def test_the_machine_is_named():

@@ -346,7 +346,7 @@ def text(result: dict[str, Any]) -> str:
         plain("lost", "Share of updates lost, by share of time spent updating"),
         table(
             "Microseconds of one thread by parameters: a step's acting and learning, a rollout's copy and update",
-            ["parameters", "acting", "learning", *(f"update, {n} threads" for n in result["parameters"][0]["update"])],
+            ["parameters", "acting", "learning", *(f"update on {n}" for n in result["parameters"][0]["update"])],
             [[row["parameters"], row["acting"], row["learning"], *row["update"].values()]
              for row in result["parameters"]],
         ),
@@ -385,7 +385,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         parameters.plot(sizes, [row[part] for row in result["parameters"]], "o-", label=f"{part}, a step")
     for n in result["parameters"][0]["update"]:
         times = [row["update"][n] for row in result["parameters"]]
-        parameters.plot(sizes, times, "o-", label=f"copy and update, a rollout, {n} threads")
+        parameters.plot(sizes, times, "o-", label=f"copy and update, a rollout, on {n}")
     for row in result["predictions"]:
         first = row["predicted"][0]["steps_per_second"]
         (line,) = cores.plot(CORES, [one["steps_per_second"] / first for one in row["predicted"]], label=row["case"])
