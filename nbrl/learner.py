@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import logging
 import math
 import os
 import secrets
@@ -24,7 +25,10 @@ from nbrl.nets.layout import aligned_zeros
 from nbrl.nets.network import Network
 from nbrl.optimisers import CODES, STATISTICS
 
+logger = logging.getLogger(__name__)
+
 LOOPS = {"a3c": a3c}
+PER_ACTOR = ("random", "begun", "observation", "episode_return", "episode_length")  # of `Worker`, kept in checkpoints
 
 
 class Learner:
@@ -48,6 +52,8 @@ class Learner:
         What each thread owns.
     actors : list of numpy.ndarray
         The numbers of each worker's actors: groups of `lockstep` are dealt to the threads in turn.
+    instances : list of list of Instance
+        The running environments of each worker's actors, once they are attached.
     loop : numba dispatcher
         The method: ``loop(shared, worker, settings, rollouts)`` returns a code of `nbrl.methods.rollout`.
 
@@ -89,6 +95,8 @@ class Learner:
         groups = np.arange(config.actors).reshape(-1, config.lockstep)
         self.actors = [groups[thread :: config.threads].reshape(-1) for thread in range(config.threads)]
         self.workers = [self._worker(thread, actors) for thread, actors in enumerate(self.actors)]
+        self.instances: list[list[Instance]] = [[] for _ in self.workers]
+        self._saved: dict[int, bytes] = {}
 
     def _worker(self, thread: int, actors: np.ndarray) -> Worker:
         config, n = self.config, actors.size
@@ -122,6 +130,10 @@ class Learner:
         instances = [self.environment.make() for _ in self.actors[worker]]
         for functions, instance in zip(self.workers[worker].functions, instances, strict=True):
             functions[:] = instance.reset_address, instance.step_address, instance.state_address
+        self.instances[worker] = instances
+        for number, actor in enumerate(self.actors[worker]):
+            if actor in self._saved:
+                instances[number].load(self._saved.pop(actor))
         return instances
 
     @property
@@ -156,20 +168,38 @@ class Learner:
         )
         return Agent(self.network, self.shared.theta, seen)
 
-    def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """One moment's state, for `checkpoint.write_tensors`: what `Agent` reads, and what training needs besides."""
+    def snapshot(self, *, with_episodes: bool = True) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """One moment's state, for `checkpoint.write_tensors`: what `Agent` reads, and what training needs besides.
+
+        `with_episodes` is for the moments when no environment is at work: with it, episodes under way are saved where
+        the environment can be.
+        """
         agent, layout = self.agent(), self.network.layout
         arrays = layout.views(agent.parameters)
         for name, row in zip(STATISTICS[self.config.optimiser], self.shared.statistics.copy(), strict=True):
             arrays |= {f"{name}/{part}": view for part, view in layout.views(row).items()}
-        arrays["random"] = np.zeros((self.config.actors, ROW), np.uint64)
-        for worker, actors in zip(self.workers, self.actors, strict=True):
-            arrays["random"][actors] = worker.random
+        arrays["turn"] = np.concatenate([worker.group for worker in self.workers])
+        for name in PER_ACTOR:
+            like = getattr(self.workers[0], name)
+            rows = arrays[f"actors/{name}"] = np.zeros((self.config.actors, *like.shape[1:]), like.dtype)
+            for worker, actors in zip(self.workers, self.actors, strict=True):
+                rows[actors] = getattr(worker, name)
+        running = {
+            actor: instance
+            for instances, actors in zip(self.instances, self.actors, strict=True)
+            for instance, actor in zip(instances, actors, strict=bool(instances))
+        }
+        for actor in np.flatnonzero(arrays["actors/begun"]).tolist():
+            saved = running[actor].save() if with_episodes and actor in running else None
+            if saved is None:  # this episode begins anew
+                arrays["actors/begun"][actor] = False
+            else:
+                arrays[f"environments/{actor}"] = np.frombuffer(saved, np.uint8)
         counters = {"steps": str(self.steps), "updates": str(int(self.shared.updates[0]))}
         return arrays, agent.metadata() | counters
 
     def restore(self, path: str | os.PathLike) -> dict[str, str]:
-        """Go on from a checkpoint, whose other metadata are returned. Episodes begin anew.
+        """Go on from a checkpoint, whose other metadata are returned. Environments are loaded as they are attached.
 
         Raises
         ------
@@ -187,11 +217,28 @@ class Learner:
                     view[...] = _checked(arrays, f"{name}/{part}", view)
                 if not np.isfinite(row).all() or (name != "m" and (row < 0).any()):  # m may be negative
                     raise ValueError(f"{name} has numbers that it cannot have")
-            random = _checked(arrays, "random", np.zeros((self.config.actors, ROW), np.uint64))
-            if not random.any(axis=1).all():
-                raise ValueError("random has a row of zeros, which gives no random numbers")
-            for worker, actors in zip(self.workers, self.actors, strict=True):
-                worker.random[:] = random[actors]
+            for name in PER_ACTOR:
+                like = getattr(self.workers[0], name)
+                shape = (self.config.actors, *like.shape[1:])
+                rows = _checked(arrays, f"actors/{name}", np.zeros(shape, like.dtype))
+                for worker, actors in zip(self.workers, self.actors, strict=True):
+                    getattr(worker, name)[:] = rows[actors]
+            if not arrays["actors/random"].any(axis=1).all():
+                raise ValueError("actors/random has a row of zeros, which gives no random numbers")
+            turns = _checked(arrays, "turn", np.zeros(self.config.threads, np.int64))
+            for worker, turn in zip(self.workers, turns, strict=True):
+                if not 0 <= turn < worker.begun.size // self.config.lockstep:
+                    raise ValueError(f"turn has {turn}, which is no group of its thread")
+                worker.group[0] = turn
+            self._saved = {
+                actor: arrays[f"environments/{actor}"].tobytes()
+                for actor in np.flatnonzero(arrays["actors/begun"]).tolist()
+            }
+            logger.info(
+                "%d of %d actors go on with their episodes; the others begin new ones",
+                len(self._saved),
+                self.config.actors,
+            )
             steps, updates = int(metadata["steps"]), int(metadata["updates"])
             if not (0 <= steps < 2**63 and 0 <= updates < 2**63):
                 raise ValueError("its counts of steps and updates are no possible numbers")

@@ -20,7 +20,6 @@ import numpy as np
 from nbrl import checkpoint
 from nbrl.agent import Agent
 from nbrl.config import Config, configure
-from nbrl.envs.interface import Instance
 from nbrl.kernels.compile import is_kept
 from nbrl.learner import Learner
 from nbrl.methods import rollout
@@ -193,7 +192,6 @@ class _Run:
             self.directory = RunDirectory(directory) if restore else RunDirectory.create(directory, self.config)
         self.on_report = on_report
 
-        self.instances: list[list[Instance]] = []
         self.threads: list[threading.Thread] = []
         self.starter: threading.Thread | None = None  # who is inside `start`
         self.error: BaseException | None = None
@@ -217,7 +215,8 @@ class _Run:
             if not is_kept(learner.loop):
                 logger.info("compiling, which takes about half a minute the first time")
             learner.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles
-            self.instances = [learner.attach(worker) for worker in range(self.config.threads)]
+            for worker in range(self.config.threads):
+                learner.attach(worker)
             self._start_thread(self._watch, name="nbrl watcher")
         except BaseException:
             with self.changed:
@@ -320,7 +319,7 @@ class _Run:
         actor = int(self.learner.workers[thread].failed[0])
         where = f"in actor {self.learner.actors[thread][actor]} of worker thread {thread}"
         if code == rollout.FAILED_ENVIRONMENT:
-            error = self.instances[thread][actor].error
+            error = self.learner.instances[thread][actor].error
             if error is not None:
                 error.add_note(f"raised {where} of the run")
                 return error
@@ -348,17 +347,18 @@ class _Run:
             metrics = MetricsFile(self.directory.metrics_file) if self.directory else None
             self._start_workers()
             self._accompany(metrics)
-        if not self._wait_for_workers(GRACE):
+        idle = self._wait_for_workers(GRACE)
+        if not idle:
             self.learner.shared.control[0] = rollout.ABANDON
-            self._wait_for_workers(GRACE)  # an environment may need longer: the run is saved before
+            idle = self._wait_for_workers(GRACE)  # an environment may need longer: the run is saved before
         with self._keeping_errors():
             self._report(metrics)
         with self._keeping_errors():
             if self.directory:
-                self._write_checkpoint(*self.learner.snapshot())
+                self._write_checkpoint(*self.learner.snapshot(with_episodes=idle))
                 self.learner.agent().save(self.directory.policy_file)
         self._wait_for_workers(None)
-        instances = [instance for group in self.instances for instance in group]
+        instances = [instance for group in self.learner.instances for instance in group]
         for closable in (metrics, *instances):
             with self._keeping_errors():
                 if closable:

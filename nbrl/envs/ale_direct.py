@@ -298,6 +298,24 @@ class _Game(PythonEnvironment):
             self._build()
         reset_game.ctypes(self.words.ctypes.data, seed, observation)
 
+    def save(self) -> bytes:
+        kept = (self.words[LIVES_LEFT:], self._arrays[FRAMES], self._arrays[KEPT])
+        return b"".join(array.tobytes() for array in kept) + self._ale.cloneState().serialize()
+
+    def load(self, saved: bytes) -> None:
+        import ale_py
+
+        if self._ale is None:
+            self._build()
+        at = 0
+        for array in (self.words[LIVES_LEFT:], self._arrays[FRAMES], self._arrays[KEPT]):
+            part = np.frombuffer(saved, array.dtype, array.size, at)
+            array[...] = part.reshape(array.shape)
+            at += array.nbytes
+        self._arrays[LINES][:] = self._arrays[GREY][self._arrays[KEPT]].max(axis=0)
+        # Its own generator too, though nothing here draws from it. The screen stays the old one until the next step.
+        self._ale.restoreState(ale_py.ALEState(saved[at:]))
+
     def picture(self, observation: np.ndarray) -> np.ndarray:
         """In colour, the maximum of the screens that the observation was made of: games draw some things by turns."""
         palette = _of_every_index(self.words, self._ale.getScreenRGB)

@@ -76,6 +76,14 @@ class PythonEnvironment:
         """As `Instance.picture`."""
         return observation_picture(observation)
 
+    def save(self) -> bytes | None:
+        """As `Instance.save`; an environment that can do it overrides this and `load`."""
+        return None
+
+    def load(self, saved: bytes) -> None:
+        """As `Instance.load`."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Let go of what the environment holds."""
         raise NotImplementedError
@@ -133,6 +141,49 @@ class Instance:
     def error(self) -> BaseException | None:
         """What a Python environment raised in the call that failed."""
         return self._python.error if self._python is not None else None
+
+    def save(self) -> bytes | None:
+        """The environment's state, to go on from later; None where it cannot be saved.
+
+        Raises
+        ------
+        RuntimeError
+            Its own `save` failed.
+        """
+        if self._python is not None:
+            return self._python.save()
+        if self.saved_size == 0:
+            return None
+        if not self.save_address:
+            return ctypes.string_at(self.state_address, self.saved_size)
+        buffer = ctypes.create_string_buffer(self.saved_size)
+        status = SaveFunction(self.save_address)(self.state_address, ctypes.addressof(buffer))
+        if not status & STEPPED:
+            raise RuntimeError(f"the environment could not save its state: status {status}")
+        return buffer.raw
+
+    def load(self, saved: bytes) -> None:
+        """Go back to a state from `save`, of this or another instance.
+
+        Raises
+        ------
+        ValueError
+            It is not of this environment's size.
+        RuntimeError
+            The environment's own `load` failed.
+        """
+        if self._python is not None:
+            self._python.load(saved)
+            return
+        if len(saved) != self.saved_size or not saved:
+            raise ValueError(f"a saved state of {self.saved_size} bytes is needed, not of {len(saved)}")
+        if not self.load_address:
+            ctypes.memmove(self.state_address, saved, len(saved))
+            return
+        buffer = ctypes.create_string_buffer(saved, len(saved))
+        status = SaveFunction(self.load_address)(self.state_address, ctypes.addressof(buffer))
+        if not status & STEPPED:
+            raise RuntimeError(f"the environment could not load a state: status {status}")
 
     def close(self) -> None:
         """Close the environment; a second time does nothing. The instance must not be stepped afterwards."""
@@ -416,28 +467,6 @@ class Player:
         pointers = (array.ctypes.data for array in (self._action, self._observation, self._reward))
         status = self._checked(self._step(self.instance.state_address, *pointers))
         return self._observation.copy(), float(self._reward[0]), status
-
-    def save(self) -> bytes:
-        """The environment's state; ValueError when it cannot be saved."""
-        instance = self.instance
-        if instance.saved_size == 0:
-            raise ValueError("this environment's state cannot be saved")
-        if not instance.save_address:
-            return ctypes.string_at(instance.state_address, instance.saved_size)
-        buffer = ctypes.create_string_buffer(instance.saved_size)
-        self._checked(SaveFunction(instance.save_address)(instance.state_address, ctypes.addressof(buffer)))
-        return buffer.raw
-
-    def load(self, saved: bytes) -> None:
-        """Go back to a state from `save`; ValueError when it is not of this environment's size."""
-        instance = self.instance
-        if len(saved) != instance.saved_size or not saved:
-            raise ValueError(f"a saved state of {instance.saved_size} bytes is needed, not of {len(saved)}")
-        if not instance.load_address:
-            ctypes.memmove(instance.state_address, saved, len(saved))
-            return
-        buffer = ctypes.create_string_buffer(saved, len(saved))
-        self._checked(SaveFunction(instance.load_address)(instance.state_address, ctypes.addressof(buffer)))
 
     def close(self) -> None:
         """Close the environment."""

@@ -1,0 +1,178 @@
+"""A run that was stopped and goes on equals one that was not, bit for bit, with one thread."""
+
+import hashlib
+import logging
+
+import numpy as np
+import pytest
+from toys import tiny
+
+import nbrl
+from nbrl import CheckpointError, Conv, Dense, Trainer
+from nbrl.checkpoint import newest, read_tensors, write_tensors
+from nbrl.learner import PER_ACTOR
+
+ADAM = {"optimiser": "shared_adam", "learning_rate": 1e-3}
+SMALL = (Conv(4, 8, 4), Dense(8))
+CASES = {
+    "catch": ("Catch-v0", {}),
+    "lockstep, adam": ("Catch-v0", {"lockstep": 2, "actors": 6} | ADAM),
+    "cart pole": ("CartPole-v1", {"actors": 3, "rollout_length": 7} | ADAM),
+    "bricks": ("Bricks-v0", {"network": SMALL, "gae_lambda": 0.9}),
+    "atari": ("ALE/Pong-v5", {"network": SMALL, "steps": 1200, "sticky_actions": 0.25}),
+    "atari, lives": ("ALE/Breakout-v5", {"network": SMALL, "steps": 1200, "actors": 2, "lockstep": 2}),
+}
+
+
+def settings(environment, more):
+    return tiny(environment, **{"steps": 6000, "actors": 4, "threads": 1, "seed": 5, "report_interval": 1e-3} | more)
+
+
+def digest(trainer):
+    learner = trainer._run.learner
+    arrays = [learner.shared.theta, learner.shared.statistics, learner.workers[0].random]
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest(), learner.steps
+
+
+def whole(config):
+    trainer = Trainer(config)
+    trainer.start()
+    trainer.join()
+    return digest(trainer)
+
+
+def stopped(config, directory, after, restore=None):
+    """Train until some steps have been taken, and return the last checkpoint."""
+    trainer = Trainer(
+        config,
+        directory=directory,
+        restore=restore,
+        on_report=lambda report: report.steps >= after and trainer.stop(),
+    )
+    trainer.start()
+    assert trainer.join()
+    assert after <= trainer.steps < config.steps
+    return newest(directory / "checkpoints")
+
+
+def gone_on(config, directory, saved):
+    trainer = Trainer(config, directory=directory, restore=saved)
+    trainer.start()
+    trainer.join()
+    return digest(trainer)
+
+
+@pytest.mark.parametrize(("environment", "more"), CASES.values(), ids=CASES)
+def test_a_run_that_goes_on_equals_one_that_never_stopped(environment, more, tmp_path):
+    config = settings(environment, more)
+    saved = stopped(config, tmp_path / "run", config.steps // 4)
+    saved = stopped(config, tmp_path / "run", config.steps // 2, restore=saved)
+    assert gone_on(config, tmp_path / "run", saved) == whole(config)
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory):
+    """(settings, a checkpoint of the middle of the run, how the run ends)."""
+    config = settings("Catch-v0", {"actors": 6, "lockstep": 2} | ADAM)
+    saved = stopped(config, tmp_path_factory.mktemp("halfway") / "run", config.steps // 2)
+    return config, saved, whole(config)
+
+
+FIELDS = ["m/dense1/weights", "v/dense1/weights", "turn", "environments/0", *(f"actors/{name}" for name in PER_ACTOR)]
+
+
+@pytest.mark.parametrize("name", [*FIELDS, "steps", "updates"])
+def test_nothing_can_be_left_out_of_a_checkpoint(name, halfway, tmp_path):
+    config, saved, _ = halfway
+    arrays, metadata = read_tensors(saved)
+    (metadata if name in metadata else arrays).pop(name)
+    write_tensors(tmp_path / "cut.safetensors", arrays, metadata)
+    with pytest.raises(CheckpointError, match="cannot be gone on from"):
+        Trainer(config, restore=tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize("name", [*FIELDS, "steps", "updates"])
+def test_every_field_of_a_checkpoint_matters(name, halfway, tmp_path):
+    config, saved, end = halfway
+    arrays, metadata = read_tensors(saved)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    path = tmp_path / "run" / "checkpoints" / saved.name
+    learns = not name.startswith("actors/episode_")  # these count for the reports alone
+    if name in metadata:
+        metadata[name] = str(int(metadata[name]) // 2)
+    elif name == "turn":
+        arrays[name] = (arrays[name] + 1) % 3
+    elif name == "environments/0":
+        arrays[name] = arrays["environments/5"]
+    elif name == "actors/begun":
+        arrays[name][:] = False
+    elif name == "actors/random":
+        arrays[name] = arrays[name][::-1].copy()
+    else:
+        arrays[name] = np.zeros_like(arrays[name])
+    write_tensors(path, arrays, metadata)
+    assert (gone_on(config, tmp_path / "run", path) == end) == (not learns)
+
+
+def test_counts_of_an_episode_go_on(tmp_path):
+    # No episode of CartPole is as long as its return where a part of either was lost.
+    config, reports = settings("CartPole-v1", CASES["cart pole"][1]), []
+    saved = stopped(config, tmp_path / "run", 3000)
+    trainer = Trainer(config, directory=tmp_path / "run", restore=saved, on_report=reports.append)
+    learner = trainer._run.learner
+    assert learner.workers[0].episode_length.sum() > 0
+    np.testing.assert_array_equal(learner.workers[0].episode_length, learner.workers[0].episode_return)
+    trainer.start()
+    trainer.join()
+    told = [report for report in reports if report.episodes]
+    assert told
+    assert all(report.return_mean == pytest.approx(report.length_mean) for report in told)
+
+
+def test_a_turn_that_is_none_is_refused(halfway, tmp_path):
+    config, saved, _ = halfway
+    arrays, metadata = read_tensors(saved)
+    for turn in (-1, 3):
+        arrays["turn"][0] = turn
+        write_tensors(tmp_path / "wrong.safetensors", arrays, metadata)
+        with pytest.raises(CheckpointError, match=f"turn has {turn}"):
+            Trainer(config, restore=tmp_path / "wrong.safetensors")
+
+
+def test_a_state_of_another_size_is_refused(halfway, tmp_path):
+    config, saved, _ = halfway
+    arrays, metadata = read_tensors(saved)
+    arrays["environments/0"] = arrays["environments/0"][:-1]
+    write_tensors(tmp_path / "wrong.safetensors", arrays, metadata)
+    trainer = Trainer(config, restore=tmp_path / "wrong.safetensors")
+    with pytest.raises(ValueError, match="a saved state of 24 bytes is needed, not of 23"):
+        trainer.start()
+
+
+def test_an_environment_that_cannot_be_saved_begins_anew_and_the_run_says_so(tmp_path, caplog):
+    config = tiny("Acrobot-v1", steps=4000, actors=2, threads=1, report_interval=1e-3)
+    saved = stopped(config, tmp_path / "run", 1000)
+    assert not read_tensors(saved)[0]["actors/begun"].any()
+    with caplog.at_level(logging.INFO):
+        trainer = Trainer(config, directory=tmp_path / "run", restore=saved)
+    assert "0 of 2 actors go on with their episodes; the others begin new ones" in caplog.text
+    trainer.start()
+    assert trainer.join()
+    assert trainer.steps == config.steps
+
+
+def test_several_threads_go_on_with_their_counts_and_random_numbers(tmp_path):
+    config = settings("Catch-v0", {"threads": 2, "actors": 6})
+    saved = stopped(config, tmp_path / "run", 3000)
+    arrays, metadata = read_tensors(saved)
+    learner = Trainer(config, directory=tmp_path / "run", restore=saved)._run.learner
+    assert learner.steps == int(metadata["steps"])
+    assert int(learner.shared.updates[0]) == int(metadata["updates"])
+    for worker, actors in zip(learner.workers, learner.actors, strict=True):
+        np.testing.assert_array_equal(worker.random, arrays["actors/random"][actors])
+    assert arrays["actors/begun"].any()
+
+
+def test_a_policy_is_read_from_a_checkpoint_with_episodes(halfway):
+    _, saved, _ = halfway
+    assert nbrl.Agent.load(saved).preprocessing.environment == "Catch-v0"
