@@ -27,7 +27,7 @@ _DTYPES = {
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 _CHECKSUM = "sha256"
 _METADATA = "__metadata__"
-_LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors package
+_LONGEST_HEADER = 65_536  # bytes: several hundred arrays
 
 
 class CheckpointError(ValueError):
@@ -99,6 +99,12 @@ def newest(directory: str | os.PathLike) -> Path | None:
     return None
 
 
+def sweep(directory: str | os.PathLike) -> None:
+    """Remove what writes that were cut short have left in a directory."""
+    for path in Path(directory).glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def replace_file(path: str | os.PathLike, chunks: Iterable[bytes | memoryview]) -> None:
     """Write a file through a temporary one beside it: after a crash the old or the new one stands, never a part."""
     path = Path(path)
@@ -160,10 +166,12 @@ def _checksum(header: Mapping[str, Any], chunks: Iterable[bytes | memoryview]) -
 
 def _decode(file: BinaryIO, size: int, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+    if size < 8 or length > size - 8:
         raise CheckpointError(
             f"{name} is cut short or is not a safetensors file: its {size} bytes cannot hold its header"
         )
+    if length > _LONGEST_HEADER:
+        raise CheckpointError(f"{name} has a header of {length:,} bytes: it must be at most {_LONGEST_HEADER:,}")
     header = _header(file.read(length), name)
     metadata = header.get(_METADATA, {})
     entries = {key: entry for key, entry in header.items() if key != _METADATA}

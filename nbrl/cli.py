@@ -30,7 +30,9 @@ from nbrl.trainer import Trainer
 logger = logging.getLogger("nbrl")
 
 LOG_INTERVAL = 10.0  # seconds between log lines where there is no terminal
+OPTIONS = ("method", "steps", "minutes", "until_return", "actors", "threads", "seed")  # settings with one of their own
 RUN_HELP = "a run directory, a checkpoint or a saved policy"
+ENV_HELP = "id of the environment; by default the one it was trained on"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -148,9 +150,12 @@ class _Console(logging.Handler):
 def _train(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
         settings = _settings(parsed)
+        policy = Agent.load(parsed.init) if parsed.init else None
+        if policy is not None:
+            settings.setdefault("network", policy.network.layers)
         config = configure(parsed.environment, preset=parsed.preset, frames=parsed.frames, **settings)
         directory = parsed.out or next(path for path in default_directories(config) if not path.exists())
-        trainer = Trainer(config, directory=directory, on_report=console.report)
+        trainer = Trainer(config, directory=directory, on_report=console.report, init=policy)
     return _run(trainer, RunDirectory(directory), console)
 
 
@@ -158,10 +163,12 @@ def _resume(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
         run = RunDirectory.open(parsed.run_path)
         config = run.config()
+        if parsed.env is None:
+            envs.check_named_in_file(config.environment)
         newest = checkpoint.newest(run.checkpoints)
         if newest is None:
             raise ValueError(f"{run.path} has no readable checkpoint to go on from")
-        trainer = Trainer(config, directory=run.path, on_report=console.report, restore=newest)
+        trainer = Trainer(config, parsed.env, directory=run.path, on_report=console.report, restore=newest)
         if trainer.steps >= config.steps:
             raise ValueError(f"{run.path} has nothing left to do: it has taken its {config.steps:,} steps")
     return _run(trainer, run, console)
@@ -202,9 +209,9 @@ def _summary(report: Report | None) -> str:
 def _eval(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
         policy, run = _policy(parsed.run_path)
-        agent = Agent.load(policy)
         evaluation = evaluate(
-            agent,
+            Agent.load(policy),
+            parsed.env,
             episodes=parsed.episodes,
             greedy=parsed.greedy,
             threads=parsed.threads,
@@ -239,7 +246,7 @@ def _play(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
         policy, run = _policy(parsed.run_path)
         picture = parsed.out or (policy.with_suffix(".gif") if run is None else run.play_file)
-        played = play(Agent.load(policy), picture, seed=parsed.seed, greedy=parsed.greedy, on_step=on_step)
+        played = play(Agent.load(policy), picture, parsed.env, seed=parsed.seed, greedy=parsed.greedy, on_step=on_step)
     console.end_progress()
     cut = f"; the picture shows the first {played.shown:,}" if played.shown < played.length else ""
     print(picture)
@@ -346,9 +353,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("environment", metavar="ENV", help="id of an environment, such as ALE/Pong-v5: see nbrl envs")
     train.add_argument("--preset", metavar="P", help=f"settings to begin with: {', '.join(PRESETS)}")
-    for name in ("method", "steps", "actors", "threads", "seed"):
+    for name in OPTIONS:
         metavar = "M" if name == "method" else "N"
-        train.add_argument(f"--{name}", metavar=metavar, help=describe()[name])
+        train.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=describe()[name])
+    train.add_argument("--init", metavar="POLICY", type=Path, help="begin with a saved policy, whose network it takes")
     train.add_argument("--frames", metavar="N", type=_number, help="length of the run in frames instead of steps")
     train.add_argument("--out", metavar="DIR", type=Path, help="directory of the run; by default a new one in runs/")
     train.add_argument(
@@ -357,9 +365,11 @@ def _parser() -> argparse.ArgumentParser:
 
     resume = command(_resume, "resume", "Go on with a run from its newest checkpoint.")
     resume.add_argument("run_path", metavar="RUN", type=Path, help="a run directory")
+    resume.add_argument("--env", metavar="ENV", help=ENV_HELP)
 
     evaluation = command(_eval, "eval", "Play episodes with a trained policy and report their returns.")
     evaluation.add_argument("run_path", metavar="RUN", type=Path, help=RUN_HELP)
+    evaluation.add_argument("--env", metavar="ENV", help=ENV_HELP)
     evaluation.add_argument("--episodes", metavar="N", type=_count, default=30, help="number of episodes; default: 30")
     evaluation.add_argument("--greedy", action="store_true", help="take the most likely action instead of sampling")
     evaluation.add_argument("--json", action="store_true", help="print one JSON object with every episode")
@@ -368,6 +378,7 @@ def _parser() -> argparse.ArgumentParser:
 
     playing = command(_play, "play", "Play one episode with a trained policy and draw it as an animated GIF.")
     playing.add_argument("run_path", metavar="RUN", type=Path, help=RUN_HELP)
+    playing.add_argument("--env", metavar="ENV", help=ENV_HELP)
     playing.add_argument("--out", metavar="FILE", type=Path, help="the picture; by default play.gif in the run")
     playing.add_argument("--greedy", action="store_true", help="take the most likely action instead of sampling one")
     playing.add_argument("--seed", metavar="N", type=_seed, default=0, help="seed of the episode; default: 0")
@@ -391,7 +402,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(parsed: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that a command line gives, from its options and its ``--set``."""
-    given = {name: getattr(parsed, name, None) for name in ("method", "steps", "actors", "threads", "seed")}
+    given = {name: getattr(parsed, name, None) for name in OPTIONS}
     texts = {name: text for name, text in given.items() if text is not None}
     for assignment in parsed.set:
         name, equals, text = assignment.partition("=")

@@ -78,6 +78,12 @@ class Config:
     )
     cut_on_life_loss: bool = _setting(True, "whether a lost life ends the return in Atari training; paper: true")
     seed: int | None = _setting(None, "seed of everything random, none for a fresh one", least=0, most=2**63 - 1)
+    minutes: float | None = _setting(
+        None, "end after so many minutes of training, none for no limit; a run that goes on has them again", above=0
+    )
+    until_return: float | None = _setting(
+        None, "end when the mean return of the last 100 episodes is as high as this, none for no such end"
+    )
     report_interval: float = _setting(1.0, "seconds between reports", above=0)
     checkpoint_interval: float = _setting(300.0, "seconds between checkpoints", above=0)
 
@@ -179,15 +185,16 @@ def configure(environment: Any, *, preset: str | None = None, frames: int | None
     if frames is not None and "steps" in settings:
         raise ValueError("steps and frames are both given: give one of them, since each sets the length of the run")
     spec = envs.make(environment)
+    name = envs.description(environment, spec.name)
     values = {**(PRESETS[preset] if preset else DEFAULTS)[spec.kind], **settings}
     if frames is not None:
         values["steps"] = _steps(frames, spec.frames_per_step)
     if values.get("threads") is None:
         # Values that are wrong here are refused by Config, which names them.
         values["threads"] = 1
-        config = Config(environment=spec.name, **values)
+        config = Config(environment=name, **values)
         return dataclasses.replace(config, threads=min(available_cores(), config.actors // config.lockstep))
-    return Config(environment=spec.name, **values)
+    return Config(environment=name, **values)
 
 
 def available_cores() -> int:
@@ -271,9 +278,9 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     is_whole = field.type in (int, int | None)
     number = _whole(value) if is_whole else _real(value)
     if number is None or not all(_HOLDS[words](number, bound) for words, bound in bounds.items()):
-        wanted = " and ".join(f"{words} {bound}" for words, bound in bounds.items())
+        wanted = " and".join(f" {words} {bound}" for words, bound in bounds.items())
         kind = "a whole number" if is_whole else "a finite number"
-        raise ValueError(f"{field.name} is {value!r}: it must be {kind} {wanted}{', or none' if optional else ''}")
+        raise ValueError(f"{field.name} is {value!r}: it must be {kind}{wanted}{', or none' if optional else ''}")
     return number
 
 

@@ -186,6 +186,8 @@ def check_seed(seed: Any) -> None:
 def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = False) -> Environment:
     """The environment that a policy plays, by default what it was trained on; ``ValueError`` if it does not fit."""
     seen = agent.preprocessing
+    if environment is None:
+        envs.check_named_in_file(seen.environment)
     spec = envs.make(
         seen.environment if environment is None else environment,
         sticky_actions=seen.sticky_actions,

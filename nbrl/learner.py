@@ -74,7 +74,8 @@ class Learner:
         )
         if self.environment.action_count == 0:
             raise ValueError(
-                f"{config.environment} has continuous actions: {config.method} takes an environment with discrete ones"
+                f"{self.environment.name} has continuous actions: "
+                f"{config.method} takes an environment with discrete ones"
             )
         heads = {"policy": self.environment.action_count, "value": 1}
         self.network = Network(config.network, self.environment.observation_shape, heads)
@@ -131,9 +132,9 @@ class Learner:
         for functions, instance in zip(self.workers[worker].functions, instances, strict=True):
             functions[:] = instance.reset_address, instance.step_address, instance.state_address
         self.instances[worker] = instances
-        for number, actor in enumerate(self.actors[worker]):
+        for instance, actor in zip(instances, self.actors[worker].tolist(), strict=True):
             if actor in self._saved:
-                instances[number].load(self._saved.pop(actor))
+                instance.load(self._saved.pop(actor))
         return instances
 
     @property
@@ -187,16 +188,37 @@ class Learner:
         running = {
             actor: instance
             for instances, actors in zip(self.instances, self.actors, strict=True)
-            for instance, actor in zip(instances, actors, strict=bool(instances))
+            for instance, actor in zip(instances, actors.tolist(), strict=bool(instances))
         }
+        sizes, states = np.zeros(self.config.actors, np.int64), []
         for actor in np.flatnonzero(arrays["actors/begun"]).tolist():
             saved = running[actor].save() if with_episodes and actor in running else None
             if saved is None:  # this episode begins anew
                 arrays["actors/begun"][actor] = False
             else:
-                arrays[f"environments/{actor}"] = np.frombuffer(saved, np.uint8)
+                sizes[actor] = len(saved)
+                states.append(saved)
+        arrays |= {"actors/state_size": sizes, "states": np.frombuffer(b"".join(states), np.uint8)}
         counters = {"steps": str(self.steps), "updates": str(int(self.shared.updates[0]))}
         return arrays, agent.metadata() | counters
+
+    def begin_from(self, agent: Agent) -> None:
+        """Begin with a policy's parameters; ``ValueError`` where its network or observations are others."""
+        seen, environment = agent.preprocessing, self.environment
+        if (agent.network.layers, agent.network.heads) != (self.network.layers, self.network.heads):
+            raise ValueError(
+                f"the policy to begin with has the layers {agent.network.layers} and the heads {agent.network.heads}: "
+                f"the run has {self.network.layers} and {self.network.heads}"
+            )
+        if (seen.observation_shape, seen.observation_dtype) != (
+            environment.observation_shape, environment.observation_dtype.name
+        ):  # fmt: skip
+            raise ValueError(
+                f"the policy to begin with takes observations of {seen.observation_dtype} with shape "
+                f"{seen.observation_shape}, {environment.name} gives {environment.observation_dtype} with shape "
+                f"{environment.observation_shape}"
+            )
+        self.shared.theta[:] = agent.parameters
 
     def restore(self, path: str | os.PathLike) -> dict[str, str]:
         """Go on from a checkpoint, whose other metadata are returned. Environments are loaded as they are attached.
@@ -230,10 +252,13 @@ class Learner:
                 if not 0 <= turn < worker.begun.size // self.config.lockstep:
                     raise ValueError(f"turn has {turn}, which is no group of its thread")
                 worker.group[0] = turn
-            self._saved = {
-                actor: arrays[f"environments/{actor}"].tobytes()
-                for actor in np.flatnonzero(arrays["actors/begun"]).tolist()
-            }
+            sizes = _checked(arrays, "actors/state_size", np.zeros(self.config.actors, np.int64))
+            states, at = arrays["states"].tobytes(), 0
+            if (sizes < 0).any() or sizes.sum() != len(states):
+                raise ValueError("the sizes of its environments' states do not add up")
+            for actor in np.flatnonzero(arrays["actors/begun"]).tolist():
+                self._saved[actor] = states[at : at + sizes[actor]]
+                at += sizes[actor]
             logger.info(
                 "%d of %d actors go on with their episodes; the others begin new ones",
                 len(self._saved),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbrl.checkpoint import replace_file, sweep
 from nbrl.config import Config
 
 logger = logging.getLogger(__name__)
@@ -74,18 +75,26 @@ CHARTS = {
 
 
 class MetricsFile:
-    """A file of reports, one JSON object a line, each on disk for other programs to read once ``append`` returns."""
+    """A file of reports, one JSON object a line, each on disk for other programs to read once ``append`` returns.
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        self._file = open(path, "ab+")  # noqa: SIM115 - it stays open for the run
-        if self._file.tell() > 0:  # a crash may have left half a line
-            self._file.seek(-1, os.SEEK_END)
-            if self._file.read(1) != b"\n":
-                self._file.write(b"\n")
+    Parameters
+    ----------
+    path
+        Made if it is not there.
+    steps
+        What a run that goes on has behind it. Lines from beyond, written after the checkpoint that it goes on from, and
+        lines that are no reports, such as a half one, are left out.
+    """
+
+    def __init__(self, path: str | os.PathLike, steps: int | None = None) -> None:
+        if steps is not None and os.path.exists(path):
+            kept = [report for report in read_metrics(path) if report.steps <= steps]
+            replace_file(path, [_line(report) for report in kept])
+        self._file = open(path, "ab")  # noqa: SIM115 - it stays open for the run
 
     def append(self, report: Report) -> None:
         """Add a report as a line."""
-        self._file.write(json.dumps(report.to_dict(), allow_nan=False).encode() + b"\n")
+        self._file.write(_line(report))
         self._file.flush()
 
     def close(self) -> None:
@@ -93,11 +102,14 @@ class MetricsFile:
         self._file.close()
 
 
-def read_metrics(path: str | os.PathLike) -> list[Report]:
-    """Return the reports of a ``metrics.jsonl`` in the order of their steps.
+def _line(report: Report) -> bytes:
+    return json.dumps(report.to_dict(), allow_nan=False).encode() + b"\n"
 
-    A line that a crash cut short is passed over with a warning. A run that goes on from a checkpoint reports again what
-    came after the checkpoint: the older lines are left out.
+
+def read_metrics(path: str | os.PathLike) -> list[Report]:
+    """Return the reports of a ``metrics.jsonl``.
+
+    A line that a crash cut short is passed over with a warning.
 
     Raises
     ------
@@ -116,8 +128,6 @@ def read_metrics(path: str | os.PathLike) -> list[Report]:
             if line:
                 logger.warning("%s: line %d is not a report and is passed over", path, number)
             continue
-        while reports and reports[-1].steps > report.steps:
-            reports.pop()
         reports.append(report)
     return reports
 
@@ -201,6 +211,11 @@ class RunDirectory:
         if not run.config_file.is_file():
             raise ValueError(f"{run.path} is not a run directory: it has no {run.config_file.name}")
         return run
+
+    def clear(self) -> None:
+        """Remove what an earlier process left half written, before the run goes on."""
+        for directory in (self.path, self.checkpoints):
+            sweep(directory)
 
     def config(self) -> Config:
         """Return the run's settings; raises ``ValueError`` if they cannot be read."""

@@ -1,43 +1,16 @@
-"""One training run: its threads, its reports, its checkpoints. The embedding point.
+"""One training run, in the background: the embedding point."""
 
-The threads spend their time in the method's compiled loop and come back about twice a second. Nothing here prints,
-handles signals or starts processes.
-"""
-
-import collections
-import contextlib
-import logging
-import math
 import os
-import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from nbrl import checkpoint
 from nbrl.agent import Agent
 from nbrl.config import Config, configure
-from nbrl.kernels.compile import is_kept
-from nbrl.learner import Learner
-from nbrl.methods import rollout
-from nbrl.metrics import MetricsFile, Report, RunDirectory
+from nbrl.metrics import Report
+from nbrl.run import Run
 
-logger = logging.getLogger(__name__)
-
-CALL_SECONDS = 0.5  # how long a thread stays in compiled code
-GRACE = 0.5  # seconds that a rollout has to end after a stop, before it is abandoned
 EXIT_SECONDS = 2.0  # how long a host that exits waits for a run that it forgot
-LONGEST_WAIT = 1e6  # seconds; the system's clocks take no arbitrary ones
-CHECKPOINTS_KEPT = 3
-RECENT_EPISODES = 100
-FAILURES = {
-    rollout.BAD_OBSERVATION: "an observation has a number that is not finite",
-    rollout.BAD_REWARD: "a reward is not finite",
-    rollout.BAD_GRADIENT: "the gradient is not finite: a lower learning_rate or gradient_clip may help",
-}
 
 
 class Trainer:
@@ -56,6 +29,8 @@ class Trainer:
         Called with each `Report`, about once a second, in the run's own thread.
     restore : path, optional
         A checkpoint to go on from; `directory` is then the run that it belongs to.
+    init : Agent or path, optional
+        A policy of the same network to begin with, instead of random parameters.
 
     Raises
     ------
@@ -81,10 +56,14 @@ class Trainer:
         directory: str | os.PathLike | None = None,
         on_report: Callable[[Report], None] | None = None,
         restore: str | os.PathLike | None = None,
+        init: Agent | str | os.PathLike | None = None,
     ) -> None:
-        self._run = _Run(config, environment, directory, on_report, restore)
+        if init is not None and restore is not None:
+            raise ValueError("init and restore are both given: a run begins with a policy or goes on from a checkpoint")
+        policy = init if init is None or isinstance(init, Agent) else Agent.load(init)
+        self._run = Run(config, environment, directory, on_report, restore, policy)
         # A host that forgets to stop: at exit, or when the trainer is dropped, its threads are stopped.
-        self._finaliser = weakref.finalize(self, _Run.stop, self._run, EXIT_SECONDS)
+        self._finaliser = weakref.finalize(self, Run.stop, self._run, EXIT_SECONDS)
 
     @property
     def config(self) -> Config:
@@ -98,11 +77,21 @@ class Trainer:
 
     @property
     def running(self) -> bool:
-        """Whether threads are at work."""
+        """Whether it was started and has not ended."""
         return self._run.state not in ("new", "ended")
 
-    def start(self) -> None:
-        """Compile what must be compiled (seconds, the first time), start the threads and return.
+    @property
+    def paused(self) -> bool:
+        """Whether it waits for `resume`."""
+        return self._run.state == "paused"
+
+    def start(self, *, wait: bool = False) -> None:
+        """Compile what must be compiled (seconds, the first time), and start the threads.
+
+        Parameters
+        ----------
+        wait : bool, optional
+            Return when the run has ended, as `join` does, instead of at once.
 
         Raises
         ------
@@ -110,6 +99,30 @@ class Trainer:
             The trainer was started before.
         """
         self._run.start()
+        if wait:
+            self._run.join(None)
+
+    def pause(self) -> None:
+        """Let the threads wait, each at the end of its rollout, until `resume`; return when they do.
+
+        Nothing happens in a run that is paused, ends or has ended. From the run's own threads it returns at once.
+
+        Raises
+        ------
+        RuntimeError
+            The trainer was not started.
+        """
+        self._run.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`; nothing happens in a run that is not paused.
+
+        Raises
+        ------
+        RuntimeError
+            The trainer was not started.
+        """
+        self._run.resume()
 
     def stop(self) -> None:
         """End the run where it is, save it if it has a directory, and wait. Safe at any time, from any thread.
@@ -135,8 +148,8 @@ class Trainer:
         """
         return self._run.join(timeout)
 
-    def agent(self) -> Agent:
-        """The policy of this moment."""
+    def snapshot(self) -> Agent:
+        """The policy of this moment, while training goes on."""
         return self._run.learner.agent()
 
 
@@ -146,6 +159,7 @@ def train(
     directory: str | os.PathLike | None = None,
     preset: str | None = None,
     on_report: Callable[[Report], None] | None = None,
+    init: Agent | str | os.PathLike | None = None,
     **settings: Any,
 ) -> Agent:
     """Train to the end and return the policy.
@@ -154,317 +168,16 @@ def train(
     ----------
     environment : str, callable or Environment
         An id such as ``"CartPole-v1"``, a function that makes a gymnasium environment, or a `NativeEnvironment`.
-    directory, on_report
+    directory, on_report, init
         As for `Trainer`.
     preset, **settings
         As for `nbrl.configure`.
     """
     config = configure(environment, preset=preset, **settings)
-    trainer = Trainer(config, environment, directory=directory, on_report=on_report)
+    trainer = Trainer(config, environment, directory=directory, on_report=on_report, init=init)
     try:
-        trainer.start()
-        trainer.join()
+        trainer.start(wait=True)
     except BaseException:
         trainer.stop()
         raise
-    return trainer.agent()
-
-
-class _Run:
-    """What the threads share. They hold this and not the `Trainer`, so that a dropped trainer ends its run."""
-
-    def __init__(
-        self,
-        config: Config,
-        environment: Any,
-        directory: str | os.PathLike | None,
-        on_report: Callable[[Report], None] | None,
-        restore: str | os.PathLike | None,
-    ) -> None:
-        self.seeded = config.seed is not None
-        self.learner = Learner(config, environment)
-        self.config, self.environment = self.learner.config, self.learner.environment
-        self.seconds_before = 0.0
-        if restore is not None:
-            self.seconds_before = _seconds(self.learner.restore(restore))
-        self.directory = None
-        if directory is not None:
-            self.directory = RunDirectory(directory) if restore else RunDirectory.create(directory, self.config)
-        self.on_report = on_report
-
-        self.threads: list[threading.Thread] = []
-        self.starter: threading.Thread | None = None  # who is inside `start`
-        self.error: BaseException | None = None
-        self.state = "new"  # then "running", "parked" for moments, "stopping", "ended"
-        self.changed = threading.Condition()  # guards state and the two counts
-        self.active = 0
-        self.parked = 0
-        self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)
-
-    # Start, stop and wait
-
-    def start(self) -> None:
-        with self.changed:
-            if self.state != "new":
-                raise RuntimeError("this trainer was started or stopped before: a run that goes on needs a new one")
-            self.state, self.starter = "running", threading.current_thread()
-        learner = self.learner
-        try:
-            if self.seeded and self.config.threads > 1:
-                logger.info("with %d threads the order of updates is not reproducible", self.config.threads)
-            if not is_kept(learner.loop):
-                logger.info("compiling, which takes about half a minute the first time")
-            learner.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles
-            for worker in range(self.config.threads):
-                learner.attach(worker)
-            self._start_thread(self._watch, name="nbrl watcher")
-        except BaseException:
-            with self.changed:
-                self._ask_to_stop()
-                if not self.threads:
-                    self._end()
-            raise
-        finally:
-            self.starter = None
-
-    def _start_thread(self, target: Callable[..., None], *args: Any, name: str) -> None:
-        thread = threading.Thread(target=target, name=name, args=args, daemon=True)
-        self.threads.append(thread)  # before it runs: `stop` must know its caller
-        try:
-            thread.start()
-        except RuntimeError:  # the system has no room for another
-            self.threads.remove(thread)
-            raise
-
-    def stop(self, timeout: float | None = None) -> None:
-        with self.changed:
-            if self.state == "new":
-                self._end()
-            if self.state == "ended":
-                return
-            self._ask_to_stop()
-            if not self._is_own_thread():  # else it must go on for the run to end
-                self.changed.wait_for(lambda: self.state == "ended", timeout)
-
-    def _is_own_thread(self) -> bool:
-        return threading.current_thread() in (*self.threads, self.starter)
-
-    def _ask_to_stop(self) -> None:
-        self.state = "stopping"
-        self.learner.shared.control[0] = max(self.learner.shared.control[0], rollout.PARK)
-        self.changed.notify_all()
-
-    def _end(self) -> None:
-        self.state = "ended"
-        self.changed.notify_all()
-
-    def _wait_for_workers(self, timeout: float | None) -> bool:
-        with self.changed:
-            return self.changed.wait_for(lambda: self.active == 0, timeout)
-
-    def join(self, timeout: float | None) -> bool:
-        if self._is_own_thread():
-            raise RuntimeError("a thread of the run cannot wait for the run's end")
-        end = None if timeout is None else time.monotonic() + timeout
-        with self.changed:
-            while self.state not in ("new", "ended"):
-                # In slices, so that a main thread sees Ctrl-C on every platform.
-                left = 0.2 if end is None else min(0.2, end - time.monotonic())
-                if left <= 0:
-                    return False
-                self.changed.wait(left)
-        for thread in self.threads:  # which have nothing left to do
-            thread.join()
-        if self.error is not None:
-            raise self.error
-        return self.state == "ended"
-
-    @contextlib.contextmanager
-    def _keeping_errors(self) -> Iterator[None]:
-        """An exception ends the run and is kept for `join`; of several the first."""
-        try:
-            yield
-        except BaseException as error:
-            with self.changed:
-                if self.error is None:
-                    self.error = error
-                self._ask_to_stop()
-
-    # Worker threads
-
-    def _work(self, thread: int) -> None:
-        with self._keeping_errors():
-            self._learn(thread)
-        with self.changed:
-            self.active -= 1
-            self.changed.notify_all()
-
-    def _learn(self, thread: int) -> None:
-        learner, rollouts = self.learner, 1
-        while True:
-            began = time.perf_counter()
-            code = learner.loop(learner.shared, learner.workers[thread], learner.settings, rollouts)
-            if code in (rollout.FINISHED, rollout.ABANDONED):
-                return
-            if code != rollout.PAUSED:
-                raise self._failure(code, thread)
-            if learner.shared.control[0] != rollout.RUN:
-                if not self._park():
-                    return
-            else:
-                lasted = max(time.perf_counter() - began, 1e-6)
-                rollouts = max(1, min(2 * rollouts, int(rollouts * CALL_SECONDS / lasted)))
-
-    def _failure(self, code: int, thread: int) -> BaseException:
-        actor = int(self.learner.workers[thread].failed[0])
-        where = f"in actor {self.learner.actors[thread][actor]} of worker thread {thread}"
-        if code == rollout.FAILED_ENVIRONMENT:
-            error = self.learner.instances[thread][actor].error
-            if error is not None:
-                error.add_note(f"raised {where} of the run")
-                return error
-            return RuntimeError(f"the environment {self.environment.name} reported a failure {where}")
-        if code == rollout.BAD_GRADIENT:
-            where = f"in worker thread {thread}"
-        return FloatingPointError(f"{FAILURES[code]} ({where}); the parameters are as they were before it")
-
-    def _park(self) -> bool:
-        """Wait at a rollout's start until the run goes on; False when it ends instead."""
-        with self.changed:
-            self.parked += 1
-            self.changed.notify_all()
-            self.changed.wait_for(lambda: self.state != "parked")
-            self.parked -= 1
-            return self.state == "running"
-
-    # The watcher: reports and checkpoints
-
-    def _watch(self) -> None:
-        self.began = self.last_time = time.perf_counter()
-        self.last_steps, self.last_sums = self.learner.steps, self.learner.sums()
-        metrics = None
-        with self._keeping_errors():
-            metrics = MetricsFile(self.directory.metrics_file) if self.directory else None
-            self._start_workers()
-            self._accompany(metrics)
-        idle = self._wait_for_workers(GRACE)
-        if not idle:
-            self.learner.shared.control[0] = rollout.ABANDON
-            idle = self._wait_for_workers(GRACE)  # an environment may need longer: the run is saved before
-        with self._keeping_errors():
-            self._report(metrics)
-        with self._keeping_errors():
-            if self.directory:
-                self._write_checkpoint(*self.learner.snapshot(with_episodes=idle))
-                self.learner.agent().save(self.directory.policy_file)
-        self._wait_for_workers(None)
-        instances = [instance for group in self.learner.instances for instance in group]
-        for closable in (metrics, *instances):
-            with self._keeping_errors():
-                if closable:
-                    closable.close()
-        with self.changed:
-            self._end()
-
-    def _start_workers(self) -> None:
-        for thread in range(self.config.threads):
-            with self.changed:
-                self.active += 1
-            try:
-                self._start_thread(self._work, thread, name=f"nbrl worker {thread}")
-            except RuntimeError:
-                with self.changed:
-                    self.active -= 1
-                raise
-
-    def _accompany(self, metrics: MetricsFile | None) -> None:
-        """Report and save, until all workers have finished or the run is asked to stop."""
-        next_report = self.began + self.config.report_interval
-        next_checkpoint = self.began + (self.config.checkpoint_interval if self.directory else math.inf)
-        while True:
-            left = min(next_report, next_checkpoint) - time.perf_counter()
-            with self.changed:
-                if self.changed.wait_for(
-                    lambda: self.active == 0 or self.state == "stopping", min(max(left, 0.0), LONGEST_WAIT)
-                ):
-                    return
-            if time.perf_counter() >= next_report:
-                self._report(metrics)
-                next_report = time.perf_counter() + self.config.report_interval
-            if time.perf_counter() >= next_checkpoint:
-                self._save_checkpoint()
-                next_checkpoint = time.perf_counter() + self.config.checkpoint_interval
-
-    def _seconds(self, now: float) -> float:
-        return self.seconds_before + now - self.began
-
-    def _report(self, metrics: MetricsFile | None) -> None:
-        now, steps, sums = time.perf_counter(), self.learner.steps, self.learner.sums()
-        new = sums - self.last_sums
-        episodes = self.learner.new_episodes()
-        returns = episodes[:, rollout.RETURN].tolist()
-        self.recent.extend(returns)
-        speed = (steps - self.last_steps) / max(now - self.last_time, 1e-9)
-        samples, updates = new[rollout.SAMPLES], new[rollout.UPDATES]
-        report = Report(
-            steps=steps,
-            frames=steps * self.environment.frames_per_step,
-            seconds=self._seconds(now),
-            total_steps=self.config.steps,
-            steps_per_second=speed,
-            frames_per_second=speed * self.environment.frames_per_step,
-            episodes=len(episodes),
-            return_mean=float(np.mean(returns)) if returns else None,
-            return_minimum=min(returns, default=None),
-            return_maximum=max(returns, default=None),
-            length_mean=float(episodes[:, rollout.LENGTH].mean()) if returns else None,
-            recent_return=float(np.mean(self.recent)) if self.recent else None,
-            policy_loss=float(new[rollout.POLICY_LOSS] / samples) if samples else None,
-            value_loss=float(new[rollout.VALUE_LOSS] / samples) if samples else None,
-            entropy=float(new[rollout.ENTROPY] / samples) if samples else None,
-            gradient_norm=float(new[rollout.GRADIENT_NORM] / updates) if updates else None,
-            learning_rate=self.config.learning_rate * max(0.0, 1 - steps / self.config.steps),
-            dropped_episodes=self.learner.dropped_episodes(),
-        )
-        self.last_time, self.last_steps, self.last_sums = now, steps, sums
-        if metrics:
-            metrics.append(report)
-        if self.on_report:
-            try:
-                self.on_report(report)
-            except BaseException:
-                self.on_report = None
-                raise
-
-    # Checkpoints
-
-    def _save_checkpoint(self) -> None:
-        """Park the workers for one moment's state, and save it."""
-        with self.changed:
-            if self.state != "running":
-                return
-            self.state = "parked"
-            self.learner.shared.control[0] = rollout.PARK
-            self.changed.wait_for(lambda: self.parked == self.active or self.state == "stopping")
-            if self.state == "stopping":
-                return  # the last checkpoint follows
-            arrays, metadata = self.learner.snapshot()
-            self.state = "running"
-            self.learner.shared.control[0] = rollout.RUN
-            self.changed.notify_all()
-        self._write_checkpoint(arrays, metadata)
-
-    def _write_checkpoint(self, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-        assert self.directory is not None
-        metadata["seconds"] = repr(self._seconds(time.perf_counter()))
-        path = checkpoint.checkpoint_path(self.directory.checkpoints, int(metadata["steps"]))
-        checkpoint.write_tensors(path, arrays, metadata)
-        for old in sorted(self.directory.checkpoints.glob("step-*.safetensors"))[:-CHECKPOINTS_KEPT]:
-            old.unlink(missing_ok=True)
-
-
-def _seconds(metadata: dict[str, str]) -> float:
-    try:
-        return float(metadata["seconds"])
-    except (KeyError, ValueError):
-        raise checkpoint.CheckpointError("the checkpoint does not say how long its run had lasted") from None
+    return trainer.snapshot()

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from toys import policy_for
 
 import nbrl
 from nbrl import cli, metrics
@@ -362,3 +363,26 @@ def test_a_kept_run_keeps_its_evaluation(nbrl_command, tmp_path):
     run.evaluation_file.write_text("{}")
     assert nbrl_command("eval", run.path, "--episodes", "1").returncode == 0
     assert run.evaluation_file.read_text() == "{}"
+
+
+def test_a_file_that_names_code_needs_the_user_s_word(nbrl_command, tmp_path):
+    agent = policy_for("Catch-v0", name="this:Catch-v0")
+    agent.save(tmp_path / "policy.safetensors")
+    for command in ("eval", "play"):
+        ended = nbrl_command(command, "policy.safetensors")
+        assert ended.returncode == 2
+        assert "which would import the module this: if you trust it, give it again with --env" in ended.stderr
+        assert "Zen" not in ended.stdout  # which importing it prints
+    ended = nbrl_command("eval", "policy.safetensors", "--env", "Catch-v0", "--episodes", "2")
+    assert ended.returncode == 0, ended.stderr
+
+    assert nbrl_command(*SHORT, "--out", "run").returncode == 0
+    run = metrics.RunDirectory.open(tmp_path / "run")
+    settings = json.loads(run.config_file.read_text())
+    run.config_file.write_text(json.dumps(settings | {"environment": "this:Catch-v0", "steps": 3000}))
+    ended = nbrl_command("resume", "run")
+    assert ended.returncode == 2
+    assert "would import the module this" in ended.stderr
+    ended = nbrl_command("resume", "run", "--env", settings["environment"])
+    assert ended.returncode == 0, ended.stderr
+    assert metrics.read_metrics(run.metrics_file)[-1].steps >= 3000

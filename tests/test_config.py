@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 
+import gymnasium
 import numpy as np
 import pytest
 from hypothesis import given
@@ -100,10 +101,12 @@ NUMBERS = [
     for field in dataclasses.fields(Config)
     if field.type in (int, float, int | None, float | None)
 ]  # fmt: skip
-MAY_BE_ZERO = {"gae_lambda",
-    "discount", "rmsprop_decay", "adam_beta1", "adam_beta2", "entropy_weight", "value_weight", "sticky_actions", "seed",
+MAY_BE_ZERO = {
+    "discount", "gae_lambda", "rmsprop_decay", "adam_beta1", "adam_beta2", "entropy_weight", "value_weight",
+    "sticky_actions", "seed", "until_return",
 }  # fmt: skip
-OPTIONAL = {"reward_clip", "seed"}
+MAY_BE_NEGATIVE = {"until_return"}
+OPTIONAL = {"reward_clip", "seed", "minutes", "until_return"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -112,7 +115,9 @@ OPTIONAL = {"reward_clip", "seed"}
     [math.nan, math.inf, -math.inf, -1, -0.5, 0, True, "1", None, [1], pytest.param(10**400, id="huge")],
 )
 def test_impossible_numbers_are_refused_by_name(name, value):
-    if (value == 0 and value is not False and name in MAY_BE_ZERO) or (value is None and name in OPTIONAL):
+    zero, negative = value == 0 and value is not False, value in (-1, -0.5)
+    allowed = (zero and name in MAY_BE_ZERO) or (negative and name in MAY_BE_NEGATIVE)
+    if allowed or (value is None and name in OPTIONAL):
         Config(environment="x", **{name: value})
         return
     with pytest.raises(ValueError, match=rf"^{name} is ") as caught:
@@ -173,7 +178,7 @@ def test_every_setting_is_described_in_a_line():
 @pytest.mark.parametrize("table", [*DEFAULTS.values(), *(kinds[kind] for kinds in PRESETS.values() for kind in kinds)])
 def test_the_tables_hold_possible_settings(table):
     check_names(table)
-    Config(environment="x", **table)
+    Config(environment="x", threads=1, **table)
 
 
 def test_configure_suits_the_kind_of_observation():
@@ -185,6 +190,16 @@ def test_configure_suits_the_kind_of_observation():
     assert configure("CartPole-v1", actors=1).threads == 1
     assert configure("CartPole-v1", actors=6, lockstep=3, threads=2).threads == 2
     assert configure(envs.make("CartPole-v1"), seed=3) == configure("CartPole-v1", seed=3)
+
+
+def test_an_environment_without_an_id_is_named_so():
+    def corridor():
+        return gymnasium.make("CartPole-v1")
+
+    assert configure(corridor).environment == "<corridor>"
+    native = envs.make("CartPole-v1")
+    native.name = "mine"
+    assert configure(native).environment == "<mine>"
 
 
 def test_configure_for_images():

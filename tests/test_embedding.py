@@ -88,7 +88,7 @@ def test_pictures_from_gymnasium_are_learnt_through_convolutions():
     trainer = Trainer(config, Picture)
     trainer.start()
     in_time(trainer.join)
-    assert evaluate(trainer.agent(), Picture, episodes=20, greedy=True).mean_return > 9.5
+    assert evaluate(trainer.snapshot(), Picture, episodes=20, greedy=True).mean_return > 9.5
 
 
 def test_an_environment_in_c_is_learnt(tmp_path):
@@ -97,7 +97,7 @@ def test_an_environment_in_c_is_learnt(tmp_path):
     trainer.start()
     in_time(trainer.join)
     # It begins in cells 0 to 6: seven steps at most.
-    evaluation = evaluate(trainer.agent(), environment, episodes=30, greedy=True)
+    evaluation = evaluate(trainer.snapshot(), environment, episodes=30, greedy=True)
     assert max(evaluation.lengths) <= 7
     assert evaluation.mean_return > 0.5
 
@@ -108,4 +108,4 @@ def test_groups_in_lockstep_on_several_threads():
     trainer.start()
     in_time(trainer.join)
     assert trainer.steps == 2 * 5 * int(trainer._run.learner.shared.updates[0])
-    assert evaluate(trainer.agent(), "Catch-v0", episodes=200).mean_return > 0.8
+    assert evaluate(trainer.snapshot(), "Catch-v0", episodes=200).mean_return > 0.8

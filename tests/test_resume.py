@@ -78,7 +78,14 @@ def halfway(tmp_path_factory):
     return config, saved, whole(config)
 
 
-FIELDS = ["m/dense1/weights", "v/dense1/weights", "turn", "environments/0", *(f"actors/{name}" for name in PER_ACTOR)]
+FIELDS = [
+    "m/dense1/weights",
+    "v/dense1/weights",
+    "turn",
+    "states",
+    "actors/state_size",
+    *(f"actors/{name}" for name in PER_ACTOR),
+]
 
 
 @pytest.mark.parametrize("name", [*FIELDS, "steps", "updates"])
@@ -91,7 +98,7 @@ def test_nothing_can_be_left_out_of_a_checkpoint(name, halfway, tmp_path):
         Trainer(config, restore=tmp_path / "cut.safetensors")
 
 
-@pytest.mark.parametrize("name", [*FIELDS, "steps", "updates"])
+@pytest.mark.parametrize("name", [*(name for name in FIELDS if name != "actors/state_size"), "steps", "updates"])
 def test_every_field_of_a_checkpoint_matters(name, halfway, tmp_path):
     config, saved, end = halfway
     arrays, metadata = read_tensors(saved)
@@ -102,8 +109,8 @@ def test_every_field_of_a_checkpoint_matters(name, halfway, tmp_path):
         metadata[name] = str(int(metadata[name]) // 2)
     elif name == "turn":
         arrays[name] = (arrays[name] + 1) % 3
-    elif name == "environments/0":
-        arrays[name] = arrays["environments/5"]
+    elif name == "states":
+        arrays[name] = np.roll(arrays[name], 24)
     elif name == "actors/begun":
         arrays[name][:] = False
     elif name == "actors/random":
@@ -139,10 +146,16 @@ def test_a_turn_that_is_none_is_refused(halfway, tmp_path):
             Trainer(config, restore=tmp_path / "wrong.safetensors")
 
 
-def test_a_state_of_another_size_is_refused(halfway, tmp_path):
+def test_states_of_another_size_are_refused(halfway, tmp_path):
     config, saved, _ = halfway
     arrays, metadata = read_tensors(saved)
-    arrays["environments/0"] = arrays["environments/0"][:-1]
+    assert arrays["actors/state_size"].tolist() == [24 * begun for begun in arrays["actors/begun"]]
+    first = int(np.flatnonzero(arrays["actors/begun"])[0])
+    arrays["actors/state_size"][first] -= 1
+    write_tensors(tmp_path / "wrong.safetensors", arrays, metadata)
+    with pytest.raises(CheckpointError, match="the sizes of its environments' states do not add up"):
+        Trainer(config, restore=tmp_path / "wrong.safetensors")
+    arrays["states"] = arrays["states"][1:]
     write_tensors(tmp_path / "wrong.safetensors", arrays, metadata)
     trainer = Trainer(config, restore=tmp_path / "wrong.safetensors")
     with pytest.raises(ValueError, match="a saved state of 24 bytes is needed, not of 23"):

@@ -1,5 +1,6 @@
 """What a run writes: settings, metrics, checkpoints, the policy; how it goes on from them; and the pauses it makes."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,9 +9,10 @@ import pytest
 from toys import LONG, Broken, Walks, explode, in_time, tiny, wait_until
 
 import nbrl
-from nbrl import Agent, CheckpointError, Trainer, checkpoint, trainer
+from nbrl import Agent, CheckpointError, Trainer, checkpoint
 from nbrl.checkpoint import newest, read_tensors
 from nbrl.config import Config
+from nbrl.learner import PER_ACTOR
 from nbrl.metrics import RunDirectory, read_metrics
 
 ADAM = {"optimiser": "shared_adam"}
@@ -58,8 +60,8 @@ def test_the_contents_of_a_directory(tmp_path):
 
     for path in (run.policy_file, run.checkpoints / name):
         agent = Agent.load(path)
-        np.testing.assert_array_equal(agent.parameters, ended.agent().parameters)
-        assert agent.preprocessing == ended.agent().preprocessing
+        np.testing.assert_array_equal(agent.parameters, ended.snapshot().parameters)
+        assert agent.preprocessing == ended.snapshot().preprocessing
     for path in run.checkpoints.iterdir():
         _arrays, metadata = read_tensors(path)
         assert int(metadata["steps"]) == ended.steps == 5 * int(metadata["updates"])
@@ -69,9 +71,10 @@ def test_the_safetensors_package_reads_a_checkpoint(tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     ended = ran(tiny(steps=500, **ADAM), tmp_path / "run")
     arrays = safetensors.load_file(newest(tmp_path / "run" / "checkpoints"))
-    parameters = ended.agent().network.layout.views(ended.agent().parameters)
+    parameters = ended.snapshot().network.layout.views(ended.snapshot().parameters)
     names = set(parameters)
-    assert set(arrays) == names | {f"{part}/{name}" for part in "mv" for name in names} | {"random"}
+    kept = {"turn", "states", "actors/state_size", *(f"actors/{name}" for name in PER_ACTOR)}
+    assert set(arrays) == names | {f"{part}/{name}" for part in "mv" for name in names} | kept
     for name in names:
         np.testing.assert_array_equal(arrays[name], parameters[name])
     assert all((arrays[f"v/{name}"] >= 0).all() for name in names)
@@ -156,7 +159,7 @@ def test_a_run_that_goes_on_ends_at_its_steps(tmp_path):
     ended = ran(config, tmp_path / "run")
     again = ran(config, tmp_path / "run", restore=newest(tmp_path / "run" / "checkpoints"))
     assert again.steps == ended.steps == 2000
-    np.testing.assert_array_equal(again.agent().parameters, ended.agent().parameters)
+    np.testing.assert_array_equal(again.snapshot().parameters, ended.snapshot().parameters)
 
 
 def test_what_cannot_be_gone_on_from(tmp_path):
@@ -177,12 +180,36 @@ def test_what_cannot_be_gone_on_from(tmp_path):
         Trainer(tiny(steps=200, actors=2), directory=tmp_path / "run", restore=saved)
 
 
+def test_going_on_clears_what_a_crash_left(tmp_path):
+    config = tiny(steps=LONG, report_interval=0.01)
+    first = Trainer(config, directory=tmp_path / "run")
+    first.start()
+    wait_until(lambda: first.steps > 300)
+    first.stop()
+    run = RunDirectory.open(tmp_path / "run")
+    told = read_metrics(run.metrics_file)
+    beyond = dataclasses.replace(told[-1], steps=told[-1].steps + 1)
+    with open(run.metrics_file, "a") as file:
+        file.write(json.dumps(beyond.to_dict()) + "\n" + '{"steps": 1')
+    stale = [run.path / ".eval.json.0a1b2c3d.tmp", run.checkpoints / ".step-000000000001.safetensors.0a1b2c3d.tmp"]
+    for path in stale:
+        path.write_bytes(b"half")
+    again = Trainer(config, directory=run.path, restore=newest(run.checkpoints))
+    assert not any(path.exists() for path in stale)
+    again.start()
+    again.stop()
+    again.join()
+    later = read_metrics(run.metrics_file)
+    assert later[: len(told)] == told
+    assert beyond not in later
+
+
 # Pauses
 
 
 @pytest.fixture
 def all_kept(monkeypatch):
-    monkeypatch.setattr(trainer, "CHECKPOINTS_KEPT", 10**6)
+    monkeypatch.setattr("nbrl.run.CHECKPOINTS_KEPT", 10**6)
 
 
 @pytest.mark.parametrize("ending", ["steps", "stop", "error"])

@@ -209,10 +209,10 @@ def test_an_environment_that_raises(call, number, threads, tmp_path):
     assert f"raised in actor 3 of worker thread {3 % threads} of the run" in caught.value.__notes__
     assert caught.traceback[-1].name == "explode"
     assert not trainer.running
-    assert np.isfinite(trainer.agent().parameters).all()
+    assert np.isfinite(trainer.snapshot().parameters).all()
     assert sorted(walks.closed, key=id) == sorted(walks.made, key=id)
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
-    np.testing.assert_array_equal(nbrl.Agent.load(saved).parameters, trainer.agent().parameters)
+    np.testing.assert_array_equal(nbrl.Agent.load(saved).parameters, trainer.snapshot().parameters)
     with pytest.raises(Broken):
         trainer.join()
     trainer.stop()
@@ -255,7 +255,7 @@ def test_numbers_that_are_not_finite(call, number, given, sentence):
     walks = Walks({1: {"faults": {(call, number): lambda walk: given}}}, pause=0.0)
     # Actor 0 waits in its first step until the run is over, so that nothing at all is learnt.
     trainer = Trainer(tiny(walks, steps=LONG, actors=2, threads=2), walks)
-    before = trainer.agent().parameters
+    before = trainer.snapshot().parameters
     walks.arguments[0] = {"faults": {("step", 0): lambda walk: wait_until(lambda: trainer._run.error is not None)}}
     trainer.start()
     with pytest.raises(FloatingPointError, match=rf"{sentence} \(in actor 1 of worker thread 1\)"):
@@ -263,19 +263,19 @@ def test_numbers_that_are_not_finite(call, number, given, sentence):
     wait_until(lambda: not trainer.running)
     # Actor 0 may have ended the rollout that it was in.
     assert trainer.steps in (0, 5)
-    assert np.isfinite(trainer.agent().parameters).all()
+    assert np.isfinite(trainer.snapshot().parameters).all()
     if trainer.steps == 0:
-        np.testing.assert_array_equal(trainer.agent().parameters, before)
+        np.testing.assert_array_equal(trainer.snapshot().parameters, before)
 
 
 def test_a_number_that_is_not_finite_leaves_the_parameters_alone():
     walks = Walks({0: {"faults": {("step", 4): lambda walk: {"reward": INF}}}})
     trainer = Trainer(tiny(walks, steps=LONG), walks)
-    before = trainer.agent().parameters
+    before = trainer.snapshot().parameters
     trainer.start()
     with pytest.raises(FloatingPointError):
         in_time(trainer.join)
-    np.testing.assert_array_equal(trainer.agent().parameters, before)
+    np.testing.assert_array_equal(trainer.snapshot().parameters, before)
 
 
 def test_the_actor_is_named_in_lockstep():
@@ -293,7 +293,7 @@ def test_a_gradient_that_overflows():
     with pytest.raises(FloatingPointError, match=r"the gradient is not finite: .*\(in worker thread 0\)"):
         in_time(trainer.join)
     assert trainer.steps == 10
-    assert np.isfinite(trainer.agent().parameters).all()
+    assert np.isfinite(trainer.snapshot().parameters).all()
 
 
 def test_a_native_environment_that_fails():
@@ -359,7 +359,7 @@ def test_a_long_rollout_is_abandoned(who):
     trainer = Trainer(
         tiny(walks, **SLOW), walks, on_report=lambda report: trainer.stop() if who == "callback" else None
     )
-    before = trainer.agent().parameters
+    before = trainer.snapshot().parameters
     trainer.start()
     if who == "host":
         wait_until(lambda: all(walk.calls["step"] for walk in walks.made))
@@ -369,4 +369,4 @@ def test_a_long_rollout_is_abandoned(who):
             in_time(trainer.join)
     assert in_time(lambda: trainer._run.state) == "ended" or in_time(trainer.join)
     assert trainer.steps == 0, "its steps are not counted"
-    np.testing.assert_array_equal(trainer.agent().parameters, before)
+    np.testing.assert_array_equal(trainer.snapshot().parameters, before)

@@ -8,7 +8,16 @@ import gymnasium
 from nbrl.envs import atari
 from nbrl.envs.interface import Environment, Instance, NativeEnvironment, Player
 
-__all__ = ["Environment", "Instance", "NativeEnvironment", "Player", "make", "names"]
+__all__ = [
+    "Environment",
+    "Instance",
+    "NativeEnvironment",
+    "Player",
+    "check_named_in_file",
+    "description",
+    "make",
+    "names",
+]
 
 # Module and function by id; imported when asked for, since they compile.
 NATIVE = {
@@ -30,6 +39,32 @@ def names() -> dict[str, list[str]]:
         if name not in NATIVE and not str(spec.entry_point).startswith("ale_py")  # which also has its games' old ids
     ]
     return {"native": sorted(NATIVE), "atari": games, "gymnasium": sorted(others)}
+
+
+def description(environment: str | Callable[[], gymnasium.Env] | Environment, name: str) -> str:
+    """How an environment is named in files: its id, or in angle brackets what no id brings back."""
+    has_id = name in NATIVE or name.startswith(atari.PREFIX) or name in gymnasium.registry
+    return name if isinstance(environment, str) or (isinstance(environment, Environment) and has_id) else f"<{name}>"
+
+
+def check_named_in_file(name: str) -> None:
+    """Refuse what a file names as its environment, if that would import code or cannot be brought back.
+
+    Raises
+    ------
+    ValueError
+        With one sentence that says how to give the environment again.
+    """
+    if name.startswith("<"):
+        raise ValueError(
+            f"the environment was the Python object {name}, which no file can hold: give it again from Python, as the "
+            "environment of nbrl.evaluate or Trainer"
+        )
+    if ":" in name:
+        raise ValueError(
+            f'the file names the environment "{name}", which would import the module {name.partition(":")[0]}: '
+            f"if you trust it, give it again with --env {name}, or from Python as the environment"
+        )
 
 
 def make(

@@ -92,7 +92,7 @@ def test_the_trainer_s_own_run_equals_the_reference():
     # The same through the public entry alone: threads, compiled loop, agent.
     config, environment = settings(seed=4), Scripted()
     trainer = Trainer(config, environment)
-    first = trainer._run.learner.network.layout.views(trainer.agent().parameters.astype(float))
+    first = trainer._run.learner.network.layout.views(trainer.snapshot().parameters.astype(float))
     trainer.start()
     assert trainer.join(timeout=60)
     reference = oracles.A3CReference(config.network, first, config)
@@ -102,7 +102,7 @@ def test_the_trainer_s_own_run_equals_the_reference():
     for one in acted:
         reference.update(one)
     assert trainer.steps == reference.steps
-    assert_same(trainer._run.learner.network.layout.views(trainer.agent().parameters), reference, first)
+    assert_same(trainer._run.learner.network.layout.views(trainer.snapshot().parameters), reference, first)
 
 
 def test_actions_are_drawn_from_the_policy_and_seeds_from_the_actor_s_row():

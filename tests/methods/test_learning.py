@@ -40,7 +40,7 @@ def digest(agent):
 
 def test_catch_is_learnt_with_one_thread():
     # Acting at random catches about one ball in five: a mean of -0.6.
-    untrained = nbrl.Trainer(nbrl.configure("Catch-v0", threads=1, seed=1)).agent()
+    untrained = nbrl.Trainer(nbrl.configure("Catch-v0", threads=1, seed=1)).snapshot()
     assert returns(untrained, "Catch-v0", 200).mean() < -0.2
     agent = nbrl.train("Catch-v0", threads=1, actors=4, seed=1, **CATCH)
     assert returns(agent, "Catch-v0", 200).mean() > 0.9
