@@ -86,6 +86,10 @@ class Config:
     )
     report_interval: float = _setting(1.0, "seconds between reports", above=0)
     checkpoint_interval: float = _setting(300.0, "seconds between checkpoints", above=0)
+    eval_interval: float | None = _setting(
+        None, "seconds between evaluations beside training, which keep the best policy, none for none", above=0
+    )
+    eval_episodes: int = _setting(10, "episodes of an evaluation beside training", least=1)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

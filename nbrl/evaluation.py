@@ -1,6 +1,7 @@
 """How good a policy is: whole episodes in environments of their own, raw rewards, every return kept."""
 
 import contextlib
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment, Ins
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import atomic_load, call_reset, call_step
 from nbrl.kernels.random import ROW, next_uint64, seed_row, uniform
+
+logger = logging.getLogger(__name__)
 
 STREAM = 1 << 32  # random streams of evaluation begin here, far from those of training's actors
 ENDED, STOPPED, FAILED, NOT_FINITE = range(4)
@@ -139,8 +142,24 @@ def evaluate(
             raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1")
     check_seed(seed)
     spec = environment_for(agent, environment)
+    thread_count = min(threads or available_cores(), episodes)
+    returns, lengths = _play(agent, spec, episodes, greedy, thread_count, seed, on_episode, np.zeros(1, np.int64))
+    return Evaluation(spec.name, returns.tolist(), lengths.tolist(), greedy)
+
+
+def _play(
+    agent: Agent,
+    spec: Environment,
+    episodes: int,
+    greedy: bool,
+    threads: int,
+    seed: int,
+    on_episode: Callable[[int, float, int], None] | None,
+    control: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The returns and lengths of some episodes, unless `control` is set meanwhile: then they mean nothing."""
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
-    control, lock, done = np.zeros(1, np.int64), threading.Lock(), 0
+    lock, done = threading.Lock(), 0
     errors: list[BaseException] = []
 
     def play(thread: int) -> None:
@@ -148,7 +167,7 @@ def evaluate(
         try:
             with contextlib.closing(spec.make()) as instance:
                 player = _Player(agent, spec, instance, greedy, control)
-                for episode in range(thread, episodes, thread_count):
+                for episode in range(thread, episodes, threads):
                     ended, returns[episode], lengths[episode] = player.play(seed, episode)
                     if not ended:
                         return
@@ -160,21 +179,69 @@ def evaluate(
             errors.append(error)
             control[0] = 1
 
-    thread_count = min(threads or available_cores(), episodes)
-    workers = [threading.Thread(target=play, args=(thread,), daemon=True) for thread in range(thread_count)]
+    workers = [threading.Thread(target=play, args=(thread,), daemon=True) for thread in range(threads)]
     try:
         for worker in workers:
             worker.start()
         for worker in workers:
             while worker.is_alive():
                 worker.join(0.2)  # in slices, so that Ctrl-C reaches the main thread
-    finally:
+    except BaseException:
         control[0] = 1
+        raise
+    finally:
         for worker in workers:
             worker.join()
     if errors:
         raise errors[0]
-    return Evaluation(spec.name, returns.tolist(), lengths.tolist(), greedy)
+    return returns, lengths
+
+
+class BackgroundEvaluation:
+    """Evaluations beside training: one thread, its own environment and seeds, one policy at a time.
+
+    Parameters
+    ----------
+    environment : str, callable or Environment
+    episodes : int
+    """
+
+    def __init__(self, environment: Any, episodes: int) -> None:
+        self._environment, self._episodes = environment, episodes
+        self._control = np.zeros(1, np.int64)
+        self._thread: threading.Thread | None = None
+        self._result: tuple[Agent, float] | None = None
+
+    def compile(self, agent: Agent) -> None:
+        """Compile what a policy needs to play, so that the first evaluation does not."""
+        _play(agent, environment_for(agent, self._environment), 1, False, 1, 0, None, np.ones(1, np.int64))
+
+    def begin(self, agent: Agent) -> None:
+        """Evaluate a policy, unless the one before is still at it."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._evaluate, args=(agent,), name="nbrl evaluation", daemon=True)
+            self._thread.start()
+
+    def _evaluate(self, agent: Agent) -> None:
+        try:
+            spec = environment_for(agent, self._environment)
+            returns, _ = _play(agent, spec, self._episodes, False, 1, 0, None, self._control)
+        except Exception as error:  # training goes on without
+            logger.warning("an evaluation beside training failed: %s", error)
+            return
+        if not self._control[0]:
+            self._result = agent, float(returns.mean())
+
+    def take(self) -> tuple[Agent, float] | None:
+        """The policy whose evaluation has ended since the last call, and its mean return."""
+        result, self._result = self._result, None
+        return result
+
+    def close(self) -> None:
+        """End an evaluation that is under way, and wait for it."""
+        self._control[0] = 1
+        if self._thread is not None:
+            self._thread.join()
 
 
 def check_seed(seed: Any) -> None:

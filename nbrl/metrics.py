@@ -39,6 +39,7 @@ class Report:
     gradient_norm: float | None  # before it is clipped
     learning_rate: float
     dropped_episodes: int  # episodes whose records were lost, since the run began
+    evaluation_return: float | None = None  # mean of the evaluation that ended since the last report, if one did
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report under the names of its charts, for JSON: a number that is not finite becomes None."""
@@ -47,8 +48,9 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Report":
-        """Return the report from ``to_dict``'s form; raises ``KeyError`` if a name is absent."""
-        return cls(**{field: values[name] for field, name in CHARTS.items()})
+        """Return the report from ``to_dict``'s form; raises ``KeyError`` if a name but the last is absent."""
+        evaluation = {"eval/mean_return": None}  # older runs have none
+        return cls(**{field: (evaluation | values)[name] for field, name in CHARTS.items()})
 
 
 # The names that users' plots know, by field of Report.
@@ -71,6 +73,7 @@ CHARTS = {
     "gradient_norm": "losses/gradient_norm",
     "learning_rate": "charts/learning_rate",
     "dropped_episodes": "dropped_episodes",
+    "evaluation_return": "eval/mean_return",
 }
 
 
@@ -169,6 +172,7 @@ class RunDirectory:
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.policy_file = self.path / "policy.safetensors"
+        self.best_file = self.path / "best.safetensors"
         self.evaluation_file = self.path / "eval.json"
         self.curve_file = self.path / "curve.png"
         self.play_file = self.path / "play.gif"

@@ -59,6 +59,11 @@ def learning_curves(
             )  # fmt: skip
             label = "mean return"
         axes.plot(curve["x"], curve["mean"], color=colour, alpha=0.35, linewidth=0.8)
+        evaluated = [
+            (x, r.evaluation_return) for x, r in zip(places, reports, strict=True) if r.evaluation_return is not None
+        ]
+        if evaluated:
+            axes.plot(*zip(*evaluated, strict=True), "D", color=colour, markersize=4, label=f"{label}, evaluated")
         points = "o" if len(curve["x"]) < _FEW else None  # of a single one, no line would be seen
         axes.plot(curve["x"], curve["smooth"], color=colour, linewidth=2, marker=points, clip_on=False, label=label)
     axes.set_title(title, loc="left", fontweight="bold")

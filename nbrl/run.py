@@ -19,10 +19,11 @@ import numpy as np
 from nbrl import checkpoint
 from nbrl.agent import Agent
 from nbrl.config import Config
+from nbrl.evaluation import BackgroundEvaluation
 from nbrl.kernels.compile import is_kept
 from nbrl.learner import Learner
 from nbrl.methods import rollout
-from nbrl.metrics import MetricsFile, Report, RunDirectory
+from nbrl.metrics import MetricsFile, Report, RunDirectory, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,10 @@ class Run:
             self.directory = RunDirectory(directory)
             self.directory.clear()
         self.on_report = on_report
+        has_id = environment is None or isinstance(environment, str)
+        plays = (environment or self.config.environment) if has_id else self.environment
+        self.evaluation = BackgroundEvaluation(plays, self.config.eval_episodes)
+        self.best_return = -math.inf
 
         self.threads: list[threading.Thread] = []
         self.starter: threading.Thread | None = None  # who is inside `start`
@@ -96,6 +101,8 @@ class Run:
             learner.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles
             for worker in range(self.config.threads):
                 learner.attach(worker)
+            if self.config.eval_interval is not None:
+                self.evaluation.compile(learner.agent())
             self._start_thread(self._watch, name="nbrl watcher")
         except BaseException:
             with self.changed:
@@ -257,6 +264,8 @@ class Run:
         with self._keeping_errors():
             if self.directory:
                 metrics = MetricsFile(self.directory.metrics_file, self.learner.steps)
+                before = [report.evaluation_return for report in read_metrics(self.directory.metrics_file)]
+                self.best_return = max((found for found in before if found is not None), default=-math.inf)
             self._start_workers()
             self._accompany(metrics)
         with self.changed:
@@ -265,6 +274,7 @@ class Run:
         if not idle:
             self.learner.shared.control[0] = rollout.ABANDON
             idle = self._wait_for_workers(GRACE)  # an environment may need longer: the run is saved before
+        self.evaluation.close()
         with self._keeping_errors():
             self._report(metrics)
         with self._keeping_errors():
@@ -298,10 +308,11 @@ class Run:
         """Report and save, until all workers have finished or the run is asked to stop."""
         next_report = self.began + self.config.report_interval
         next_checkpoint = self.began + (self.config.checkpoint_interval if self.directory else math.inf)
+        next_evaluation = self.began + (self.config.eval_interval or math.inf)
         last = self._seconds(self.began) + 60 * (math.inf if self.config.minutes is None else self.config.minutes)
         while True:
             now = time.perf_counter()
-            left = min(next_report - now, next_checkpoint - now, last - self._seconds(now))
+            left = min(min(next_report, next_checkpoint, next_evaluation) - now, last - self._seconds(now))
             with self.changed:
                 if self.changed.wait_for(
                     lambda: self.active == 0 or self.state == "stopping", min(max(left, 0.0), LONGEST_WAIT)
@@ -320,6 +331,20 @@ class Run:
             if time.perf_counter() >= next_checkpoint:
                 self._save_checkpoint()
                 next_checkpoint = time.perf_counter() + self.config.checkpoint_interval
+            if time.perf_counter() >= next_evaluation:
+                self.evaluation.begin(self.learner.agent())
+                next_evaluation = time.perf_counter() + (self.config.eval_interval or math.inf)
+
+    def _evaluated(self) -> float | None:
+        """The mean return of an evaluation that has ended; the best policy is kept."""
+        found = self.evaluation.take()
+        if found is None:
+            return None
+        agent, mean_return = found
+        if self.directory and mean_return > self.best_return:
+            agent.save(self.directory.best_file)
+        self.best_return = max(self.best_return, mean_return)
+        return mean_return
 
     def _is_good_enough(self) -> bool:
         wanted = self.config.until_return
@@ -357,6 +382,7 @@ class Run:
             gradient_norm=float(new[rollout.GRADIENT_NORM] / updates) if updates else None,
             learning_rate=self.config.learning_rate * max(0.0, 1 - steps / self.config.steps),
             dropped_episodes=self.learner.dropped_episodes(),
+            evaluation_return=self._evaluated(),
         )
         self.last_time, self.last_steps, self.last_sums = now, steps, sums
         if metrics:

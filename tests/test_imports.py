@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "learner": {
         "kernels", "nets", "nets.layers", "optimisers", "methods", "envs", "config", "checkpoint", "agent",
     },
-    "run": {"kernels", "learner", "methods", "config", "metrics", "checkpoint", "agent"},
+    "run": {"kernels", "learner", "methods", "config", "metrics", "checkpoint", "agent", "evaluation"},
     "trainer": {"run", "config", "metrics", "agent"},
     "play": {"kernels", "agent", "checkpoint", "envs", "evaluation"},
     "bench": {"kernels", "nets", "methods", "envs", "config", "learner", "trainer"},
