@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nbrl.evaluation import Evaluation, evaluate
     from nbrl.metrics import Report
     from nbrl.nets.layers import Conv, Dense
+    from nbrl.numpy_policy import NumpyPolicy
     from nbrl.trainer import Trainer, train
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "Dense",
     "Evaluation",
     "NativeEnvironment",
+    "NumpyPolicy",
     "Report",
     "Trainer",
     "configure",
@@ -38,6 +40,7 @@ _MODULES = {
     "Dense": "nets.layers",
     "Evaluation": "evaluation",
     "NativeEnvironment": "envs.interface",
+    "NumpyPolicy": "numpy_policy",
     "Report": "metrics",
     "Trainer": "trainer",
     "configure": "config",

@@ -15,6 +15,7 @@ from nbrl.kernels.compile import jit
 from nbrl.nets.heads import argmax, categorical_sample
 from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network, Workspace, enter, forward, outputs
+from nbrl.numpy_policy import NumpyPolicy
 
 FORMAT = "nbrl policy 1"
 LARGEST_OBSERVATION = 1 << 24  # numbers; what a file claims beyond that is damage
@@ -104,6 +105,10 @@ class Agent:
         if action < 0:
             raise ValueError("the observation has a number that is not finite")
         return int(action)
+
+    def to_numpy(self) -> NumpyPolicy:
+        """The policy as plain arrays, with a forward pass in NumPy, for hosts without numba."""
+        return NumpyPolicy.from_tensors(self.network.layout.views(self.parameters), self.metadata())
 
     def metadata(self) -> dict[str, str]:
         """What `from_tensors` needs besides the parameters, as text."""

@@ -30,7 +30,8 @@ from nbrl.trainer import Trainer
 logger = logging.getLogger("nbrl")
 
 LOG_INTERVAL = 10.0  # seconds between log lines where there is no terminal
-OPTIONS = ("method", "steps", "minutes", "until_return", "actors", "threads", "seed")  # settings with one of their own
+# Settings with an option of their own.
+OPTIONS = ("method", "steps", "minutes", "until_return", "eval_interval", "actors", "threads", "seed")
 RUN_HELP = "a run directory, a checkpoint or a saved policy"
 ENV_HELP = "id of the environment; by default the one it was trained on"
 

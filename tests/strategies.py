@@ -83,16 +83,3 @@ def tables(draw, dense, conv, observation_shape, *, most_convolutions=2, most_de
         layers.append(dense(draw(near_multiples(40)), draw(activations)))
     assert math.prod(shape) > 0
     return tuple(layers)
-
-
-@st.composite
-def rollouts(draw, most_steps=12):
-    """(rewards, statuses, last_values, bootstrap) of one rollout, with every kind of end in it."""
-    steps = draw(st.integers(1, most_steps))
-    numbers = st.floats(-10, 10, width=32)
-    terminated, truncated, cut = oracles.TERMINATED, oracles.TRUNCATED, oracles.CUT
-    ends = st.sampled_from([0, 0, 0, terminated, truncated, cut, terminated | truncated, truncated | cut])
-    rewards = np.array(draw(st.lists(numbers, min_size=steps, max_size=steps)), np.float32)
-    statuses = np.array(draw(st.lists(ends, min_size=steps, max_size=steps)), np.int32) | oracles.STEPPED
-    last_values = np.array(draw(st.lists(numbers, min_size=steps, max_size=steps)), np.float32)
-    return rewards, statuses, last_values, np.float32(draw(numbers))

@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"config", "checkpoint"},
     "plots": {"config"},
     "checkpoint": set(),
-    "agent": {"kernels", "nets", "nets.layers", "checkpoint"},
+    "numpy_policy": {"checkpoint"},
+    "agent": {"kernels", "nets", "nets.layers", "checkpoint", "numpy_policy"},
     "evaluation": {"kernels", "agent", "envs", "config"},
     "learner": {
         "kernels", "nets", "nets.layers", "optimisers", "methods", "envs", "config", "checkpoint", "agent",

@@ -30,7 +30,7 @@ def inline() -> list[str]:
 PROGRAMS = blocks("python")
 (LIBRARY,) = blocks("c")
 (COMPILE,) = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("cc ")]
-CARTPOLE = next(program for program in PROGRAMS if "CartPole" in program)
+CARTPOLE, *EMBEDDED = [program for program in PROGRAMS if "CartPole" in program]
 
 
 def commands() -> list[list[str]]:
@@ -70,9 +70,15 @@ def test_the_example(tmp_path, environment_variables):
     check(CARTPOLE, tmp_path, environment_variables)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("program", EMBEDDED, ids=["background", "numpy"])
+def test_an_embedded_policy(program, tmp_path, environment_variables):
+    check(program, tmp_path, environment_variables)
+
+
 @pytest.mark.parametrize(
     "program",
-    [program for program in PROGRAMS if program is not CARTPOLE],
+    [program for program in PROGRAMS if program is not CARTPOLE and program not in EMBEDDED],
     ids=lambda program: "c" if "CDLL" in program else "numba" if "cfunc" in program else "gymnasium",
 )
 def test_an_own_environment(program, tmp_path, environment_variables):
@@ -82,7 +88,7 @@ def test_an_own_environment(program, tmp_path, environment_variables):
 
 
 def test_an_own_environment_in_three_ways():
-    assert len(PROGRAMS) == 4
+    assert len(PROGRAMS) - len(EMBEDDED) == 4
     assert (ROOT / "tests/envs/corridor.c").read_text(encoding="utf-8") == LIBRARY
 
 
@@ -116,7 +122,7 @@ def listing(name: str) -> set[str]:
 def test_a_run_holds_what_is_listed(nbrl_command, tmp_path):
     pytest.importorskip("matplotlib", reason="plots need it")
     for words in (
-        ["train", "Catch-v0", "--steps", "2000", "--seed", "1", "--out", "run"],
+        ["train", "Catch-v0", "--steps", "500_000", "--seed", "1", "--eval-interval", "0.05", "--out", "run"],
         ["eval", "run", "--episodes", "2"],
         ["plot", "run"],
         ["play", "run"],
