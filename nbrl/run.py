@@ -98,7 +98,8 @@ class Run:
                 logger.info("with %d threads the order of updates is not reproducible", self.config.threads)
             if not is_kept(learner.loop):
                 logger.info("compiling, which takes about half a minute the first time")
-            learner.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles
+            learner.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles, as does the next
+            rollout.annealed(learner.settings, 0)
             for worker in range(self.config.threads):
                 learner.attach(worker)
             if self.config.eval_interval is not None:
@@ -380,7 +381,7 @@ class Run:
             value_loss=float(new[rollout.VALUE_LOSS] / samples) if samples else None,
             entropy=float(new[rollout.ENTROPY] / samples) if samples else None,
             gradient_norm=float(new[rollout.GRADIENT_NORM] / updates) if updates else None,
-            learning_rate=self.config.learning_rate * max(0.0, 1 - steps / self.config.steps),
+            learning_rate=rollout.annealed(self.learner.settings, steps),
             dropped_episodes=self.learner.dropped_episodes(),
             evaluation_return=self._evaluated(),
         )

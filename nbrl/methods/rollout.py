@@ -196,6 +196,12 @@ def _record_episode(worker, actor):
 
 
 @jit
+def annealed(settings, steps):
+    """The learning rate after some steps: it falls linearly to 0 over the run."""
+    return settings.learning_rate * max(0.0, 1 - steps / settings.total_steps)
+
+
+@jit
 def update(shared, worker, settings, steps):
     """Clip the gradient, apply it to the shared parameters and count `steps`; BAD_GRADIENT if it is not finite."""
     d = worker.work.dtheta
@@ -203,7 +209,7 @@ def update(shared, worker, settings, steps):
     if not np.isfinite(norm):
         return BAD_GRADIENT
     scale = clip_scale(norm, settings.gradient_clip)
-    learning_rate = settings.learning_rate * max(0.0, 1 - steps_taken(shared) / settings.total_steps)
+    learning_rate = annealed(settings, steps_taken(shared))
     count = atomic_add(shared.updates.ctypes.data, 1) + 1
     if settings.optimiser == SHARED_RMSPROP:
         shared_rmsprop(

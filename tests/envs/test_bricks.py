@@ -113,11 +113,11 @@ def test_a_game_that_is_not_lost_ends_at_its_limit():
 def test_a_wall_that_is_gone_stands_again_when_the_ball_is_met():
     player = Player(make("Bricks-v0"))
     player.reset(0)
-    state = np.frombuffer(player.save(), np.int64).copy()
+    state = np.frombuffer(player.instance.save(), np.int64).copy()
     fields = state.reshape(2, -1)
     fields[0, :5] = 8, 4, 1, 1, 5  # ball in row 8, column 4, on its way down and right; the paddle under it
     fields[0, WALL:] = 0
-    player.load(state.tobytes())
+    player.instance.load(state.tobytes())
     observation, reward, status = player.step(STAY)
     assert (reward, status) == (0, STEPPED)
     before, now = observation[:, ::4, ::4]
@@ -143,8 +143,8 @@ def test_the_state_is_flat():
     player = Player(make("Bricks-v0"))
     player.reset(2)
     player.step(STAY)
-    saved = player.save()
+    saved = player.instance.save()
     first = [player.step(action)[0] for action in (RIGHT, LEFT, STAY)]
-    player.load(saved)
+    player.instance.load(saved)
     again = [player.step(action)[0] for action in (RIGHT, LEFT, STAY)]
     assert np.array_equal(first, again)

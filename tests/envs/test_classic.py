@@ -23,7 +23,7 @@ def catch():
 
 
 def state_of(player):
-    return np.frombuffer(player.save(), np.float64)[:4].copy()
+    return np.frombuffer(player.instance.save(), np.float64)[:4].copy()
 
 
 def assert_close(observation, expected):
@@ -40,7 +40,7 @@ def test_one_step_from_any_state_is_gymnasiums(cart_pole, state, steps, action):
     reference = gymnasium.make("CartPole-v1").unwrapped
     reference.reset(seed=0)
     reference.state = np.array(state)
-    cart_pole.load(np.array([*state, steps], np.float64).tobytes())
+    cart_pole.instance.load(np.array([*state, steps], np.float64).tobytes())
     observation, reward, status = cart_pole.step(action)
     expected, expected_reward, terminated, _, _ = reference.step(action)
     assert_close(observation, expected)
@@ -67,7 +67,9 @@ def test_random_episodes_are_gymnasiums(cart_pole, seed, actions):
 
 
 @given(
-    x=st.floats(-2.4, 2.4), angle=st.floats(-0.3, 0.3), speeds=st.tuples(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))
+    x=st.floats(-2.2, 2.2),  # beyond, the cart is cut by the edge
+    angle=st.floats(-0.3, 0.3),
+    speeds=st.tuples(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30)),
 )
 def test_the_picture_of_cart_pole(cart_pole, x, angle, speeds):
     def look(x, angle):
@@ -102,7 +104,7 @@ def test_a_balanced_pole_is_truncated_after_500_steps(cart_pole):
 
 
 def test_a_pole_that_falls_at_step_500_sets_both_bits(cart_pole):
-    cart_pole.load(np.array([0, 0, 0.3, 0, 499], np.float64).tobytes())
+    cart_pole.instance.load(np.array([0, 0, 0.3, 0, 499], np.float64).tobytes())
     assert cart_pole.step(0)[2] == STEPPED | TERMINATED | TRUNCATED
 
 
@@ -158,7 +160,7 @@ def test_a_restored_state_goes_on_alike(catch, seed, actions, at):
     catch.reset(seed)
     for action in actions[:at]:
         catch.step(action)
-    saved = catch.save()
+    saved = catch.instance.save()
     once = [catch.step(action)[1:] for action in actions[at:]]
-    catch.load(saved)
+    catch.instance.load(saved)
     assert [catch.step(action)[1:] for action in actions[at:]] == once

@@ -70,20 +70,20 @@ def test_every_instance_has_a_zeroed_aligned_state_of_its_own():
 def test_seed_arrives_as_64_bits():
     player = Player(counter())
     player.reset(2**64 - 3)
-    assert np.frombuffer(player.save(), np.uint64)[1] == 2**64 - 3
+    assert np.frombuffer(player.instance.save(), np.uint64)[1] == 2**64 - 3
 
 
 def test_state_without_save_and_load_is_copied():
     player = Player(counter())
     player.reset(5)
     player.step(1)
-    saved = player.save()
+    saved = player.instance.save()
     assert len(saved) == player.instance.saved_size == 16
     assert [player.step(1)[1] for _ in range(3)] == [2.0, 3.0, 4.0]
-    player.load(saved)
+    player.instance.load(saved)
     assert player.step(1)[1] == 2.0
     with pytest.raises(ValueError, match="16 bytes is needed, not of 3"):
-        player.load(b"abc")
+        player.instance.load(b"abc")
 
 
 def test_own_save_and_load_are_called():
@@ -100,10 +100,10 @@ def test_own_save_and_load_are_called():
     player = Player(counter(save=save, load=load, saved_size=8))
     player.reset(0)
     player.step(1)
-    saved = player.save()
+    saved = player.instance.save()
     assert np.frombuffer(saved, np.int64) == [101]
     player.step(1)
-    player.load(saved)
+    player.instance.load(saved)
     assert player.step(1)[1] == 2.0
 
 
