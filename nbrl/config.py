@@ -89,7 +89,7 @@ class Config:
     eval_interval: float | None = _setting(
         None, "seconds between evaluations beside training, which keep the best policy, none for none", above=0
     )
-    eval_episodes: int = _setting(10, "episodes of an evaluation beside training", least=1)
+    eval_episodes: int = _setting(10, "episodes of an evaluation beside training", least=1, most=1_000_000)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -169,7 +169,7 @@ def test_a_saved_policy_is_the_same_again(kind, tmp_path):
 
 
 REFUSED = r"^the file holds no policy that can be used: "
-DEEP = "[" * 100_000
+DEEP = "[" * 50_000
 DAMAGES = [
     ("format", None), ("format", "nbrl policy 2"), ("network", None), ("network", "["), ("network", DEEP),
     ("network", "[]"), ("network", "{}"), ("network", "5"), ("network", '[["dense", 9, "tanh"]]'),

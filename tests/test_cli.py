@@ -296,6 +296,8 @@ def started(tmp_path, environment_variables):
     def start(*words, **options):
         variables = {**environment_variables, "PYTHONUNBUFFERED": "1"}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+        # A shell's background job ignores SIGINT, and so would what it starts.
+        options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
         command = [sys.executable, "-m", "nbrl", *map(str, words)]
         processes.append(subprocess.Popen(command, cwd=tmp_path, env=variables, **options))
         return processes[-1]

@@ -106,7 +106,7 @@ MAY_BE_ZERO = {
     "sticky_actions", "seed", "until_return",
 }  # fmt: skip
 MAY_BE_NEGATIVE = {"until_return"}
-OPTIONAL = {"reward_clip", "seed", "minutes", "until_return"}
+OPTIONAL = {"reward_clip", "seed", "minutes", "until_return", "eval_interval"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -93,6 +93,7 @@ def test_public_names():
         "Dense",
         "Evaluation",
         "NativeEnvironment",
+        "NumpyPolicy",
         "Report",
         "Trainer",
         "configure",
@@ -152,6 +153,7 @@ def test_threads_may_ask_first_at_the_same_time(environment_variables):
 def test_ctrl_c_while_the_program_loads_shows_no_traceback(environment_variables):
     program = (
         "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job inherits none
         "class Impatient:\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name == 'numba':\n"
