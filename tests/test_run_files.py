@@ -117,6 +117,15 @@ def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
 # Going on
 
 
+def stopped(config, directory):
+    """A trainer that was stopped after some steps."""
+    made = Trainer(config, directory=directory)
+    made.start()
+    wait_until(lambda: made.steps > 300)
+    made.stop()
+    return made
+
+
 def states(made):
     """Everything that must survive: a dict of arrays."""
     learner = made._run.learner
@@ -132,10 +141,7 @@ def states(made):
 @pytest.mark.parametrize("settings", [{}, ADAM, {"threads": 3, "actors": 6}, {"lockstep": 2, "actors": 4}], ids=str)
 def test_a_run_goes_on_where_it_was(settings, tmp_path):
     config = tiny(**{"steps": LONG, "report_interval": 0.01, **settings})
-    first = Trainer(config, directory=tmp_path / "run")
-    first.start()
-    wait_until(lambda: first.steps > 300)
-    first.stop()
+    first = stopped(config, tmp_path / "run")
     run = RunDirectory.open(tmp_path / "run")
     told = read_metrics(run.metrics_file)
     second = Trainer(config, directory=run.path, restore=newest(run.checkpoints))
@@ -182,10 +188,7 @@ def test_what_cannot_be_gone_on_from(tmp_path):
 
 def test_going_on_clears_what_a_crash_left(tmp_path):
     config = tiny(steps=LONG, report_interval=0.01)
-    first = Trainer(config, directory=tmp_path / "run")
-    first.start()
-    wait_until(lambda: first.steps > 300)
-    first.stop()
+    stopped(config, tmp_path / "run")
     run = RunDirectory.open(tmp_path / "run")
     told = read_metrics(run.metrics_file)
     beyond = dataclasses.replace(told[-1], steps=told[-1].steps + 1)
