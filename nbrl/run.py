@@ -275,13 +275,13 @@ class Run:
         if not idle:
             self.learner.shared.control[0] = rollout.ABANDON
             idle = self._wait_for_workers(GRACE)  # an environment may need longer: the run is saved before
-        self.evaluation.close()
         with self._keeping_errors():
             self._report(metrics)
         with self._keeping_errors():
             if self.directory:
                 self._write_checkpoint(*self.learner.snapshot(with_episodes=idle))
                 self.learner.agent().save(self.directory.policy_file)
+        self.evaluation.close()  # now that the run is saved: its environment may be stuck as well
         self._wait_for_workers(None)
         self._close(metrics)
         with self.changed:

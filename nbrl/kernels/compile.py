@@ -25,6 +25,7 @@ logger = logging.getLogger("nbrl")
 # Reassociation and fused multiply-add, but not the assumption that NaN never occurs: the checks for it must stay.
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 KEPT_FOLDERS = 4
+CHECKSUM_SIZE = hashlib.sha256().digest_size
 
 
 def source_hash(package: Path) -> str:
@@ -79,25 +80,22 @@ def _our_cache_folder() -> Iterator[None]:
 def _heal(cache: Any) -> None:
     """Make a damaged cache file count as an absent one, and a failed write as none.
 
-    A checksum lies beside each file of machine code: one with a hole would be run otherwise.
+    Each file of machine code ends with its checksum: one with a hole would be run otherwise. They are one file, so that
+    two processes that save the same code at once cannot leave one's code with the other's checksum.
     """
     load, save, files = cache.load_overload, cache.save_overload, cache._cache_file
-    load_data, save_data = files._load_data, files._save_data
-
-    def checksum(name: str) -> tuple[Path, str]:
-        path = Path(files._data_path(name))
-        return path.with_name(path.name + ".sha256"), hashlib.sha256(path.read_bytes()).hexdigest()
+    load_data = files._load_data
 
     def load_checked(name: str) -> Any:
-        kept, found = checksum(name)
-        if kept.read_text() != found:
+        data = Path(files._data_path(name)).read_bytes()
+        if hashlib.sha256(data[:-CHECKSUM_SIZE]).digest() != data[-CHECKSUM_SIZE:]:
             raise ValueError(f"{name} does not match its checksum")
-        return load_data(name)
+        return load_data(name)  # which ends at the code's own mark and does not see the checksum
 
     def save_with_checksum(name: str, data: Any) -> None:
-        save_data(name, data)
-        kept, found = checksum(name)
-        kept.write_text(found)
+        encoded = files._dump(data)
+        with files._open_for_write(files._data_path(name)) as file:
+            file.write(encoded + hashlib.sha256(encoded).digest())
 
     files._load_data, files._save_data = load_checked, save_with_checksum
 

@@ -218,8 +218,6 @@ def test_two_processes_may_fill_an_empty_cache_at_once(cache, package):
     results = [finish(process) for process in both]
     assert results[0][0][:2] == results[1][0][:2]
     assert not results[0][1] + results[1][1]
-    # Where one wrote the code and the other its checksum, the next process makes it anew; then it is found.
-    assert run(USE_BOTH, cache, package)[0][2] in ([1, 0], [0, 1])
     assert run(USE_BOTH, cache, package)[0][2] == [1, 0]
 
 
