@@ -24,6 +24,8 @@ NATIVE = {
     "Bricks-v0": ("bricks", "bricks"),
     "CartPole-v1": ("classic", "cart_pole"),
     "Catch-v0": ("classic", "catch"),
+    "Cue-v0": ("cue", "cue"),
+    "Rooms-v0": ("rooms", "rooms"),
 }
 
 

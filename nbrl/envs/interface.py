@@ -354,6 +354,8 @@ class NativeEnvironment(Environment):
     name : str, optional
     picture : callable, optional
         As for `Instance`.
+    state_picture : callable, optional
+        In place of `picture`, to show what an observation does not tell: called with the state as uint8 (state_size,).
 
     Raises
     ------
@@ -375,6 +377,7 @@ class NativeEnvironment(Environment):
         close: Any = None,
         name: str = "native",
         picture: Callable[[np.ndarray], np.ndarray | None] = observation_picture,
+        state_picture: Callable[[np.ndarray], np.ndarray | None] | None = None,
     ) -> None:
         if not isinstance(observation_space, spaces.Box):
             raise ValueError(f"{name}: the observation space {observation_space} cannot be used: it must be a Box")
@@ -383,7 +386,7 @@ class NativeEnvironment(Environment):
             raise ValueError(f"{name}: state_size must be a number of bytes, not {state_size!r}")
         if (save is None, load is None, saved_size <= 0) not in ((True,) * 3, (False,) * 3):
             raise ValueError(f"{name}: save, load and saved_size (bytes) belong together: give all three or none")
-        self._picture = picture
+        self._picture, self._state_picture = picture, state_picture
         self._state_size = state_size
         self._saved_size = saved_size if save is not None else state_size
         self._functions = {"reset": reset, "step": step, "save": save, "load": load, "close": close}
@@ -397,6 +400,13 @@ class NativeEnvironment(Environment):
     def make(self) -> Instance:
         memory = np.zeros(self._state_size + ALIGNMENT, np.uint8)
         address = memory.ctypes.data + -memory.ctypes.data % ALIGNMENT
+        picture, state_picture = self._picture, self._state_picture
+        if state_picture is not None:
+            state = memory[address - memory.ctypes.data :][: self._state_size]
+
+            def picture(observation: np.ndarray) -> np.ndarray | None:
+                return state_picture(state)
+
         return Instance(
             reset=self._addresses["reset"],
             step=self._addresses["step"],
@@ -406,7 +416,7 @@ class NativeEnvironment(Environment):
             saved_size=self._saved_size,
             close=self._addresses["close"],
             owned=(memory, self._functions),
-            picture=self._picture,
+            picture=picture,
         )
 
 

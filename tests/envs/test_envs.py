@@ -38,7 +38,7 @@ def test_sticky_actions_are_for_atari():
 
 def test_names_can_be_made():
     groups = envs.names()
-    assert groups["native"] == ["Bricks-v0", "CartPole-v1", "Catch-v0"]
+    assert groups["native"] == ["Bricks-v0", "CartPole-v1", "Catch-v0", "Cue-v0", "Rooms-v0"]
     assert "MountainCar-v0" in groups["gymnasium"]
     assert "CartPole-v1" not in groups["gymnasium"]
     assert not any(name.startswith("ALE/") for name in groups["gymnasium"])

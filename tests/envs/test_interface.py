@@ -317,6 +317,20 @@ def test_what_is_no_image_has_no_picture():
     assert Player(counter()).instance.picture(np.zeros(2, np.float32)) is None
 
 
+def test_a_picture_of_the_state():
+    def picture(state):
+        assert (state.shape, state.dtype) == ((16,), np.uint8)
+        return np.full((2, 2, 3), state[0])
+
+    players = [Player(counter(state_picture=picture)) for _ in range(2)]
+    for player in players:
+        player.reset(5)
+    for steps in (1, 2, 3):
+        observation, *_ = players[0].step(1)
+        assert (players[0].instance.picture(observation) == steps).all()
+    assert (players[1].instance.picture(observation) == 0).all()
+
+
 def test_suggestions():
     known = ["CartPole-v1", "Catch-v0", "ALE/Pong-v5"]
     assert suggestion("cartpol-v1", known) == "; did you mean CartPole-v1?"
