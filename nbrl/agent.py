@@ -6,29 +6,47 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbrl.checkpoint import CheckpointError, read_tensors, write_tensors
 from nbrl.kernels.compile import jit
-from nbrl.nets.heads import argmax, categorical_sample
+from nbrl.nets.heads import argmax, categorical_sample, epsilon_greedy
 from nbrl.nets.layers import layers_from_list, layers_to_list
-from nbrl.nets.network import Network, Workspace, enter, forward, outputs
-from nbrl.numpy_policy import NumpyPolicy
+from nbrl.nets.network import Network, Workspace, enter, enter_state, forward, leave_state, outputs
+from nbrl.numpy_policy import EPSILON, NumpyPolicy
 
 FORMAT = "nbrl policy 1"
 LARGEST_OBSERVATION = 1 << 24  # numbers; what a file claims beyond that is damage
+CATEGORICAL, Q_VALUES = 0, 1
+KINDS = {("policy", "value"): CATEGORICAL, ("q",): Q_VALUES}  # of policies, by the names of their heads
+
+
+class Policy(NamedTuple):
+    """What a thread needs to act: scratch with the parameters in place, and how outputs become actions."""
+
+    work: Workspace
+    layer: int  # the table's row of the head that actions are chosen by
+    kind: int
 
 
 @jit
-def choose(work, policy, observation, u, greedy):
-    """The action for one observation, given as bytes; -1 if it is not finite. `u` is uniform in [0, 1)."""
+def choose(policy, observation, state, u, greedy):
+    """The action for one observation, given as bytes; -1 if it is not finite. `u` is uniform in [0, 1).
+
+    `state` (state_size,) is what a recurrent policy remembers, and is brought up to date.
+    """
+    work = policy.work
     if not enter(work, 0, observation):
         return -1
+    enter_state(work, 0, state)
     forward(work, 0, 1)
-    logits = outputs(work, policy, 0, 1)[0]
-    return argmax(logits) if greedy else categorical_sample(logits, u)
+    leave_state(work, 0, state)
+    values = outputs(work, policy.layer, 0, 1)[0]
+    if greedy:
+        return argmax(values)
+    return epsilon_greedy(values, EPSILON, u) if policy.kind == Q_VALUES else categorical_sample(values, u)
 
 
 @dataclass(frozen=True)
@@ -47,7 +65,7 @@ class Agent:
     Parameters
     ----------
     network : Network
-        With heads "policy" (one logit an action) and "value".
+        With heads "policy" (one logit an action) and "value", or with the head "q" (one value an action).
     parameters : numpy.ndarray
         float32 (network.layout.size,); copied.
     preprocessing : Preprocessing
@@ -66,28 +84,53 @@ class Agent:
         self._dtype = np.dtype(preprocessing.observation_dtype)
         self._local = threading.local()
 
-    def workspace(self) -> Workspace:
-        """Scratch for one thread that acts, with the parameters in place."""
+    @property
+    def action_count(self) -> int:
+        """How many actions it chooses from."""
+        return self.network.heads[next(iter(self.network.heads))]
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether it remembers: then `act` needs a state."""
+        return self.network.state_size > 0
+
+    def initial_state(self) -> np.ndarray:
+        """What the policy remembers before an episode: zeros, float32 (state_size,), for `act` to bring up to date."""
+        return np.zeros(self.network.state_size, np.float32)
+
+    def policy(self) -> Policy:
+        """What one thread acts with, in compiled code."""
         work = self.network.workspace(1)
         work.theta[:] = self.parameters
-        return work
+        heads = tuple(self.network.heads)
+        return Policy(work, self.network.head(heads[0]), KINDS[heads])
 
-    def act(self, observation: Any, *, greedy: bool = False, rng: np.random.Generator | None = None) -> int:
+    def act(
+        self,
+        observation: Any,
+        state: np.ndarray | None = None,
+        *,
+        greedy: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> int:
         """Choose an action. Threads may share an agent: each has its own scratch and random numbers.
 
         Parameters
         ----------
         observation : array-like
             One observation, of the shape and type that the policy was trained on.
+        state : numpy.ndarray, optional
+            What a recurrent policy remembers of the episode: `initial_state` at its start, then what `act` left there.
+            Other policies need none.
         greedy : bool, optional
-            Take the most likely action instead of sampling one.
+            Take the best action, instead of sampling one (or, of Q values, taking one at random now and then).
         rng : numpy.random.Generator, optional
             Source of the sampled action; by default a generator of the calling thread, freshly seeded.
 
         Raises
         ------
         ValueError
-            An observation of another shape or kind, or one that is not finite.
+            An observation of another shape or kind, or one that is not finite; a recurrent policy without its state.
         """
         given = np.asarray(observation)
         if given.shape != self.preprocessing.observation_shape:
@@ -98,10 +141,20 @@ class Agent:
             raise ValueError(f"the observation is of {given.dtype}: this policy takes uint8, 0 to 255")
         array = np.ascontiguousarray(given, self._dtype)
         local = self._local
-        if not hasattr(local, "work"):
-            local.work, local.rng = self.workspace(), np.random.default_rng()
+        if not hasattr(local, "policy"):
+            local.policy, local.rng, local.no_state = self.policy(), np.random.default_rng(), np.zeros(0, np.float32)
+        size = self.network.state_size
+        if state is None and not size:
+            state = local.no_state
+        elif not isinstance(state, np.ndarray) or state.dtype != np.float32 or state.shape != (size,):
+            raise ValueError(
+                f"state must be an array of {size} float32, as from initial_state() at the start of an episode: "
+                "this policy remembers"
+                if size
+                else "state is given, but this policy remembers nothing: leave it out"
+            )
         u = (local.rng if rng is None else rng).random()
-        action = choose(local.work, self.network.head("policy"), array.reshape(-1).view(np.uint8), u, greedy)
+        action = choose(local.policy, array.reshape(-1).view(np.uint8), state, u, greedy)
         if action < 0:
             raise ValueError("the observation has a number that is not finite")
         return int(action)
@@ -146,7 +199,7 @@ class Agent:
             layers = layers_from_list(json.loads(metadata["network"]))
             heads, shape = json.loads(metadata["heads"]), json.loads(metadata["observation_shape"])
             dtype, sticky = metadata["observation_dtype"], float(json.loads(metadata["sticky_actions"]))
-            if dtype not in ("uint8", "float32") or not isinstance(heads, dict) or list(heads) != ["policy", "value"]:
+            if dtype not in ("uint8", "float32") or not isinstance(heads, dict) or tuple(heads) not in KINDS:
                 raise ValueError("its observations or heads are of no known kind")
             if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
                 raise ValueError(f"its observations cannot have shape {shape}")

@@ -30,7 +30,7 @@ from nbrl.kernels.native import call_reset, call_step, copy, flush_denormals, re
 from nbrl.kernels.peak import CHAINS, multiply_add
 from nbrl.kernels.random import integer, next_uint64
 from nbrl.learner import Learner
-from nbrl.methods.rollout import PAUSED, update
+from nbrl.methods.rollout import GO_ON, update
 from nbrl.nets.network import FILTERS, FROM_OBSERVATION, PIXELS, TAPS, backward, enter, forward
 from nbrl.trainer import Trainer
 
@@ -295,7 +295,7 @@ def _learn(shared, worker, settings, actions, rollouts):
     """Backward over a rollout."""
     mode = flush_denormals()
     for _ in range(rollouts):
-        backward(worker.work, worker.action.size)
+        backward(worker.work, worker.action.size, worker.action.shape[1])
     restore_denormals(mode)
     return True
 
@@ -314,7 +314,7 @@ def _update(shared, worker, settings, actions, rollouts):
     mode = flush_denormals()
     for _ in range(rollouts):
         code = update(shared, worker, settings, 0)
-        if code != PAUSED:
+        if code != GO_ON:
             break
     restore_denormals(mode)
     return True

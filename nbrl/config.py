@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nbrl.nets.layers import Conv, Dense, Layer, layers_from_list, layers_to_list
+from nbrl.nets.layers import NETWORKS, Dense, Layer, layers_from_list, layers_to_list
 
-METHODS = ("a3c",)
-OPTIMISERS = ("shared_rmsprop", "shared_adam")
+METHODS = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c")
+OPTIMISERS = ("momentum_sgd", "rmsprop", "shared_rmsprop", "shared_adam")
 INITIALISATIONS = ("uniform", "orthogonal")
 
 
@@ -41,8 +41,9 @@ class Config:
     environment: str = dataclasses.field(metadata={"description": "id of the environment, such as ALE/Pong-v5"})
     method: str = _setting("a3c", "learning algorithm; paper: a3c does best", choices=METHODS)
     network: tuple[Layer, ...] = _setting(
-        (Conv(16, 8, 4, "relu"), Conv(32, 4, 2, "relu"), Dense(256, "relu")),
-        "layers before the heads, as JSON; paper: conv 16 8x8 stride 4, conv 32 4x4 stride 2, dense 256",
+        NETWORKS["paper"],
+        f"layers before the heads: {', '.join(NETWORKS)}, or a table as JSON; "
+        "paper: conv 16 8x8 stride 4, conv 32 4x4 stride 2, dense 256",
     )
     actors: int = _setting(16, "actor-learners, each with its own environment; paper: 16", least=1, most=10_000)
     threads: int = _setting(16, "system threads that serve the actors; paper: 16, one for each actor", least=1)
@@ -62,6 +63,9 @@ class Config:
     )
     learning_rate: float = _setting(7e-4, "first learning rate, annealed linearly to 0; paper: 7e-4", above=0)
     optimiser: str = _setting("shared_rmsprop", "update rule; paper: shared_rmsprop", choices=OPTIMISERS)
+    momentum: float = _setting(
+        0.9, "alpha of momentum_sgd, weight of the old mean gradient; paper: not reported", least=0, below=1
+    )
     rmsprop_decay: float = _setting(0.99, "alpha, weight of the old mean square; paper: 0.99", least=0, below=1)
     rmsprop_epsilon: float = _setting(0.1, "added to the mean square inside the root; paper: 0.1", above=0)
     adam_beta1: float = _setting(0.9, "weight of the old mean gradient; not in the paper", least=0, below=1)
@@ -69,6 +73,14 @@ class Config:
     adam_epsilon: float = _setting(1e-8, "added to the root of the mean square; not in the paper", above=0)
     entropy_weight: float = _setting(0.01, "beta, weight of the policy's entropy; paper: 0.01 (MuJoCo: 1e-4)", least=0)
     value_weight: float = _setting(0.5, "weight of the value loss; paper: 0.5", least=0)
+    target_interval: int = _setting(
+        10_000, "steps between copies of the target network, of the value methods; paper: 10,000", least=1
+    )
+    epsilon_steps: int = _setting(
+        1_000_000,
+        "steps over which the exploration of the value methods falls from 1 to 0.1, 0.01 or 0.5; paper: 1 million",
+        least=1,
+    )
     gradient_clip: float = _setting(40.0, "largest norm of one rollout's gradient; paper: used, not reported", above=0)
     reward_clip: float | None = _setting(
         1.0, "largest absolute reward that learning sees, none for no limit; paper: 1 (Atari)", above=0
@@ -125,17 +137,27 @@ class Config:
         return cls(**values)
 
 
-# What differs from the paper's settings, by kind of observation. The length of the run is one of the defaults, since
-# the learning rate anneals over it: a third of the paper's frames take a learning rate somewhat higher than its 7e-4.
+# What differs from the paper's settings, by kind of observation, and then by method. The length of the run is one of
+# the defaults, since the learning rate anneals over it: a third of the paper's frames take a learning rate somewhat
+# higher than its 7e-4.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "image": {"learning_rate": 1e-3, "steps": 25_000_000},
     "vector": {
-        "network": (Dense(64, "tanh"), Dense(64, "tanh")),
+        "network": NETWORKS["mlp"],
         "rollout_length": 16,
         "optimiser": "shared_adam",
         "learning_rate": 1e-3,
         "reward_clip": None,
         "steps": 300_000,
+    },
+}
+_VALUE_METHODS_ON_VECTORS = {"target_interval": 500, "epsilon_steps": 50_000}
+METHOD_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "image": {},
+    "vector": {
+        "one_step_q": _VALUE_METHODS_ON_VECTORS | {"rollout_length": 5},
+        "one_step_sarsa": _VALUE_METHODS_ON_VECTORS | {"rollout_length": 5},
+        "n_step_q": _VALUE_METHODS_ON_VECTORS,
     },
 }
 
@@ -190,7 +212,10 @@ def configure(environment: Any, *, preset: str | None = None, frames: int | None
         raise ValueError("steps and frames are both given: give one of them, since each sets the length of the run")
     spec = envs.make(environment)
     name = envs.description(environment, spec.name)
-    values = {**(PRESETS[preset] if preset else DEFAULTS)[spec.kind], **settings}
+    values = dict(PRESETS[preset][spec.kind] if preset else DEFAULTS[spec.kind])
+    if preset != "paper":
+        values |= METHOD_DEFAULTS[spec.kind].get(settings.get("method", "a3c"), {})
+    values |= settings
     if frames is not None:
         values["steps"] = _steps(frames, spec.frames_per_step)
     if values.get("threads") is None:

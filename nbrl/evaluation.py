@@ -79,19 +79,20 @@ class Evaluation:
 
 
 @jit
-def _play_episode(work, policy, functions, observation, action, reward, row, greedy, control):
+def _play_episode(policy, functions, observation, state, action, reward, row, greedy, control):
     """One episode: how it went, its return, its length."""
-    reset, step, state = functions
+    reset, step, environment = functions
     total, length = 0.0, 0
-    if not call_reset(reset, state, next_uint64(row), observation.ctypes.data) & STEPPED:
+    state[:] = 0
+    if not call_reset(reset, environment, next_uint64(row), observation.ctypes.data) & STEPPED:
         return FAILED, total, length
     while True:
         if atomic_load(control.ctypes.data):
             return STOPPED, total, length
-        action[0] = choose(work, policy, observation, uniform(row), greedy)
+        action[0] = choose(policy, observation, state, uniform(row), greedy)
         if action[0] < 0:
             return NOT_FINITE, total, length
-        status = call_step(step, state, action.ctypes.data, observation.ctypes.data, reward.ctypes.data)
+        status = call_step(step, environment, action.ctypes.data, observation.ctypes.data, reward.ctypes.data)
         if not status & STEPPED:
             return FAILED, total, length
         total += reward[0]
@@ -266,10 +267,8 @@ def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = F
             f"the policy takes observations of {seen.observation_dtype} with shape {seen.observation_shape}, "
             f"{spec.name} gives {spec.observation_dtype} with shape {spec.observation_shape}"
         )
-    if spec.action_count != agent.network.heads["policy"]:
-        raise ValueError(
-            f"the policy has {agent.network.heads['policy']} actions, {spec.name} takes {spec.action_count}"
-        )
+    if spec.action_count != agent.action_count:
+        raise ValueError(f"the policy has {agent.action_count} actions, {spec.name} takes {spec.action_count}")
     return spec
 
 
@@ -278,7 +277,7 @@ class _Player:
 
     def __init__(self, agent: Agent, spec: Environment, instance: Instance, greedy: bool, control: np.ndarray) -> None:
         self.spec, self.instance, self.greedy, self.control = spec, instance, greedy, control
-        self.work, self.policy = agent.workspace(), agent.network.head("policy")
+        self.policy, self.state = agent.policy(), agent.initial_state()
         size = math.prod(spec.observation_shape) * spec.observation_dtype.itemsize
         self.observation, self.row = np.zeros(size, np.uint8), np.zeros(ROW, np.uint64)
         self.action, self.reward = np.zeros(1, np.int32), np.zeros(1, np.float32)
@@ -287,7 +286,7 @@ class _Player:
         seed_row(self.row, np.uint64(seed), np.uint64(STREAM + episode))
         functions = (self.instance.reset_address, self.instance.step_address, self.instance.state_address)
         outcome, total, length = _play_episode(
-            self.work, self.policy, functions, self.observation,
+            self.policy, functions, self.observation, self.state,
             self.action, self.reward, self.row, self.greedy, self.control,
         )  # fmt: skip
         if outcome == FAILED:

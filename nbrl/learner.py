@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import importlib
 import logging
 import math
 import os
@@ -19,16 +20,16 @@ from nbrl.config import Config
 from nbrl.envs.interface import Instance
 from nbrl.kernels.random import ROW, seed_row
 from nbrl.methods import rollout
-from nbrl.methods.a3c import a3c
+from nbrl.methods.q_values import final_epsilon
 from nbrl.methods.rollout import Settings, Shared, Worker
 from nbrl.nets.layout import aligned_zeros
 from nbrl.nets.network import Network
-from nbrl.optimisers import CODES, STATISTICS
+from nbrl.optimisers import OPTIMISERS
 
 logger = logging.getLogger(__name__)
 
-LOOPS = {"a3c": a3c}
-PER_ACTOR = ("random", "begun", "observation", "episode_return", "episode_length")  # of `Worker`, kept in checkpoints
+# What each actor has in `Worker` that checkpoints keep.
+PER_ACTOR = ("random", "begun", "observation", "episode_return", "episode_length", "state", "next_action")
 
 
 class Learner:
@@ -54,8 +55,8 @@ class Learner:
         The numbers of each worker's actors: groups of `lockstep` are dealt to the threads in turn.
     instances : list of list of Instance
         The running environments of each worker's actors, once they are attached.
-    loop : numba dispatcher
-        The method: ``loop(shared, worker, settings, rollouts)`` returns a code of `nbrl.methods.rollout`.
+    method : module
+        As `nbrl.methods.rollout` describes: ``method.loop(shared, worker, settings, rollouts)`` returns a code.
 
     Raises
     ------
@@ -77,45 +78,61 @@ class Learner:
                 f"{self.environment.name} has continuous actions: "
                 f"{config.method} takes an environment with discrete ones"
             )
-        heads = {"policy": self.environment.action_count, "value": 1}
+        self.method: Any = importlib.import_module(f"nbrl.methods.{config.method}")
+        heads = {name: 1 if name == "value" else self.environment.action_count for name in self.method.HEADS}
         self.network = Network(config.network, self.environment.observation_shape, heads)
-        size = self.network.layout.size
+        self.optimiser = OPTIMISERS[config.optimiser]
+        size, groups = self.network.layout.size, np.arange(config.actors).reshape(-1, config.lockstep)
+        owners = 1 if self.optimiser.shared else len(groups)
         self.shared = Shared(
             theta=aligned_zeros(size, np.float32),
-            statistics=aligned_zeros((len(STATISTICS[config.optimiser]), size), np.float32),
+            target=aligned_zeros(size if self.method.HAS_TARGET else 0, np.float32),
+            target_copies=aligned_zeros(rollout.LINE, np.int64),
+            statistics=aligned_zeros((owners, len(self.optimiser.statistics), size), np.float32),
             steps=aligned_zeros((config.threads, rollout.LINE), np.int64),
             updates=aligned_zeros(rollout.LINE, np.int64),
             control=aligned_zeros(rollout.LINE, np.int64),
         )
-        self.shared.theta[:] = self.network.initial(config.seed or 0, config.initialisation)
+        self._begin(self.network.initial(config.seed or 0, config.initialisation))
         clip = math.inf if config.reward_clip is None else config.reward_clip
         values = {name: getattr(config, name) for name in Settings._fields if hasattr(config, name)}
-        values |= {"total_steps": config.steps, "optimiser": CODES[config.optimiser], "reward_clip": clip}
+        values |= {"total_steps": config.steps, "optimiser": self.optimiser.rule, "reward_clip": clip}
         self.settings = Settings(**values)
-        self.loop = LOOPS[config.method]
-        groups = np.arange(config.actors).reshape(-1, config.lockstep)
         self.actors = [groups[thread :: config.threads].reshape(-1) for thread in range(config.threads)]
         self.workers = [self._worker(thread, actors) for thread, actors in enumerate(self.actors)]
         self.instances: list[list[Instance]] = [[] for _ in self.workers]
         self._saved: dict[int, bytes] = {}
 
+    def _begin(self, parameters: np.ndarray) -> None:
+        self.shared.theta[:] = parameters
+        if self.method.HAS_TARGET:
+            self.shared.target[:] = parameters
+
     def _worker(self, thread: int, actors: np.ndarray) -> Worker:
-        config, n = self.config, actors.size
+        config, n, seed = self.config, actors.size, self.config.seed or 0
         t_max, k = config.rollout_length, config.lockstep
         bytes_seen = math.prod(self.environment.observation_shape) * self.environment.observation_dtype.itemsize
         random = aligned_zeros((n, ROW), np.uint64)
         for row, actor in zip(random, actors, strict=True):
-            seed_row(row, np.uint64(config.seed or 0), np.uint64(1 + actor))
+            seed_row(row, np.uint64(seed), np.uint64(1 + actor))
         per_step = {"action": np.int32, "reward": np.float32, "discount": np.float32, "ended": np.bool_}
-        per_step |= {"truncated": np.bool_, "last_value": np.float32}
+        per_step |= {"truncated": np.bool_, "end_value": np.float32}
+        work = target = self.network.workspace((t_max + 1) * k)
+        if self.method.HAS_TARGET:
+            target = self.network.workspace((t_max + 1) * k)._replace(theta=self.shared.target, dtheta=work.dtheta)
         return Worker(
-            work=self.network.workspace((t_max + 1) * k),
+            work=work,
+            target=target,
             thread=thread,
             group=np.zeros(1, np.int64),
             functions=np.zeros((n, 3), np.int64),
             observation=aligned_zeros((n, bytes_seen), np.uint8),
             random=random,
             begun=np.zeros(n, np.bool_),
+            state=np.zeros((n, self.network.state_size), np.float32),
+            final_epsilon=np.array([final_epsilon(seed, actor) for actor in actors.tolist()]),
+            next_action=np.full(n, -1, np.int32),
+            statistics=np.zeros(n // k, np.int64) if self.optimiser.shared else actors[::k] // k,
             episode_return=np.zeros(n, np.float64),
             episode_length=np.zeros(n, np.int64),
             **{name: np.zeros((t_max, k), dtype) for name, dtype in per_step.items()},
@@ -177,8 +194,8 @@ class Learner:
         """
         agent, layout = self.agent(), self.network.layout
         arrays = layout.views(agent.parameters)
-        for name, row in zip(STATISTICS[self.config.optimiser], self.shared.statistics.copy(), strict=True):
-            arrays |= {f"{name}/{part}": view for part, view in layout.views(row).items()}
+        for name, rows in self._kept().items():
+            arrays |= {f"{name}/{part}": view for part, view in layout.views(rows.copy()).items()}
         arrays["turn"] = np.concatenate([worker.group for worker in self.workers])
         for name in PER_ACTOR:
             like = getattr(self.workers[0], name)
@@ -202,6 +219,11 @@ class Learner:
         counters = {"steps": str(self.steps), "updates": str(int(self.shared.updates[0]))}
         return arrays, agent.metadata() | counters
 
+    def _kept(self) -> dict[str, np.ndarray]:
+        """What checkpoints keep in the network's own layout besides theta, float32 (..., layout.size)."""
+        kept = {name: self.shared.statistics[:, i] for i, name in enumerate(self.optimiser.statistics)}
+        return kept | ({"target": self.shared.target} if self.method.HAS_TARGET else {})
+
     def begin_from(self, agent: Agent) -> None:
         """Begin with a policy's parameters; ``ValueError`` where its network or observations are others."""
         seen, environment = agent.preprocessing, self.environment
@@ -218,7 +240,7 @@ class Learner:
                 f"{seen.observation_shape}, {environment.name} gives {environment.observation_dtype} with shape "
                 f"{environment.observation_shape}"
             )
-        self.shared.theta[:] = agent.parameters
+        self._begin(agent.parameters)
 
     def restore(self, path: str | os.PathLike) -> dict[str, str]:
         """Go on from a checkpoint, whose other metadata are returned. Environments are loaded as they are attached.
@@ -234,10 +256,10 @@ class Learner:
             raise CheckpointError(f"{path} holds another network than the run's settings")
         try:
             self.shared.theta[:] = agent.parameters
-            for name, row in zip(STATISTICS[self.config.optimiser], self.shared.statistics, strict=True):
-                for part, view in self.network.layout.views(row).items():
+            for name, rows in self._kept().items():
+                for part, view in self.network.layout.views(rows).items():
                     view[...] = _checked(arrays, f"{name}/{part}", view)
-                if not np.isfinite(row).all() or (name != "m" and (row < 0).any()):  # m may be negative
+                if not np.isfinite(rows).all() or (name in ("g", "v") and (rows < 0).any()):  # means of squares
                     raise ValueError(f"{name} has numbers that it cannot have")
             for name in PER_ACTOR:
                 like = getattr(self.workers[0], name)
@@ -247,6 +269,7 @@ class Learner:
                     getattr(worker, name)[:] = rows[actors]
             if not arrays["actors/random"].any(axis=1).all():
                 raise ValueError("actors/random has a row of zeros, which gives no random numbers")
+            self._check_memory(arrays["actors/state"], arrays["actors/next_action"])
             turns = _checked(arrays, "turn", np.zeros(self.config.threads, np.int64))
             for worker, turn in zip(self.workers, turns, strict=True):
                 if not 0 <= turn < worker.begun.size // self.config.lockstep:
@@ -268,9 +291,16 @@ class Learner:
             if not (0 <= steps < 2**63 and 0 <= updates < 2**63):
                 raise ValueError("its counts of steps and updates are no possible numbers")
             self.shared.steps[0, 0], self.shared.updates[0] = steps, updates
+            self.shared.target_copies[0] = steps // self.config.target_interval
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be gone on from: {error}") from error
         return metadata
+
+    def _check_memory(self, states: np.ndarray, next_actions: np.ndarray) -> None:
+        if not np.isfinite(states).all():
+            raise ValueError("actors/state has a number that is not finite")
+        if not ((next_actions >= -1) & (next_actions < self.environment.action_count)).all():
+            raise ValueError("actors/next_action has an action that there is not")
 
 
 def _checked(arrays: dict[str, np.ndarray], name: str, like: np.ndarray) -> np.ndarray:

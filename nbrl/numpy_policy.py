@@ -12,6 +12,8 @@ import numpy as np
 
 from nbrl.checkpoint import CheckpointError, read_tensors
 
+EPSILON = 0.01  # probability of a random action where a policy of Q values is not greedy: it ends loops
+
 
 class NumpyPolicy(NamedTuple):
     """A trained policy as plain arrays.
@@ -19,14 +21,18 @@ class NumpyPolicy(NamedTuple):
     Parameters
     ----------
     layers : list of list
-        From the observation up: ``["conv", filters, kernel, stride, activation]`` or ``["dense", units, activation]``.
+        From the observation up: ``["conv", filters, kernel, stride, activation]``, ``["dense", units, activation]`` or
+        ``["lstm", units]``.
     arrays : dict of str to numpy.ndarray
         float32 parameters: ``conv1/weights`` (taps, filters), ``dense3/bias`` (units,), ``policy/weights`` and so on.
         Taps lie as the observation does; above the first layer as (row, column, channel).
+    heads : list of str
+        ["policy", "value"] or ["q"].
     """
 
     layers: list[list[Any]]
     arrays: dict[str, np.ndarray]
+    heads: list[str]
 
     @classmethod
     def load(cls, source: str | os.PathLike | bytes) -> "NumpyPolicy":
@@ -46,19 +52,38 @@ class NumpyPolicy(NamedTuple):
     @classmethod
     def from_tensors(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> "NumpyPolicy":
         """The policy within a file's arrays; those of other names are left out."""
-        layers = json.loads(metadata["network"])
-        names = [f"{layer[0]}{place}" for place, layer in enumerate(layers, start=1)] + list(
-            json.loads(metadata["heads"])
-        )
-        parts = [f"{name}/{part}" for name in names for part in ("weights", "bias")]
-        return cls(layers, {name: np.array(arrays[name]) for name in parts})
+        layers, heads = json.loads(metadata["network"]), list(json.loads(metadata["heads"]))
+        parts = [f"{name}/{part}" for name in heads for part in ("weights", "bias")]
+        for place, layer in enumerate(layers, start=1):
+            names = ("weights", "recurrent", "bias") if layer[0] == "lstm" else ("weights", "bias")
+            parts += [f"{layer[0]}{place}/{part}" for part in names]
+        return cls(layers, {name: np.array(arrays[name]) for name in parts}, heads)
 
-    def outputs(self, observation: Any) -> dict[str, np.ndarray]:
-        """The heads' outputs for one observation: "policy", the logits (actions,), and "value", (1,)."""
+    def initial_state(self) -> np.ndarray:
+        """What the policy remembers before an episode: zeros, float32, two for each LSTM cell."""
+        return np.zeros(2 * sum(layer[1] for layer in self.layers if layer[0] == "lstm"), np.float32)
+
+    def outputs(self, observation: Any, state: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The heads' outputs for one observation: "policy", logits, and "value", (1,), or "q", values (actions,).
+
+        `state`, for a recurrent policy, is brought up to date.
+        """
         x = np.asarray(observation)
         x = x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)
+        rest = state
         for place, (kind, *shape, activation) in enumerate(self.layers, start=1):
             weights, bias = (self.arrays[f"{kind}{place}/{part}"] for part in ("weights", "bias"))
+            if kind == "lstm":
+                if rest is None:
+                    raise ValueError("this policy remembers: give the state of initial_state() and what act left there")
+                units = activation
+                h, c, rest = rest[:units], rest[units : 2 * units], rest[2 * units :]
+                z = x.reshape(-1) @ weights + h @ self.arrays[f"{kind}{place}/recurrent"] + bias
+                i, f, g, o = z.reshape(4, units)
+                c[:] = _sigmoid(f + 1) * c + _sigmoid(i) * np.tanh(g)
+                h[:] = _sigmoid(o) * np.tanh(c)
+                x = h.copy()
+                continue
             if kind == "conv":
                 _, kernel, stride = shape
                 channels_first = place == 1 and x.ndim == 3 and x.shape[0] < x.shape[2]
@@ -70,13 +95,27 @@ class NumpyPolicy(NamedTuple):
             else:
                 y = x.reshape(-1) @ weights + bias
             x = np.maximum(y, 0) if activation == "relu" else np.tanh(y) if activation == "tanh" else y
-        heads = [name.removesuffix("/bias") for name in self.arrays if name.endswith("/bias")][len(self.layers) :]
-        return {head: x.reshape(-1) @ self.arrays[f"{head}/weights"] + self.arrays[f"{head}/bias"] for head in heads}
+        x = x.reshape(-1)
+        return {head: x @ self.arrays[f"{head}/weights"] + self.arrays[f"{head}/bias"] for head in self.heads}
 
-    def act(self, observation: Any, *, greedy: bool = False, rng: np.random.Generator | None = None) -> int:
-        """An action for one observation: sampled, or the most likely one."""
-        logits = self.outputs(observation)["policy"].astype(np.float64)
-        if greedy:
-            return int(logits.argmax())
-        weights = np.exp(logits - logits.max()).cumsum()
-        return int(np.searchsorted(weights, (rng or np.random.default_rng()).random() * weights[-1], side="right"))
+    def act(
+        self,
+        observation: Any,
+        state: np.ndarray | None = None,
+        *,
+        greedy: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> int:
+        """An action for one observation, as `Agent.act` chooses it."""
+        values = self.outputs(observation, state)[self.heads[0]].astype(np.float64)
+        u = 0.0 if greedy else (rng or np.random.default_rng()).random()
+        if greedy or (self.heads[0] == "q" and u >= EPSILON):
+            return int(values.argmax())
+        if self.heads[0] == "q":
+            return int(u / EPSILON * values.size)
+        weights = np.exp(values - values.max()).cumsum()
+        return int(np.searchsorted(weights, u * weights[-1], side="right"))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return (1 + np.tanh(x / 2)) / 2

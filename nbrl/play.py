@@ -83,7 +83,7 @@ def play(
     frames: list[_Frame] = []
     total, length, status = 0.0, 0, 0
     with contextlib.closing(Player(spec)) as player:
-        work, policy, row = agent.workspace(), agent.network.head("policy"), np.zeros(ROW, np.uint64)
+        policy, state, row = agent.policy(), agent.initial_state(), np.zeros(ROW, np.uint64)
         seed_row(row, np.uint64(seed), np.uint64(STREAM))
         observation = player.reset(next_uint64(row))
         while True:
@@ -91,7 +91,7 @@ def play(
                 frames.append(_frame(spec, player.instance.picture(observation), total))
             if status & (TERMINATED | TRUNCATED):
                 break
-            action = choose(work, policy, observation.reshape(-1).view(np.uint8), uniform(row), greedy)
+            action = choose(policy, observation.reshape(-1).view(np.uint8), state, uniform(row), greedy)
             if action < 0:
                 raise FloatingPointError(f"an observation of {spec.name} has a number that is not finite")
             observation, reward, status = player.step(action)

@@ -96,9 +96,9 @@ class Run:
         try:
             if self.seeded and self.config.threads > 1:
                 logger.info("with %d threads the order of updates is not reproducible", self.config.threads)
-            if not is_kept(learner.loop):
+            if not is_kept(learner.method.loop):
                 logger.info("compiling, which takes about half a minute the first time")
-            learner.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles, as does the next
+            learner.method.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles, as does the next
             rollout.annealed(learner.settings, 0)
             for worker in range(self.config.threads):
                 learner.attach(worker)
@@ -220,7 +220,7 @@ class Run:
         learner, rollouts = self.learner, 1
         while True:
             began = time.perf_counter()
-            code = learner.loop(learner.shared, learner.workers[thread], learner.settings, rollouts)
+            code = learner.method.loop(learner.shared, learner.workers[thread], learner.settings, rollouts)
             if code in (rollout.FINISHED, rollout.ABANDONED):
                 return
             if code != rollout.PAUSED:
@@ -364,6 +364,7 @@ class Run:
         self.recent.extend(returns)
         speed = (steps - self.last_steps) / max(now - self.last_time, 1e-9)
         samples, updates = new[rollout.SAMPLES], new[rollout.UPDATES]
+        has_policy = "policy" in self.learner.method.HEADS
         report = Report(
             steps=steps,
             frames=steps * self.environment.frames_per_step,
@@ -377,9 +378,9 @@ class Run:
             return_maximum=max(returns, default=None),
             length_mean=float(episodes[:, rollout.LENGTH].mean()) if returns else None,
             recent_return=float(np.mean(self.recent)) if self.recent else None,
-            policy_loss=float(new[rollout.POLICY_LOSS] / samples) if samples else None,
+            policy_loss=float(new[rollout.POLICY_LOSS] / samples) if samples and has_policy else None,
             value_loss=float(new[rollout.VALUE_LOSS] / samples) if samples else None,
-            entropy=float(new[rollout.ENTROPY] / samples) if samples else None,
+            entropy=float(new[rollout.ENTROPY] / samples) if samples and has_policy else None,
             gradient_norm=float(new[rollout.GRADIENT_NORM] / updates) if updates else None,
             learning_rate=rollout.annealed(self.learner.settings, steps),
             dropped_episodes=self.learner.dropped_episodes(),

@@ -29,7 +29,7 @@ class Run:
 
     def __call__(self, count=1, worker=0):
         learner = self.learner
-        return learner.loop(learner.shared, learner.workers[worker], learner.settings, count)
+        return learner.method.loop(learner.shared, learner.workers[worker], learner.settings, count)
 
 
 @given(

@@ -13,7 +13,7 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbrl.optimisers import clip_scale, gradient_norm, shared_adam, shared_rmsprop
+from nbrl.optimisers import adam, clip_scale, gradient_norm, rmsprop
 
 RELATIVE, LAST_PLACE = 2e-6, 2.0**-23
 sizes = st.one_of(st.integers(1, 40), st.sampled_from([64, 127, 1000]))
@@ -28,9 +28,9 @@ def test_two_steps_of_rmsprop_by_hand():
     #   d = 2: g = 0.25 * 4 = 1;              theta = 1 - 0.5 * 2 / sqrt(2)     = 0.2928932
     #   d = 4: g = 0.75 * 1 + 0.25 * 16 = 4.75; theta = 0.2928932 - 0.5 * 4 / sqrt(5.75) = -0.5411644
     theta, g = float32(1), float32(0)
-    shared_rmsprop(theta, g, float32(2), 1.0, 0.5, 0.75, 1.0)
+    rmsprop(theta, g, float32(2), 1.0, 0.5, 0.75, 1.0)
     assert (theta[0], g[0]) == (pytest.approx(0.2928932, abs=1e-6), 1)
-    shared_rmsprop(theta, g, float32(4), 1.0, 0.5, 0.75, 1.0)
+    rmsprop(theta, g, float32(4), 1.0, 0.5, 0.75, 1.0)
     assert (theta[0], g[0]) == (pytest.approx(-0.5411644, abs=1e-6), 4.75)
 
 
@@ -40,18 +40,18 @@ def test_two_steps_of_adam_by_hand():
     #   d = 4: m = 2.5, v = 4.75;   corrected 2.5 / 0.75 = 10/3 and 4.75 / 0.4375 = 76/7;
     #                               theta = 2/3 - 0.5 * (10/3) / (sqrt(76/7) + 1) = 0.2786136
     theta, m, v = float32(1), float32(0), float32(0)
-    shared_adam(theta, m, v, float32(2), 1.0, 0.5, 0.5, 0.75, 1.0, 1)
+    adam(theta, m, v, float32(2), 1.0, 0.5, 0.5, 0.75, 1.0, 1)
     assert (theta[0], m[0], v[0]) == (pytest.approx(2 / 3, abs=1e-6), 1, 1)
-    shared_adam(theta, m, v, float32(4), 1.0, 0.5, 0.5, 0.75, 1.0, 2)
+    adam(theta, m, v, float32(4), 1.0, 0.5, 0.5, 0.75, 1.0, 2)
     assert (theta[0], m[0], v[0]) == (pytest.approx(2 / 3 - 5 / 3 / (math.sqrt(76 / 7) + 1), abs=1e-6), 2.5, 4.75)
 
 
 def test_epsilon_stands_inside_the_root_of_rmsprop_and_outside_that_of_adam():
     theta, g = float32(0), float32(0)
-    shared_rmsprop(theta, g, float32(1), 1.0, 1.0, 1 - 1e-6, 0.01)
+    rmsprop(theta, g, float32(1), 1.0, 1.0, 1 - 1e-6, 0.01)
     assert theta[0] == pytest.approx(-1 / math.sqrt(1e-6 + 0.01), rel=1e-4)
     theta, m, v = float32(0), float32(0), float32(0)
-    shared_adam(theta, m, v, float32(1), 1.0, 1.0, 0.9, 0.999, 0.25, 1)
+    adam(theta, m, v, float32(1), 1.0, 1.0, 0.9, 0.999, 0.25, 1)
     assert theta[0] == pytest.approx(-1 / 1.25, rel=1e-5)
 
 
@@ -75,7 +75,7 @@ def test_rmsprop_equals_the_oracle(seed, size, learning_rate, alpha, epsilon, sc
     expected, expected_g, moved = theta.astype(float), g.astype(float), 0.0
     for _ in range(4):
         d = (rng.standard_normal(size) * 10.0 ** rng.integers(-3, 2, size)).astype(np.float32)
-        shared_rmsprop(theta, g, d, scale, learning_rate, alpha, epsilon)
+        rmsprop(theta, g, d, scale, learning_rate, alpha, epsilon)
         before = expected
         expected, expected_g = oracles.rmsprop(
             expected, expected_g, scale * d.astype(float), learning_rate=learning_rate, decay=alpha, epsilon=epsilon
@@ -101,7 +101,7 @@ def test_adam_equals_the_oracle(seed, size, learning_rate, beta1, beta2, epsilon
     expected, expected_m, expected_v, moved = theta.astype(float), m.astype(float), v.astype(float), 0.0
     for count in range(first, first + 4):
         d = np.abs(rng.standard_normal(size) * 10.0 ** rng.integers(-3, 2, size)).astype(np.float32)  # m never cancels
-        shared_adam(theta, m, v, d, 0.5, learning_rate, beta1, beta2, epsilon, count)
+        adam(theta, m, v, d, 0.5, learning_rate, beta1, beta2, epsilon, count)
         before = expected
         expected, expected_m, expected_v = oracles.adam(
             expected, expected_m, expected_v, count, 0.5 * d.astype(float),
@@ -115,11 +115,11 @@ def test_adam_equals_the_oracle(seed, size, learning_rate, beta1, beta2, epsilon
 
 def test_an_element_without_gradient_stays_where_it_is():
     theta, g = float32(0.5, -3), float32(0, 0.25)
-    shared_rmsprop(theta, g, float32(0, 0), 1.0, 0.1, 0.75, 0.1)
+    rmsprop(theta, g, float32(0, 0), 1.0, 0.1, 0.75, 0.1)
     assert theta.tolist() == [0.5, -3]
     assert g.tolist() == [0, 0.1875]
     theta, m, v = float32(0.5), float32(0), float32(0)
-    shared_adam(theta, m, v, float32(0), 1.0, 0.1, 0.9, 0.999, 1e-8, 1)
+    adam(theta, m, v, float32(0), 1.0, 0.1, 0.9, 0.999, 1e-8, 1)
     assert (theta[0], m[0], v[0]) == (0.5, 0, 0)
 
 

@@ -136,7 +136,7 @@ def by_actors(plan: Plan) -> list[dict[str, Any]]:
             say(f"actors: {label}, {actors}")
             learner = still("CartPole-v1", threads=1, actors=actors, network=dense(width), steps=10**15)
             instances = learner.attach(0)
-            call = partial(learner.loop, learner.shared, learner.workers[0], learner.settings)
+            call = partial(learner.method.loop, learner.shared, learner.workers[0], learner.settings)
             spent = 1e6 * seconds_each([call], plan.seconds) / learner.config.rollout_length
             rows.append({"network": label, "actors": actors, "microseconds": spent})
             for instance in instances:
@@ -148,7 +148,7 @@ def resident(environment: str, actors: int) -> float:
     """Megabytes in RAM of this process, once every actor has run."""
     learner = Learner(configure(environment, threads=1, actors=actors))
     instances = learner.attach(0)
-    learner.loop(learner.shared, learner.workers[0], learner.settings, 2 * actors)
+    learner.method.loop(learner.shared, learner.workers[0], learner.settings, 2 * actors)
     megabytes = resident_megabytes(multiprocessing.current_process().pid or 0)
     for instance in instances:
         instance.close()

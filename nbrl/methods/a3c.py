@@ -10,89 +10,103 @@ network), T the shared step count, R the return, pi the policy, V the value, bet
 import numpy as np
 
 from nbrl.kernels.compile import jit
-from nbrl.kernels.native import atomic_load, copy, flush_denormals, restore_denormals
+from nbrl.kernels.native import flush_denormals, restore_denormals
 from nbrl.kernels.random import uniform
 from nbrl.methods.rollout import (
-    BAD_OBSERVATION,
     ENTROPY,
-    FINISHED,
+    GO_ON,
     PAUSED,
     POLICY_LOSS,
-    RUN,
-    SAMPLES,
     VALUE_LOSS,
     begin_episodes,
-    next_group,
+    begin_rollout,
     observe,
+    observe_one,
+    ready,
     step,
-    steps_taken,
     update,
 )
 from nbrl.nets.heads import categorical_gradient, categorical_sample
-from nbrl.nets.network import backward, enter, forward, output_gradients, outputs
+from nbrl.nets.network import backward, forward, leave_state, output_gradients, outputs
 
+HEADS = ("policy", "value")
+HAS_TARGET = False
 POLICY, VALUE = -2, -1  # the network's last two layers
 
 
 @jit
-def a3c(shared, worker, settings, rollouts):
+def loop(shared, worker, settings, rollouts):
     """Act and learn for up to `rollouts` rollouts, or until the control word says otherwise.
 
     Returns PAUSED when there is more to do, FINISHED at the total number of steps, or what went wrong.
     """
     mode = flush_denormals()
-    code = PAUSED
+    code = GO_ON
     for _ in range(rollouts):
-        if atomic_load(shared.control.ctypes.data) != RUN:
-            break
-        if steps_taken(shared) >= settings.total_steps:
-            code = FINISHED
-            break
-        code = _rollout(shared, worker, settings, mode)
-        if code != PAUSED:
+        code = ready(shared, settings)
+        if code == GO_ON:
+            code = _rollout(shared, worker, settings, mode)
+        if code != GO_ON:
             break
     restore_denormals(mode)
-    return code
+    return PAUSED if code == GO_ON else code
 
 
 @jit
 def _rollout(shared, worker, settings, mode):
     """One pass of the algorithm's outer loop for the group of k actors whose turn it is."""
-    work = worker.work
-    t_max, k = worker.action.shape
+    first = begin_rollout(shared, worker)  # theta' = theta
+    for t in range(worker.action.shape[0]):
+        code = begin_episodes(worker, first, mode)
+        if code == GO_ON:
+            code = observe(worker, first, t)  # s_t
+        if code == GO_ON:
+            act(shared, worker, settings, first, t)  # a_t
+            code = step(shared, worker, settings, first, t, mode)  # r_t, s_t+1
+        if code == GO_ON:
+            code = end_values(shared, worker, settings, first, t)
+        if code != GO_ON:
+            return code
+    return learn(shared, worker, settings, first)
+
+
+@jit
+def act(shared, worker, settings, first, t):
+    """Draw a_t from pi(a_t | s_t; theta')."""
+    work, k = worker.work, worker.action.shape[1]
+    forward(work, t * k, k)
+    pi = outputs(work, work.table.shape[0] + POLICY, t * k, k)
+    for i in range(k):
+        worker.action[t, i] = categorical_sample(pi[i], uniform(worker.random[first + i]))
+        leave_state(work, t * k + i, worker.state[first + i])
+
+
+@jit
+def end_values(shared, worker, settings, first, t):
+    """V of the last observation where an episode was truncated: it would have gone on, so R begins with V there."""
+    work, (t_max, k) = worker.work, worker.action.shape
+    for i in range(k):
+        if worker.truncated[t, i]:
+            sample = t_max * k + i
+            code = observe_one(worker, first + i, sample)
+            if code != GO_ON:
+                return code
+            forward(work, sample, 1)
+            worker.end_value[t, i] = outputs(work, work.table.shape[0] + VALUE, sample, 1)[0, 0]
+    return GO_ON
+
+
+@jit
+def learn(shared, worker, settings, first):
+    """Accumulate the gradients of a rollout and update theta."""
+    work, (t_max, k) = worker.work, worker.action.shape
     policy, value = work.table.shape[0] + POLICY, work.table.shape[0] + VALUE
-    pi, v = outputs(work, policy, 0, t_max * k), outputs(work, value, 0, (t_max + 1) * k)[:, 0]
-    first = next_group(worker)
-
-    copy(work.theta, shared.theta)  # theta' = theta
-    for t in range(t_max):
-        restore_denormals(mode)
-        code = begin_episodes(worker, first)
-        flush_denormals()
-        if code == PAUSED:
-            code = observe(worker, first, t)
-        if code != PAUSED:
-            return code
-        forward(work, t * k, k)
-        for i in range(k):
-            worker.action[t, i] = categorical_sample(pi[t * k + i], uniform(worker.random[first + i]))
-        code = step(shared, worker, settings, first, t, mode)
-        if code != PAUSED:
-            return code
-        for i in range(k):
-            if worker.truncated[t, i]:  # the episode would have gone on: bootstrap from its last state, here
-                sample = t_max * k + i
-                if not enter(work, sample, worker.observation[first + i]):
-                    worker.failed[0] = first + i
-                    return BAD_OBSERVATION
-                forward(work, sample, 1)
-                worker.last_value[t, i] = v[sample]
-
     # R = V(s_t) where the rollout stops inside an episode. (Where it does not, `ended` keeps R from being used.)
     code = observe(worker, first, t_max)
-    if code != PAUSED:
+    if code != GO_ON:
         return code
     forward(work, t_max * k, k)
+    pi, v = outputs(work, policy, 0, t_max * k), outputs(work, value, 0, (t_max + 1) * k)[:, 0]
     dpi, dv = output_gradients(work, policy, 0, t_max * k), output_gradients(work, value, 0, t_max * k)[:, 0]
     beta, gae_lambda = np.float32(settings.entropy_weight), np.float32(settings.gae_lambda)
     for i in range(k):
@@ -100,7 +114,7 @@ def _rollout(shared, worker, settings, mode):
         for t in range(t_max - 1, -1, -1):
             sample = t * k + i
             if worker.ended[t, i]:
-                R = V = worker.last_value[t, i]
+                R = V = worker.end_value[t, i]
             R = worker.reward[t, i] + worker.discount[t, i] * ((1 - gae_lambda) * V + gae_lambda * R)
             V = v[sample]
             advantage = R - V
@@ -110,6 +124,5 @@ def _rollout(shared, worker, settings, mode):
             worker.sums[POLICY_LOSS] -= log_pi * advantage
             worker.sums[VALUE_LOSS] += advantage * advantage / 2
             worker.sums[ENTROPY] += entropy
-    worker.sums[SAMPLES] += t_max * k
-    backward(work, t_max * k)  # accumulates d theta and d theta_v over the rollout
-    return update(shared, worker, settings, t_max * k)  # asynchronous update of theta
+    backward(work, t_max * k, k)  # accumulates d theta and d theta_v over the rollout
+    return update(shared, worker, settings, first)  # asynchronous update of theta

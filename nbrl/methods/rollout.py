@@ -2,6 +2,13 @@
 
 A worker is one thread. It serves its actors in groups of k in lockstep (k = 1 is the paper), one rollout of t_max steps
 a group in turn. Sample number t * k + i of its workspace is step t of the group's actor i.
+
+A method is a module of this folder with
+
+- HEADS: the names of its network's heads, the one that actions are chosen by first;
+- HAS_TARGET: whether it keeps a target network;
+- loop(shared, worker, settings, rollouts): the algorithm, over environments that the engine steps;
+- act, end_values and learn, the parts that `nbrl.online` puts together where the host steps its own environment.
 """
 
 from typing import NamedTuple
@@ -16,18 +23,19 @@ from nbrl.kernels.native import (
     atomic_store,
     call_reset,
     call_step,
+    copy,
     flush_denormals,
     restore_denormals,
 )
 from nbrl.kernels.random import next_uint64
-from nbrl.nets.network import Workspace, enter
-from nbrl.optimisers import SHARED_RMSPROP, clip_scale, gradient_norm, shared_adam, shared_rmsprop
+from nbrl.nets.network import Workspace, enter, enter_state
+from nbrl.optimisers import ADAM, MOMENTUM_SGD, adam, clip_scale, gradient_norm, momentum_sgd, rmsprop
 
 # Values of the control word.
 RUN, PARK, ABANDON = 0, 1, 2  # go on; return at the next rollout's start; return from inside a rollout, uncounted
 
-# What a loop returns.
-PAUSED, FINISHED, ABANDONED, FAILED_ENVIRONMENT, BAD_OBSERVATION, BAD_REWARD, BAD_GRADIENT = range(7)
+# What a loop returns, and what its parts return.
+GO_ON, PAUSED, FINISHED, ABANDONED, FAILED_ENVIRONMENT, BAD_OBSERVATION, BAD_REWARD, BAD_GRADIENT = range(8)
 
 # Columns of `Worker.sums`, each a sum over updates or samples since the start.
 UPDATES, SAMPLES, POLICY_LOSS, VALUE_LOSS, ENTROPY, GRADIENT_NORM, SUMS = range(7)
@@ -42,7 +50,9 @@ class Shared(NamedTuple):
     """What all threads read and write."""
 
     theta: np.ndarray  # float32 (parameters,)
-    statistics: np.ndarray  # float32 (1 or 2, parameters): the optimiser's
+    target: np.ndarray  # float32 (parameters,): theta^-, the target network; empty where a method has none
+    target_copies: np.ndarray  # int64 (LINE,): how often it was due
+    statistics: np.ndarray  # float32 (1 or groups of actors, 1 or 2, parameters): the optimiser's
     steps: np.ndarray  # int64 (threads, LINE): column 0 is one thread's steps, alone in its cache line
     updates: np.ndarray  # int64 (LINE,): updates by all threads
     control: np.ndarray  # int64 (LINE,): RUN, PARK or ABANDON
@@ -55,7 +65,10 @@ class Settings(NamedTuple):
     gae_lambda: float
     learning_rate: float
     total_steps: int
+    target_interval: int
+    epsilon_steps: int
     optimiser: int
+    momentum: float
     rmsprop_decay: float
     rmsprop_epsilon: float
     adam_beta1: float
@@ -71,12 +84,17 @@ class Worker(NamedTuple):
     """What one thread owns. `n` is its number of actors, k of them step together."""
 
     work: Workspace
+    target: Workspace  # its parameters are the shared target network; `work` again where a method has none
     thread: int
     group: np.ndarray  # int64 (1,): whose turn it is
     functions: np.ndarray  # int64 (n, 3): addresses of reset, step and state
     observation: np.ndarray  # uint8 (n, bytes): what each actor sees now
     random: np.ndarray  # uint64 (n, 4)
     begun: np.ndarray  # bool (n,): whether an episode is going on
+    state: np.ndarray  # float32 (n, state_size): what a recurrent network remembers
+    final_epsilon: np.ndarray  # float64 (n,): where exploration ends, of the value methods
+    next_action: np.ndarray  # int32 (n,): Sarsa's, chosen at the end of a rollout; -1 for none
+    statistics: np.ndarray  # int64 (groups,): each group's row of the optimiser's statistics
     episode_return: np.ndarray  # float64 (n,): raw rewards so far
     episode_length: np.ndarray  # int64 (n,)
     action: np.ndarray  # int32 (t_max, k)
@@ -84,7 +102,7 @@ class Worker(NamedTuple):
     discount: np.ndarray  # float32 (t_max, k): 0 where the return is cut
     ended: np.ndarray  # bool (t_max, k): the episode's last step
     truncated: np.ndarray  # bool (t_max, k): ended, but not terminated
-    last_value: np.ndarray  # float32 (t_max, k): value of the last observation where truncated, else 0
+    end_value: np.ndarray  # float32 (t_max, k): value of the last observation where truncated, else 0
     ring: np.ndarray  # float64 (RING_SIZE, EPISODE): finished episodes on their way out
     ring_ends: np.ndarray  # int64 (3 * LINE,)
     sums: np.ndarray  # float64 (SUMS,)
@@ -109,46 +127,79 @@ def count_steps(shared, worker, steps):
 
 
 @jit
-def next_group(worker):
-    """The first actor of the group whose turn it is."""
-    groups = worker.begun.size // worker.action.shape[1]
-    group = worker.group[0]
-    worker.group[0] = (group + 1) % groups
-    return group * worker.action.shape[1]
+def ready(shared, settings):
+    """What a loop returns before its next rollout: PAUSED, FINISHED, or GO_ON for it to go on."""
+    if atomic_load(shared.control.ctypes.data) != RUN:
+        return PAUSED
+    return FINISHED if steps_taken(shared) >= settings.total_steps else GO_ON
 
 
 @jit
-def begin_episodes(worker, first):
-    """Reset those of a group's actors that have no episode going on; a code other than PAUSED on failure."""
+def begin_rollout(shared, worker):
+    """theta' = theta; the first actor of the group whose turn it is."""
+    copy(worker.work.theta, shared.theta)
+    groups, k = worker.statistics.size, worker.action.shape[1]
+    group = worker.group[0]
+    worker.group[0] = (group + 1) % groups
+    return group * k
+
+
+@jit
+def begin_episode(worker, actor):
+    """What every actor has at the start of an episode, besides the observation."""
+    worker.begun[actor] = True
+    worker.episode_return[actor] = 0
+    worker.episode_length[actor] = 0
+    worker.state[actor] = 0
+    worker.next_action[actor] = -1
+
+
+@jit
+def begin_episodes(worker, first, mode):
+    """Reset those of a group's actors that have no episode going on; a code other than GO_ON on failure.
+
+    `mode` is the floating-point mode of environments.
+    """
     for actor in range(first, first + worker.action.shape[1]):
         if not worker.begun[actor]:
             reset, _, state = worker.functions[actor]
+            restore_denormals(mode)
             status = call_reset(reset, state, next_uint64(worker.random[actor]), worker.observation[actor].ctypes.data)
+            flush_denormals()
             if not status & STEPPED:
                 worker.failed[0] = actor
                 return FAILED_ENVIRONMENT
-            worker.begun[actor] = True
-            worker.episode_return[actor] = 0
-            worker.episode_length[actor] = 0
-    return PAUSED
+            begin_episode(worker, actor)
+    return GO_ON
+
+
+@jit
+def observe_one(worker, actor, sample):
+    """Enter what an actor sees and remembers as one sample; a code other than GO_ON if it is not finite."""
+    enter_state(worker.work, sample, worker.state[actor])
+    if enter(worker.work, sample, worker.observation[actor]):
+        return GO_ON
+    worker.failed[0] = actor
+    return BAD_OBSERVATION
 
 
 @jit
 def observe(worker, first, t):
-    """Enter what a group's actors see as the samples of step t; a code other than PAUSED if it is not finite."""
+    """Enter what a group's actors see as the samples of step t; a code other than GO_ON if it is not finite."""
     k = worker.action.shape[1]
     for i in range(k):
-        if not enter(worker.work, t * k + i, worker.observation[first + i]):
-            worker.failed[0] = first + i
-            return BAD_OBSERVATION
-    return PAUSED
+        worker.work.continues[t * k + i] = t > 0 and not worker.ended[t - 1, i]
+        code = observe_one(worker, first + i, t * k + i)
+        if code != GO_ON:
+            return code
+    return GO_ON
 
 
 @jit
 def step(shared, worker, settings, first, t, mode):
-    """Send step t's actions to a group's environments; note rewards, discounts and ends.
+    """Send step t's actions to a group's environments and note what comes of them.
 
-    `mode` is the floating-point mode of environments. A code other than PAUSED if the rollout cannot go on.
+    `mode` is the floating-point mode of environments. A code other than GO_ON if the rollout cannot go on.
     """
     for i in range(worker.action.shape[1]):
         if atomic_load(shared.control.ctypes.data) == ABANDON:
@@ -164,24 +215,33 @@ def step(shared, worker, settings, first, t, mode):
             worker.raw_reward.ctypes.data,
         )
         flush_denormals()
-        reward = worker.raw_reward[0]
-        worker.failed[0] = actor
-        if not status & STEPPED:
-            return FAILED_ENVIRONMENT
-        if not np.isfinite(reward):
-            return BAD_REWARD
-        terminated, truncated = status & TERMINATED != 0, status & TRUNCATED != 0
-        worker.reward[t, i] = min(max(reward, -settings.reward_clip), settings.reward_clip)
-        worker.discount[t, i] = 0 if terminated or status & CUT else settings.discount
-        worker.ended[t, i] = terminated or truncated
-        worker.truncated[t, i] = truncated and not terminated
-        worker.last_value[t, i] = 0
-        worker.episode_return[actor] += reward
-        worker.episode_length[actor] += 1
-        if terminated or truncated:
-            worker.begun[actor] = False
-            _record_episode(worker, actor)
-    return PAUSED
+        code = note(worker, settings, first, t, i, worker.raw_reward[0], status)
+        if code != GO_ON:
+            return code
+    return GO_ON
+
+
+@jit
+def note(worker, settings, first, t, i, reward, status):
+    """Write down what step t of a group's actor i gave; a code other than GO_ON if it cannot be used."""
+    actor = first + i
+    worker.failed[0] = actor
+    if not status & STEPPED:
+        return FAILED_ENVIRONMENT
+    if not np.isfinite(reward):
+        return BAD_REWARD
+    terminated, truncated = status & TERMINATED != 0, status & TRUNCATED != 0
+    worker.reward[t, i] = min(max(reward, -settings.reward_clip), settings.reward_clip)
+    worker.discount[t, i] = 0 if terminated or status & CUT else settings.discount
+    worker.ended[t, i] = terminated or truncated
+    worker.truncated[t, i] = truncated and not terminated
+    worker.end_value[t, i] = 0
+    worker.episode_return[actor] += reward
+    worker.episode_length[actor] += 1
+    if terminated or truncated:
+        worker.begun[actor] = False
+        _record_episode(worker, actor)
+    return GO_ON
 
 
 @jit
@@ -202,8 +262,11 @@ def annealed(settings, steps):
 
 
 @jit
-def update(shared, worker, settings, steps):
-    """Clip the gradient, apply it to the shared parameters and count `steps`; BAD_GRADIENT if it is not finite."""
+def update(shared, worker, settings, first):
+    """Clip the gradient, apply it to the shared parameters and count the rollout's steps.
+
+    BAD_GRADIENT if it is not finite, and then nothing changes; else GO_ON.
+    """
     d = worker.work.dtheta
     norm = gradient_norm(d)
     if not np.isfinite(norm):
@@ -211,17 +274,21 @@ def update(shared, worker, settings, steps):
     scale = clip_scale(norm, settings.gradient_clip)
     learning_rate = annealed(settings, steps_taken(shared))
     count = atomic_add(shared.updates.ctypes.data, 1) + 1
-    if settings.optimiser == SHARED_RMSPROP:
-        shared_rmsprop(
-            shared.theta, shared.statistics[0], d, scale,
-            learning_rate, settings.rmsprop_decay, settings.rmsprop_epsilon,
+    statistics = shared.statistics[worker.statistics[first // worker.action.shape[1]]]
+    if settings.optimiser == MOMENTUM_SGD:
+        momentum_sgd(shared.theta, statistics[0], d, scale, learning_rate, settings.momentum)
+    elif settings.optimiser == ADAM:
+        adam(
+            shared.theta, statistics[0], statistics[1], d, scale,
+            learning_rate, settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon, count,
         )  # fmt: skip
     else:
-        shared_adam(
-            shared.theta, shared.statistics[0], shared.statistics[1], d, scale,
-            learning_rate, settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon, count,
+        rmsprop(
+            shared.theta, statistics[0], d, scale,
+            learning_rate, settings.rmsprop_decay, settings.rmsprop_epsilon,
         )  # fmt: skip
     worker.sums[GRADIENT_NORM] += norm
     worker.sums[UPDATES] += 1
-    count_steps(shared, worker, steps)
-    return PAUSED
+    worker.sums[SAMPLES] += worker.action.size
+    count_steps(shared, worker, worker.action.size)
+    return GO_ON

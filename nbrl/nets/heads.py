@@ -53,6 +53,23 @@ def argmax(values):
 
 
 @jit
+def epsilon_greedy(values, epsilon, u):
+    """The action of the largest value, or with probability epsilon any: by one number u, uniform in [0, 1)."""
+    if u < epsilon:
+        return min(int(u / epsilon * values.size), values.size - 1)
+    return argmax(values)
+
+
+@jit
+def q_gradient(values, action, target, dvalues):
+    """Gradient of ``(target - values[action])**2 / 2`` with respect to the values (n,): fills dvalues; the loss."""
+    error = target - values[action]
+    dvalues[:] = 0
+    dvalues[action] = -error
+    return error * error / 2
+
+
+@jit
 def categorical_gradient(logits, action, advantage, entropy_weight, dlogits):
     """Gradient of ``-log pi(action) * advantage - entropy_weight * H(pi)`` with respect to the logits.
 

@@ -22,8 +22,35 @@ class Conv(NamedTuple):
     activation: str = "relu"
 
 
-Layer = Dense | Conv
-_KINDS: dict[str, type[Dense] | type[Conv]] = {"dense": Dense, "conv": Conv}
+class Lstm(NamedTuple):
+    """Long short-term memory of ``units`` cells, which remembers from step to step of an episode."""
+
+    units: int
+
+
+Layer = Dense | Conv | Lstm
+KINDS: dict[str, type[Dense] | type[Conv] | type[Lstm]] = {"dense": Dense, "conv": Conv, "lstm": Lstm}
+
+# The tables that have a name. "paper": Mnih et al. (2016), section 8; "dqn": Mnih et al. (2015), the paper's for its 57
+# games; each with 256 LSTM cells after its last layer.
+_PAPER = (Conv(16, 8, 4), Conv(32, 4, 2), Dense(256))
+_DQN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1), Dense(512))
+NETWORKS: dict[str, tuple[Layer, ...]] = {
+    "paper": _PAPER,
+    "paper-lstm": (*_PAPER, Lstm(256)),
+    "dqn": _DQN,
+    "dqn-lstm": (*_DQN, Lstm(256)),
+    "mlp": (Dense(64, "tanh"), Dense(64, "tanh")),
+}
+
+
+def kind_of(layer: Layer) -> str:
+    """The word for a layer's kind in files and in names of parameters.
+
+    >>> kind_of(Lstm(256))
+    'lstm'
+    """
+    return next(kind for kind, layer_type in KINDS.items() if isinstance(layer, layer_type))
 
 
 def layers_to_list(layers: Iterable[Layer]) -> list[list[str | int]]:
@@ -32,21 +59,25 @@ def layers_to_list(layers: Iterable[Layer]) -> list[list[str | int]]:
     >>> layers_to_list([Conv(16, 8, 4), Dense(256, "tanh")])
     [['conv', 16, 8, 4, 'relu'], ['dense', 256, 'tanh']]
     """
-    return [["conv" if isinstance(layer, Conv) else "dense", *layer] for layer in layers]
+    return [[kind_of(layer), *layer] for layer in layers]
 
 
 def layers_from_list(rows: Iterable[object]) -> tuple[Layer, ...]:
-    """Return the checked table of layers from rows, each a ``Dense``, a ``Conv`` or a list as in JSON.
+    """Return the checked table of layers from its name, or from rows: layers or lists as in JSON.
 
     Raises
     ------
     ValueError
-        A row is not a layer; the sentence names it by its position, from 1.
+        There is no network of this name, or a row is not a layer; the sentence names it by its position, from 1.
 
     >>> layers_from_list([["dense", 64, "tanh"], Dense(32)])
     (Dense(units=64, activation='tanh'), Dense(units=32, activation='relu'))
     """
-    if isinstance(rows, str | Dense | Conv) or not isinstance(rows, Iterable):
+    if isinstance(rows, str):
+        if rows not in NETWORKS:
+            raise ValueError(f"network is {rows!r}: it must be one of {', '.join(NETWORKS)}, or a table of layers")
+        return NETWORKS[rows]
+    if isinstance(rows, Layer) or not isinstance(rows, Iterable):
         raise ValueError(f"network is {rows!r}: it must be a table of layers such as (Dense(64), Dense(64))")
     layers = tuple(_layer(row, position) for position, row in enumerate(rows, start=1))
     if not layers:
@@ -55,23 +86,24 @@ def layers_from_list(rows: Iterable[object]) -> tuple[Layer, ...]:
 
 
 def _layer(row: object, position: int) -> Layer:
-    if isinstance(row, list | tuple) and not isinstance(row, Dense | Conv):
-        kind = _KINDS.get(row[0]) if row and isinstance(row[0], str) else None
+    if isinstance(row, list | tuple) and not isinstance(row, Layer):
+        kind = KINDS.get(row[0]) if row and isinstance(row[0], str) else None
         arguments = list(row[1:])
-        if kind is None or not len(kind._fields) - 1 <= len(arguments) <= len(kind._fields):
+        if kind is None or not len(kind._fields) - len(kind._field_defaults) <= len(arguments) <= len(kind._fields):
             raise ValueError(
-                f"layer {position} of the network is {row!r}: it must be ['dense', units, activation] "
-                "or ['conv', filters, kernel, stride, activation]"
+                f"layer {position} of the network is {row!r}: it must be ['dense', units, activation], "
+                "['conv', filters, kernel, stride, activation] or ['lstm', units]"
             )
         row = kind(*arguments)
-    if not isinstance(row, Dense | Conv):
-        raise ValueError(f"layer {position} of the network is {row!r}: it must be a Dense or a Conv")
-    for name, value in zip(row._fields[:-1], row[:-1], strict=True):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not isinstance(row, Layer):
+        raise ValueError(f"layer {position} of the network is {row!r}: it must be a Dense, a Conv or an Lstm")
+    for name, value in row._asdict().items():
+        if name == "activation":
+            if value not in ACTIVATIONS:
+                raise ValueError(
+                    f"layer {position} of the network has activation {value!r}: "
+                    f"it must be one of {', '.join(ACTIVATIONS)}"
+                )
+        elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"layer {position} of the network has {name} {value!r}: it must be a whole number above 0")
-    if row.activation not in ACTIVATIONS:
-        raise ValueError(
-            f"layer {position} of the network has activation {row.activation!r}: "
-            f"it must be one of {', '.join(ACTIVATIONS)}"
-        )
     return row

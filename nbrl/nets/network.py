@@ -2,7 +2,8 @@
 
 The table is a plain int64 array, so one compiled function serves every network. Activations of all samples of a
 rollout stay in one flat array until the backward pass has used them: block 0 holds the observations, block i + 1 the
-outputs of layer i, each (capacity, size).
+outputs of layer i, each (capacity, size); then come what LSTM layers keep. The state of a network is one row of
+`state_size` float32, h and c of each LSTM layer; each sample has that of the step before it.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nbrl.kernels.compile import jit
+from nbrl.kernels.native import copy
 from nbrl.kernels.random import seed_row, uniform
 from nbrl.nets.affine import (
     NONE,
@@ -23,16 +25,17 @@ from nbrl.nets.affine import (
     conv_backward_inputs,
     dense_backward_inputs,
 )
-from nbrl.nets.layers import Conv, Layer
+from nbrl.nets.layers import Conv, Layer, Lstm, kind_of
 from nbrl.nets.layout import Layout, aligned_zeros
+from nbrl.nets.lstm import GATES, lstm_backward, lstm_forward
 
-# Columns of the table. Offsets of weights count in the flat parameters, of inputs and outputs in the activations,
-# of tables in the indices.
+# Columns of the table. Offsets of weights count in the flat parameters, of inputs, outputs, states, gates and cells in
+# the activations, of tables in the indices. From RECURRENT on they are the LSTM's.
 (
     KIND, ACTIVATION, INPUTS, TAPS, PIXELS, FILTERS, WEIGHTS, BIAS, INPUT, OUTPUT, ROW, TAP, BACK_ROW, RUN,
-    FROM_OBSERVATION, ACCUMULATE, COLUMNS,
-) = range(17)  # fmt: skip
-DENSE, CONV = 0, 1
+    FROM_OBSERVATION, ACCUMULATE, RECURRENT, STATE, STATE_ROW, GATE, CELL, COLUMNS,
+) = range(22)  # fmt: skip
+DENSE, CONV, LSTM = 0, 1, 2
 PIXEL_SCALE = np.float32(1 / 255)
 ACTIVATION_CODES = {"none": NONE, "relu": RELU, "tanh": TANH}
 
@@ -47,6 +50,7 @@ class Workspace(NamedTuple):
     activations: np.ndarray  # float32
     dactivations: np.ndarray  # float32, laid out like activations
     scratch: np.ndarray  # float32
+    continues: np.ndarray  # bool (capacity,): its state is what the sample k before it left, in `backward`
 
 
 class Network:
@@ -54,8 +58,8 @@ class Network:
 
     Parameters
     ----------
-    layers : sequence of Dense or Conv
-        From the observation up. Convolutions are without padding and come before dense layers.
+    layers : sequence of Dense, Conv or Lstm
+        From the observation up. Convolutions are without padding and come before other layers.
     observation_shape : tuple of int
         (features,), (height, width), (channels, height, width) or (height, width, channels); of three sizes the first
         is the channels if it is smaller than the last.
@@ -67,6 +71,8 @@ class Network:
     layout : Layout
         Names such as ``conv1/weights`` (taps, filters), ``dense3/bias`` (units,), ``policy/weights``.
     heads : dict of str to int
+    state_size : int
+        Numbers that it remembers from step to step; 0 without an LSTM layer.
 
     Raises
     ------
@@ -81,8 +87,11 @@ class Network:
         strides = _image_strides(shape)
         block = 0
         for place, layer in enumerate(self.layers, start=1):
-            name = f"{'conv' if isinstance(layer, Conv) else 'dense'}{place}"
-            if isinstance(layer, Conv):
+            name = f"{kind_of(layer)}{place}"
+            if isinstance(layer, Lstm):
+                plan = _dense_plan(name, layer.units, "none", math.prod(shape), block)._replace(kind=LSTM)
+                shape, strides = plan.shape, None
+            elif isinstance(layer, Conv):
                 plan = _conv_plan(name, place, layer, shape, strides, block)
                 shape = plan.shape
                 strides = (shape[1] * shape[2], shape[2], 1)
@@ -93,14 +102,8 @@ class Network:
             block = place
         for name, units in self.heads.items():
             self._plans.append(_dense_plan(name, units, "none", math.prod(shape), block))
-        self.layout = Layout(
-            entry
-            for plan in self._plans
-            for entry in (
-                (f"{plan.name}/weights", (plan.tap.size, plan.filters)),
-                (f"{plan.name}/bias", (plan.filters,)),
-            )
-        )
+        self.layout = Layout((f"{plan.name}/{part}", shape) for plan in self._plans for part, shape in plan.parts())
+        self.state_size = sum(2 * plan.filters for plan in self._plans if plan.kind == LSTM)
 
     def initial(self, seed: int, initialisation: str = "uniform") -> np.ndarray:
         """The first parameters, float32 (layout.size,).
@@ -113,14 +116,17 @@ class Network:
         if initialisation == "orthogonal":
             rng = np.random.default_rng(seed)
             for plan in self._plans:
-                gain = math.sqrt(2) if plan.name not in self.heads else 0.01 if plan.name == "policy" else 1.0
-                view = self.layout.view(parameters, f"{plan.name}/weights")
-                view[...] = gain * _orthogonal(view.shape, rng)
+                once = plan.name in self.heads or plan.kind == LSTM
+                gain = 0.01 if plan.name == "policy" else 1.0 if once else math.sqrt(2)
+                for part, shape in plan.parts():
+                    if part != "bias":
+                        self.layout.view(parameters, f"{plan.name}/{part}")[...] = gain * _orthogonal(shape, rng)
             return parameters
         seed_row(row, np.uint64(seed), np.uint64(0))
         for plan in self._plans:
-            bound = 1 / math.sqrt(plan.tap.size)
-            for part in ("weights", "bias"):
+            fan_in = plan.tap.size + (plan.filters if plan.kind == LSTM else 0)
+            bound = 1 / math.sqrt(fan_in)
+            for part, _ in plan.parts():
                 _fill_uniform(self.layout.view(parameters, f"{plan.name}/{part}").reshape(-1), bound, row)
         return parameters
 
@@ -128,6 +134,9 @@ class Network:
         """Arrays for up to `capacity` samples at once; ValueError where that is more than int32 offsets reach."""
         table = np.zeros((len(self._plans), COLUMNS), np.int64)
         sizes = [math.prod(self.observation_shape)] + [plan.rows * plan.filters for plan in self._plans]
+        # An LSTM of u units needs 2 u of state, 4 u of gates and u of cells for each sample.
+        kept = {i: plan.filters for i, plan in enumerate(self._plans) if plan.kind == LSTM}
+        sizes += [size * units for units in kept.values() for size in (2, GATES, 1)]
         blocks = np.cumsum([0] + [-(-size * capacity // 16) * 16 for size in sizes])
         if blocks[-1] > np.iinfo(np.int32).max:
             raise ValueError(
@@ -153,13 +162,25 @@ class Network:
                 line[column] = used
                 indices.append(values)
                 used += values.size
+            if plan.kind == LSTM:
+                line[RECURRENT] = self.layout.offset(f"{plan.name}/recurrent")
+                at = 1 + len(self._plans) + 3 * list(kept).index(i)
+                line[STATE], line[GATE], line[CELL] = blocks[at : at + 3]
+                line[STATE_ROW] = used
+                indices.append(np.arange(capacity) * 2 * plan.filters)
+                used += capacity
             if plan.kind == CONV:
                 scratch = max(scratch, (plan.filters + plan.rows) * plan.tap.size)
-        parameters, activations = self.layout.size, int(blocks[-1])
+        activations = int(blocks[-1])
         return Workspace(
-            table,
-            np.concatenate(indices).astype(np.int32),
-            *(aligned_zeros(n, np.float32) for n in (parameters, parameters, activations, activations, scratch)),
+            table=table,
+            indices=np.concatenate(indices).astype(np.int32),
+            theta=aligned_zeros(self.layout.size, np.float32),
+            dtheta=aligned_zeros(self.layout.size, np.float32),
+            activations=aligned_zeros(activations, np.float32),
+            dactivations=aligned_zeros(activations, np.float32),
+            scratch=aligned_zeros(scratch, np.float32),
+            continues=np.zeros(capacity, np.bool_),
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -173,7 +194,8 @@ class Network:
     def describe(self) -> str:
         """One line a layer: name, output shape, number of parameters."""
         return "\n".join(
-            f"{plan.name:10} {'x'.join(map(str, plan.shape)):>12} {(plan.tap.size + 1) * plan.filters:>10,}"
+            f"{plan.name:10} {'x'.join(map(str, plan.shape)):>12} "
+            f"{sum(math.prod(shape) for _, shape in plan.parts()):>10,}"
             for plan in self._plans
         )
 
@@ -192,6 +214,14 @@ class _Plan(NamedTuple):
     tap: np.ndarray
     run: int  # taps that lie side by side
     shape: tuple[int, ...]  # of one sample's output
+
+    def parts(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of its parameters."""
+        taps, filters = self.tap.size, self.filters
+        if self.kind == LSTM:
+            filters *= GATES
+            return [("weights", (taps, filters)), ("recurrent", (self.filters, filters)), ("bias", (filters,))]
+        return [("weights", (taps, filters)), ("bias", (filters,))]
 
 
 def _dense_plan(name: str, units: int, activation: str, inputs: int, block: int) -> _Plan:
@@ -244,7 +274,7 @@ def _conv_plan(
     return _Plan(name, CONV, layer.activation, block, inputs, row.size, layer.filters, row, tap, run, out_shape)
 
 
-def _orthogonal(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def _orthogonal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """A matrix with orthonormal columns, or rows where there are fewer, from a uniform distribution of such."""
     normal = rng.standard_normal((max(shape), min(shape)))
     q, r = np.linalg.qr(normal)
@@ -265,14 +295,29 @@ def _slice(array, start, size):
 
 @jit
 def forward(work, first, samples):
-    """Fill the activations of `samples` samples from number `first` on; their observations are in block 0."""
+    """Fill the activations of `samples` samples from number `first` on, whose observations and states were entered."""
     for i in range(work.table.shape[0]):
         line = work.table[i]
         inputs, taps, pixels, filters = line[INPUTS], line[TAPS], line[PIXELS], line[FILTERS]
+        x = work.activations[line[INPUT] + first * inputs :]
+        row, tap = _slice(work.indices, line[ROW], samples * pixels), _slice(work.indices, line[TAP], taps)
+        if line[KIND] == LSTM:
+            lstm_forward(
+                x, row, tap,
+                _slice(work.activations, line[STATE] + first * 2 * filters, samples * 2 * filters),
+                _slice(work.indices, line[STATE_ROW], samples), work.indices[:filters],
+                _slice(work.theta, line[WEIGHTS], taps * GATES * filters),
+                _slice(work.theta, line[RECURRENT], filters * GATES * filters),
+                _slice(work.theta, line[BIAS], GATES * filters),
+                _slice(work.activations, line[GATE] + first * GATES * filters, samples * GATES * filters),
+                _slice(work.activations, line[CELL] + first * filters, samples * filters),
+                _slice(work.activations, line[OUTPUT] + first * filters, samples * filters),
+            )  # fmt: skip
+            continue
         affine_forward(
-            work.activations[line[INPUT] + first * inputs :],
-            _slice(work.indices, line[ROW], samples * pixels),
-            _slice(work.indices, line[TAP], taps),
+            x,
+            row,
+            tap,
             _slice(work.theta, line[WEIGHTS], taps * filters),
             _slice(work.theta, line[BIAS], filters),
             _slice(work.activations, line[OUTPUT] + first * pixels * filters, samples * pixels * filters),
@@ -281,8 +326,11 @@ def forward(work, first, samples):
 
 
 @jit
-def backward(work, samples):
-    """Fill dtheta from the heads' gradients (`output_gradients`) of samples 0 to `samples` - 1, after `forward`."""
+def backward(work, samples, k):
+    """Fill dtheta from the heads' gradients (`output_gradients`) of samples 0 to `samples` - 1, after `forward`.
+
+    Through an LSTM layer the gradient flows from sample s to sample s - k where `work.continues` says so.
+    """
     for i in range(work.table.shape[0] - 1, -1, -1):
         line = work.table[i]
         inputs, taps, pixels, filters = line[INPUTS], line[TAPS], line[PIXELS], line[FILTERS]
@@ -291,19 +339,32 @@ def backward(work, samples):
         tap = _slice(work.indices, line[TAP], taps)
         y = _slice(work.activations, line[OUTPUT], samples * pixels * filters)
         dy = _slice(work.dactivations, line[OUTPUT], samples * pixels * filters)
-        w = _slice(work.theta, line[WEIGHTS], taps * filters)
-        activation_backward(y, dy, line[ACTIVATION])
-        affine_backward_parameters(
-            x, row, tap, dy,
-            _slice(work.dtheta, line[WEIGHTS], taps * filters),
-            _slice(work.dtheta, line[BIAS], filters),
-        )  # fmt: skip
+        numbers = work.indices[:filters]
+        columns = GATES * filters if line[KIND] == LSTM else filters
+        w, dw = _slice(work.theta, line[WEIGHTS], taps * columns), _slice(work.dtheta, line[WEIGHTS], taps * columns)
+        db = _slice(work.dtheta, line[BIAS], columns)
+        if line[KIND] == LSTM:
+            dgates = _slice(work.dactivations, line[GATE], samples * columns)
+            lstm_backward(
+                x, row, tap,
+                _slice(work.activations, line[STATE], samples * 2 * filters),
+                _slice(work.indices, line[STATE_ROW], samples), numbers,
+                _slice(work.theta, line[RECURRENT], filters * columns),
+                _slice(work.activations, line[GATE], samples * columns),
+                _slice(work.activations, line[CELL], samples * filters),
+                dy, dgates,
+                _slice(work.dactivations, line[STATE], samples * 2 * filters),
+                _slice(work.dtheta, line[RECURRENT], filters * columns), dw, db, k, work.continues,
+            )  # fmt: skip
+            dy = dgates
+        else:
+            activation_backward(y, dy, line[ACTIVATION])
+            affine_backward_parameters(x, row, tap, dy, dw, db)
         if line[FROM_OBSERVATION]:
             continue
         dx = _slice(work.dactivations, line[INPUT], samples * inputs)
-        numbers = work.indices[:filters]
-        if line[KIND] == DENSE:
-            dense_backward_inputs(w, dy, dx, inputs, filters, samples, line[ACCUMULATE])
+        if line[KIND] != CONV:
+            dense_backward_inputs(w, dy, dx, inputs, columns, samples, line[ACCUMULATE])
         else:
             pixel_row = _slice(work.indices, line[BACK_ROW], pixels)
             conv_backward_inputs(
@@ -328,6 +389,42 @@ def enter(work, sample, observation):
         x[i] = vector[i]
         finite = finite and np.isfinite(vector[i])
     return finite
+
+
+@jit
+def enter_state(work, sample, state):
+    """Put a state (state_size,) before one sample."""
+    at = 0
+    for i in range(work.table.shape[0]):
+        line = work.table[i]
+        if line[KIND] == LSTM:
+            size = 2 * line[FILTERS]
+            copy(_slice(work.activations, line[STATE] + sample * size, size), _slice(state, at, size))
+            at += size
+
+
+@jit
+def leave_state(work, sample, state):
+    """Fill a state (state_size,) with what one sample left, after `forward`."""
+    at = 0
+    for i in range(work.table.shape[0]):
+        line = work.table[i]
+        if line[KIND] == LSTM:
+            units = line[FILTERS]
+            copy(_slice(state, at, units), _slice(work.activations, line[OUTPUT] + sample * units, units))
+            copy(_slice(state, at + units, units), _slice(work.activations, line[CELL] + sample * units, units))
+            at += 2 * units
+
+
+@jit
+def copy_inputs(target, work, first, samples):
+    """Enter what `work` has for some samples, observations and states, into another workspace of the same network."""
+    copy(observations(target, first, samples).reshape(-1), observations(work, first, samples).reshape(-1))
+    for i in range(work.table.shape[0]):
+        line = work.table[i]
+        if line[KIND] == LSTM:
+            at, size = line[STATE] + first * 2 * line[FILTERS], samples * 2 * line[FILTERS]
+            copy(_slice(target.activations, at, size), _slice(work.activations, at, size))
 
 
 @jit

@@ -82,7 +82,7 @@ def test_every_layer_forward_and_every_gradient_equal_the_oracle(drawn, samples)
     for name, doutput in doutputs.items():
         output_gradients(work, network.head(name), 0, samples)[...] = doutput
     work.dtheta[:] = np.nan  # to be overwritten
-    backward(work, samples)
+    backward(work, samples, 1)
     gradient = oracles.network_backward(network.layers, tape, doutputs)
     actual = network.layout.views(work.dtheta)
     assert actual.keys() == gradient.keys()
@@ -115,7 +115,7 @@ def test_the_gradient_is_the_slope_of_the_network_s_own_outputs(drawn, samples):
     evaluate(0)
     for name, doutput in doutputs.items():
         output_gradients(work, network.head(name), 0, samples)[...] = doutput
-    backward(work, samples)
+    backward(work, samples, 1)
     inner = float((work.dtheta.astype(float) * direction).sum())
     length = float(np.linalg.norm(work.dtheta))
     noise = 1e-6 * (magnitude + 1) / step
@@ -243,7 +243,7 @@ def test_the_paper_s_network_on_pixels_equals_the_oracle():
     doutputs = {"policy": rng.standard_normal((2, 6)), "value": rng.standard_normal((2, 1))}
     for name, doutput in doutputs.items():
         output_gradients(work, network.head(name), 0, 2)[...] = doutput
-    backward(work, 2)
+    backward(work, 2, 1)
     gradient = oracles.network_backward(table, tape, doutputs)
     for name, actual in network.layout.views(work.dtheta).items():
         # Of 10,000 ReLUs a few stand within a rounding of their kink, where float32 may take the other side: one such
