@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from nbrl.envs.interface import NativeEnvironment
     from nbrl.evaluation import Evaluation, evaluate
     from nbrl.metrics import Report
-    from nbrl.nets.layers import Conv, Dense
+    from nbrl.nets.layers import Conv, Dense, Lstm
     from nbrl.numpy_policy import NumpyPolicy
+    from nbrl.online import OnlineLearner
     from nbrl.trainer import Trainer, train
 
 __version__ = "0.1.0"
@@ -22,8 +23,10 @@ __all__ = [
     "Conv",
     "Dense",
     "Evaluation",
+    "Lstm",
     "NativeEnvironment",
     "NumpyPolicy",
+    "OnlineLearner",
     "Report",
     "Trainer",
     "configure",
@@ -39,8 +42,10 @@ _MODULES = {
     "Conv": "nets.layers",
     "Dense": "nets.layers",
     "Evaluation": "evaluation",
+    "Lstm": "nets.layers",
     "NativeEnvironment": "envs.interface",
     "NumpyPolicy": "numpy_policy",
+    "OnlineLearner": "online",
     "Report": "metrics",
     "Trainer": "trainer",
     "configure": "config",

@@ -267,9 +267,11 @@ def update(shared, worker, settings, first):
 
     BAD_GRADIENT if it is not finite, and then nothing changes; else GO_ON.
     """
+    mode = flush_denormals()  # a loop has done so already, a host has not
     d = worker.work.dtheta
     norm = gradient_norm(d)
     if not np.isfinite(norm):
+        restore_denormals(mode)
         return BAD_GRADIENT
     scale = clip_scale(norm, settings.gradient_clip)
     learning_rate = annealed(settings, steps_taken(shared))
@@ -287,6 +289,7 @@ def update(shared, worker, settings, first):
             shared.theta, statistics[0], d, scale,
             learning_rate, settings.rmsprop_decay, settings.rmsprop_epsilon,
         )  # fmt: skip
+    restore_denormals(mode)
     worker.sums[GRADIENT_NORM] += norm
     worker.sums[UPDATES] += 1
     worker.sums[SAMPLES] += worker.action.size

@@ -1,0 +1,212 @@
+"""Learning where the host owns the loop: games and simulators that cannot be handed over as an environment."""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numba
+from gymnasium import spaces
+
+from nbrl.agent import Agent
+from nbrl.checkpoint import write_tensors
+from nbrl.config import Config, configure
+from nbrl.envs.gym import encoder
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment
+from nbrl.kernels.compile import jit
+from nbrl.learner import Learner
+from nbrl.methods.rollout import GO_ON, begin_episode, begin_rollout, note, observe
+from nbrl.run import FAILURES
+
+
+@jit
+def _observe(shared, worker, t):
+    """What comes before the action of step t in a method's loop, for a worker of one actor."""
+    if t == 0:
+        begin_rollout(shared, worker)  # theta' = theta
+    if not worker.begun[0]:
+        begin_episode(worker, 0)
+    return observe(worker, 0, t)
+
+
+class OnlineLearner:
+    """An actor-learner that is told what happens and answers with actions. It learns in the thread that calls it.
+
+    Parameters
+    ----------
+    config : Config or mapping
+        Settings; a mapping has those that differ from the defaults of this kind of observation, as for
+        `nbrl.configure`. `actors` (in a mapping 1, unless it says otherwise) is how many learners may share the
+        parameters; `threads` and `lockstep` mean nothing here.
+    observation_space : gymnasium.Space
+        Box, Discrete, MultiDiscrete, or a Dict or Tuple of these.
+    action_space : gymnasium.spaces.Discrete
+    restore : path, optional
+        What `save` wrote, to go on from.
+
+    Raises
+    ------
+    ValueError
+        A setting or a space that cannot be used, in one sentence.
+    CheckpointError
+        The file is damaged, or of a learner with other settings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gymnasium import spaces
+    >>> learner = OnlineLearner({"seed": 1}, spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2))
+    >>> action = learner.step(np.zeros(3))  # the first observation of an episode
+    >>> action = learner.step(np.ones(3), reward=1.0)
+    >>> print(learner.step(np.ones(3), reward=0.5, terminated=True))  # the last one needs no action
+    None
+    >>> learner.returns()
+    [1.5]
+    """
+
+    def __init__(
+        self,
+        config: Config | Mapping[str, Any],
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        restore: str | os.PathLike | None = None,
+    ) -> None:
+        shape, dtype, self._write = encoder(observation_space)
+        environment = Environment("host", shape, dtype, action_space)
+        if isinstance(config, Mapping):
+            config = configure(environment, **{"actors": 1, "threads": None, "lockstep": 1} | dict(config))
+        config = dataclasses.replace(config, threads=config.actors, lockstep=1)
+        self._first_action = int(getattr(action_space, "start", 0))
+        self._learner = Learner(config, environment)
+        if restore is not None:
+            self._learner.restore(restore)
+        self._compile()
+        self._taken = [True] + [False] * (config.actors - 1)
+        self._taking = threading.Lock()
+        self._begin(0)
+
+    def _begin(self, worker: int) -> None:
+        learner = self._learner
+        self._worker = learner.workers[worker]
+        environment = learner.environment
+        row = self._worker.observation[0].view(environment.observation_dtype)
+        self._observation = row.reshape(environment.observation_shape)
+        self._t = 0  # step of the rollout
+        self._acted = False  # and waits for what comes of it
+
+    def _compile(self) -> None:
+        """Compile now all that a step calls, so that no later one waits for it."""
+        learner, method = self._learner, self._learner.method
+        both = (learner.shared, learner.workers[0])
+        for function, *arguments in (
+            (note, learner.workers[0], learner.settings, 0, 0, 0, 0.0, 0),
+            (_observe, *both, 0),
+            (method.act, *both, learner.settings, 0, 0),
+            (method.end_values, *both, learner.settings, 0, 0),
+            (method.learn, *both, learner.settings, 0),
+        ):
+            function.compile(tuple(numba.typeof(argument) for argument in arguments))
+
+    def another(self) -> "OnlineLearner":
+        """One more learner of the same parameters, for another thread and another course of episodes.
+
+        Raises
+        ------
+        ValueError
+            All of the settings' `actors` are in use.
+        """
+        with self._taking:
+            if all(self._taken):
+                raise ValueError(
+                    f"all {len(self._taken)} learners are in use: set actors to how many share the parameters"
+                )
+            worker = self._taken.index(False)
+            self._taken[worker] = True
+        other = object.__new__(OnlineLearner)
+        other.__dict__.update(self.__dict__)
+        other._begin(worker)
+        return other
+
+    def step(
+        self, observation: Any, reward: float = 0.0, terminated: bool = False, truncated: bool = False
+    ) -> int | None:
+        """Learn from what the last action led to, and choose the next one.
+
+        Parameters
+        ----------
+        observation
+            What is seen now, of the observation space.
+        reward : float, optional
+            For the last action; an episode's first observation has none.
+        terminated, truncated : bool, optional
+            Whether the episode ended here, by its own rules or by a limit from outside. The next call begins another.
+
+        Returns
+        -------
+        int or None
+            An action of the action space; None where the episode has ended.
+
+        Raises
+        ------
+        ValueError
+            The observation is not of its space, or an episode would end before its first action.
+        FloatingPointError
+            An observation, a reward or the gradient is not finite. The parameters are as they were.
+        """
+        learner, worker, method = self._learner, self._worker, self._learner.method
+        if not self._acted and (terminated or truncated):
+            raise ValueError("an episode cannot end with its first observation: no action led there")
+        self._write(observation, self._observation)
+        if self._acted:
+            self._acted = False
+            status = STEPPED | (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
+            self._check(note(worker, learner.settings, 0, self._t, 0, float(reward), status))
+            if truncated and not terminated:
+                self._check(method.end_values(learner.shared, worker, learner.settings, 0, self._t))
+            self._t += 1
+            if self._t == learner.config.rollout_length:
+                self._t = 0
+                if not self.finished:
+                    self._check(method.learn(learner.shared, worker, learner.settings, 0))
+        if terminated or truncated:
+            return None
+        self._check(_observe(learner.shared, worker, self._t))
+        method.act(learner.shared, worker, learner.settings, 0, self._t)
+        self._acted = True
+        return self._first_action + int(worker.action[self._t, 0])
+
+    def _check(self, code: int) -> None:
+        if code != GO_ON:
+            self._t = 0
+            self._worker.begun[0] = False
+            raise FloatingPointError(f"{FAILURES[code]}; the parameters are as they were before it")
+
+    @property
+    def config(self) -> Config:
+        """The settings, the seed filled in."""
+        return self._learner.config
+
+    @property
+    def steps(self) -> int:
+        """Steps that were learnt from, by all that share the parameters."""
+        return self._learner.steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether the settings' `steps` are reached: from then on it acts and learns no more."""
+        return self.steps >= self.config.steps
+
+    def returns(self) -> list[float]:
+        """The returns of the episodes that ended since the last call, of all that share the parameters."""
+        with self._taking:
+            return [episode[0] for episode in self._learner.new_episodes().tolist()]
+
+    def snapshot(self) -> Agent:
+        """The policy of this moment."""
+        return self._learner.agent()
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write what `restore` needs, one file that `Agent.load` reads as well. Episodes under way are not kept."""
+        write_tensors(path, *self._learner.snapshot(with_episodes=False))

@@ -1,0 +1,181 @@
+"""OnlineLearner: what the engine does with an environment of its own, done with a host's loop, bit for bit."""
+
+import threading
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from toys import tiny
+
+from nbrl import Agent, CheckpointError, Dense, Lstm, OnlineLearner, Trainer, configure, envs, evaluate
+from nbrl.envs import Player
+from nbrl.envs.interface import TERMINATED, TRUNCATED
+from nbrl.kernels.random import next_uint64
+
+BOX, TWO = spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2)
+ZEROS = np.zeros(3, np.float32)
+
+
+def host(learner, player, steps):
+    """Play until `steps` steps are learnt from, as a host would; resets are seeded as the engine seeds them."""
+    observation, action = None, None
+    while learner.steps < steps:
+        if action is None:
+            observation = player.reset(next_uint64(learner._worker.random[0]))
+            action = learner.step(observation)
+        observation, reward, status = player.step(action)
+        action = learner.step(observation, reward, status & TERMINATED != 0, status & TRUNCATED != 0)
+
+
+def learner_for(environment, config):
+    spec = envs.make(environment)
+    space = spaces.Box(-np.inf, np.inf, spec.observation_shape, spec.observation_dtype)
+    return OnlineLearner(config, space, spaces.Discrete(spec.action_count))
+
+
+METHODS = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c")
+
+
+@pytest.mark.parametrize("network", [(Dense(8, "tanh"),), (Dense(8, "tanh"), Lstm(4))], ids=["feed-forward", "lstm"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_host_s_loop_learns_exactly_as_the_engine_s(method, network):
+    # Rooms is truncated as well as terminated; 41 rollouts of 7 steps begin and end anywhere in its episodes.
+    settings = {"method": method, "network": network, "rollout_length": 7, "epsilon_steps": 200, "target_interval": 50}
+    config = tiny("Rooms-v0", **settings, steps=7 * 41)
+    trainer = Trainer(config)
+    trainer.start(wait=True)
+    learner = learner_for("Rooms-v0", config)
+    host(learner, Player(envs.make("Rooms-v0")), config.steps)
+    assert learner.finished
+    assert learner.steps == trainer.steps == 7 * 41
+    parameters = learner.snapshot().parameters
+    assert np.array_equal(parameters, trainer.snapshot().parameters)
+    assert not np.array_equal(parameters, Trainer(config).snapshot().parameters)  # it has learnt something
+
+
+def test_it_learns_catch():
+    learner = learner_for("Catch-v0", {"seed": 1, "steps": 40_000})
+    host(learner, Player(envs.make("Catch-v0")), learner.config.steps)
+    assert evaluate(learner.snapshot(), "Catch-v0", episodes=100, greedy=True).mean_return == 1.0
+    returns = learner.returns()
+    assert len(returns) == 4096  # of more that ended: the oldest that fitted
+    assert set(returns) == {-1.0, 1.0}
+    assert learner.returns() == []
+
+
+def test_several_threads_share_the_parameters():
+    first = learner_for("Catch-v0", {"seed": 1, "steps": 40_000, "actors": 3})
+    learners = [first, first.another(), first.another()]
+    with pytest.raises(ValueError, match="all 3 learners are in use: set actors to how many share the parameters"):
+        first.another()
+    errors = []
+
+    def play(learner):
+        try:
+            host(learner, Player(envs.make("Catch-v0")), 40_000)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=play, args=(learner,)) for learner in learners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    # Each may have had one rollout under way when the last step was counted.
+    length = first.config.rollout_length
+    assert 40_000 <= first.steps <= 40_000 + 3 * length
+    assert len({learner.steps for learner in learners}) == 1
+    assert len({learner.snapshot().parameters.tobytes() for learner in learners}) == 1
+    assert all(own.tolist() != [0] * own.size for own in first._learner.shared.steps)
+    assert evaluate(first.snapshot(), "Catch-v0", episodes=100, greedy=True).mean_return == 1.0
+
+
+def test_once_finished_it_acts_and_learns_no_more():
+    learner = OnlineLearner({"seed": 1, "steps": 16}, BOX, TWO)
+    learner.step(ZEROS)
+    for _ in range(16):
+        assert not learner.finished
+        learner.step(ZEROS, 1.0)
+    assert learner.finished
+    parameters = learner.snapshot().parameters
+    for _ in range(40):
+        assert learner.step(ZEROS, 1.0) in (0, 1)
+    assert learner.steps == 16
+    assert np.array_equal(learner.snapshot().parameters, parameters)
+
+
+def test_actions_are_those_of_the_space_and_an_end_needs_none():
+    learner = OnlineLearner({"seed": 1}, spaces.Discrete(5), spaces.Discrete(2, start=-3))
+    assert learner.step(4) in (-3, -2)
+    assert {learner.step(step % 5, 0.0) for step in range(50)} == {-3, -2}
+    assert learner.step(0, 2.5, terminated=True) is None
+    assert learner.returns() == [2.5]
+    assert learner.step(1) in (-3, -2)
+    assert learner.step(0, -1.0, truncated=True) is None
+    assert learner.returns() == [-1.0]
+
+
+def test_what_is_seen_twice_is_one_sentence_and_nothing_is_lost():
+    learner = OnlineLearner({"seed": 1, "rollout_length": 2}, BOX, TWO)
+    with pytest.raises(ValueError, match="an episode cannot end with its first observation: no action led there"):
+        learner.step(ZEROS, terminated=True)
+    learner.step(ZEROS)
+    with pytest.raises(ValueError, match=r"an observation has shape \(2,\), but its space says \(3,\)"):
+        learner.step(np.zeros(2), 1.0)
+    parameters = learner.snapshot().parameters
+    for observation, reward, sentence in (
+        (ZEROS, np.nan, "a reward is not finite; the parameters are as they were before it"),
+        (np.full(3, np.inf), 1.0, "an observation has a number that is not finite"),
+    ):
+        with pytest.raises(FloatingPointError, match=sentence):
+            learner.step(observation, reward)
+        assert learner.step(ZEROS) in (0, 1)  # what follows begins anew
+    assert np.array_equal(learner.snapshot().parameters, parameters)
+    learner.step(ZEROS, 1.0)
+    learner.step(ZEROS, 1.0)
+    assert learner.steps == 2
+
+
+def test_what_cannot_be_learnt_is_refused():
+    with pytest.raises(ValueError, match="host has continuous actions: a3c takes an environment with discrete ones"):
+        OnlineLearner({}, BOX, BOX)
+    with pytest.raises(ValueError, match="the observation space Text cannot be used"):
+        OnlineLearner({}, spaces.Text(3), TWO)
+    with pytest.raises(ValueError, match="unknown setting 'learning_rat': did you mean 'learning_rate'?"):
+        OnlineLearner({"learning_rat": 1}, BOX, TWO)
+
+
+def test_a_whole_config_is_taken_as_it_is():
+    config = configure("Catch-v0", actors=2, threads=1, lockstep=2, seed=3, learning_rate=0.5)
+    learner = OnlineLearner(config, BOX, TWO)
+    assert (learner.config.learning_rate, learner.config.actors, learner.config.seed) == (0.5, 2, 3)
+    learner.another()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_goes_on_from_what_it_saved(tmp_path, method):
+    config = {"seed": 1, "steps": 1000, "method": method, "rollout_length": 4}
+    learner = OnlineLearner(config, BOX, TWO)
+    rng = np.random.default_rng(0)
+
+    def feed(learner, steps):
+        learner.step(rng.standard_normal(3))
+        for _ in range(steps):
+            learner.step(rng.standard_normal(3), rng.standard_normal())
+
+    feed(learner, 40)
+    learner.step(ZEROS, 0.0, terminated=True)
+    learner.save(tmp_path / "learner")
+    assert np.array_equal(Agent.load(tmp_path / "learner").parameters, learner.snapshot().parameters)
+    other = OnlineLearner(config, BOX, TWO, restore=tmp_path / "learner")
+    assert (other.steps, other.returns()) == (40, [])
+    state = rng.bit_generator.state
+    learner._t = 0  # the rollout under way is no part of what was saved
+    feed(learner, 40)
+    rng.bit_generator.state = state
+    feed(other, 40)
+    assert other.steps == learner.steps == 80
+    assert np.array_equal(other.snapshot().parameters, learner.snapshot().parameters)
+    with pytest.raises(CheckpointError, match="another network"):
+        OnlineLearner(config, spaces.Box(-1, 1, (4,), np.float32), TWO, restore=tmp_path / "learner")
