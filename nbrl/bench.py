@@ -31,7 +31,8 @@ from nbrl.kernels.peak import CHAINS, multiply_add
 from nbrl.kernels.random import integer, next_uint64
 from nbrl.learner import Learner
 from nbrl.methods.rollout import GO_ON, update
-from nbrl.nets.network import FILTERS, FROM_OBSERVATION, PIXELS, TAPS, backward, enter, forward
+from nbrl.nets.lstm import GATES
+from nbrl.nets.network import FILTERS, FROM_OBSERVATION, KIND, LSTM, PIXELS, TAPS, backward, enter, forward
 from nbrl.trainer import Trainer
 
 ROUNDS = 5  # of each measurement; the median counts
@@ -87,7 +88,8 @@ class Benchmark:
     steps_per_second : float
         Of training, all threads together.
     parts : tuple of Part
-        environment, acting, learning, copy, update, and the rest; their shares add up to 1.
+        environment, acting, learning, copy, update, and the rest, such as a target network's forward passes; their
+        shares add up to 1.
     peak : float
         GFLOP/s of multiply-adds that one core can do.
     layers : tuple of LayerSpeed
@@ -435,8 +437,11 @@ def layer_flops(table: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray
     forward, backward : numpy.ndarray
         int64 (layers,). Backward is the gradient of the weights and, except in the first layer, that of the inputs.
     """
-    product = 2 * samples * table[:, PIXELS] * table[:, TAPS] * table[:, FILTERS]
-    return product, product * np.where(table[:, FROM_OBSERVATION], 1, 2)
+    lstm = table[:, KIND] == LSTM
+    columns = table[:, FILTERS] * np.where(lstm, GATES, 1)
+    product = 2 * samples * table[:, PIXELS] * table[:, TAPS] * columns
+    recurrent = 2 * samples * np.where(lstm, table[:, FILTERS], 0) * columns
+    return product + recurrent, product * np.where(table[:, FROM_OBSERVATION], 1, 2) + 2 * recurrent
 
 
 @jit

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from toys import Broken, Picture, Walks, explode, our_threads, tiny
 
-from nbrl import Conv, Dense, bench, cli
+from nbrl import Conv, Dense, Lstm, bench, cli
 from nbrl.config import Config
 from nbrl.learner import Learner
 from nbrl.nets.network import Network
@@ -112,6 +112,17 @@ def test_operations_of_the_paper_s_network():
     forward, backward = bench.layer_flops(table, 3)
     assert forward.tolist() == [3 * count for count in one]
     assert backward.sum() == 3 * (3_276_800 + 2 * (1_327_104 + 1_327_104 + 3_072 + 512))
+
+
+def test_operations_of_an_lstm():
+    table = Network((Dense(3), Lstm(5)), (4,), {"q": 2}).workspace(7).table
+    # Inputs and outputs of the step before, each times 4 gates of 5 units; twice that backward, to weights and inputs.
+    lstm = 2 * (3 * 20 + 5 * 20)
+    forward, backward = bench.layer_flops(table, 7)
+    assert forward.tolist() == [7 * 24, 7 * lstm, 7 * 20]
+    assert backward.tolist() == [7 * 24, 2 * 7 * lstm, 2 * 7 * 20]
+    first = Network((Lstm(5),), (4,), {"q": 2}).workspace(1).table  # needs no gradient of the observation
+    assert bench.layer_flops(first, 1)[1].tolist() == [2 * (4 * 20 + 2 * 5 * 20), 2 * 20]
 
 
 def test_both_heads_read_the_observation_where_there_is_no_layer():

@@ -71,7 +71,7 @@ def test_the_example(tmp_path, environment_variables):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", EMBEDDED, ids=["background", "numpy"])
+@pytest.mark.parametrize("program", EMBEDDED, ids=["background", "online", "numpy"])
 def test_an_embedded_policy(program, tmp_path, environment_variables):
     check(program, tmp_path, environment_variables)
 
