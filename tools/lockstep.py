@@ -13,28 +13,10 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+from curves import POINTS, draw, finish, learning_curve, mean_and_error
 from matplotlib.figure import Figure
 
-from nbrl import Report, configure, train
-
-POINTS = 60  # of a curve
-
-
-def run(lockstep: int, seed: int, steps: int, preset: str | None) -> tuple[float, np.ndarray]:
-    """Steps/s of a training run after its first second, and its mean return in POINTS equal stretches of frames."""
-    reports: list[Report] = []
-    settings = {"lockstep": lockstep, "seed": seed, "steps": steps, "report_interval": 0.1}
-    train("Bricks-v0", preset=preset, on_report=reports.append, **settings)
-    first = next(report for report in reports if report.seconds >= 1)
-    speed = (reports[-1].steps - first.steps) / (reports[-1].seconds - first.seconds)
-    seen = [report for report in reports if report.episodes and report.return_mean is not None]
-    place = np.array([report.steps for report in seen]) / steps * POINTS - 0.5
-    return speed, np.interp(np.arange(POINTS), place, [report.return_mean for report in seen])
-
-
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """The mean and its standard error."""
-    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+from nbrl import configure
 
 
 def main() -> None:
@@ -51,7 +33,8 @@ def main() -> None:
     curves: dict[int, list[np.ndarray]] = {k: [] for k in options.lockstep}
     for seed in range(1, options.seeds + 1):
         for k in options.lockstep:
-            speed, curve = run(k, seed, options.steps, options.preset)
+            settings = {"lockstep": k, "seed": seed, "steps": options.steps, "preset": options.preset}
+            speed, curve, _ = learning_curve("Bricks-v0", **settings)
             speeds[k].append(speed)
             curves[k].append(curve)
             print(f"seed {seed}, lockstep {k}: {speed:,.0f} steps/s, area {curve.mean():.2f}", flush=True)
@@ -70,25 +53,15 @@ def main() -> None:
         )
         between = f"{difference:+.2f} ± {spread:.2f}"
         print(f"{k:8}{speed:12,.0f}{ratio:8.2f}{f'{area:.2f} ± {error:.2f}':>16}{between:>18}{last[k]:12.2f}")
-    settings = configure("Bricks-v0", preset=options.preset, steps=options.steps).to_dict()
-    result = {"seeds": options.seeds, "config": settings, "rows": rows}
+    config = configure("Bricks-v0", preset=options.preset, steps=options.steps).to_dict()
+    result = {"seeds": options.seeds, "config": config, "rows": rows}
     (options.out / "lockstep.json").write_text(json.dumps(result, indent=1) + "\n")
 
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    x = (np.arange(POINTS) + 0.5) / POINTS * options.steps
     for k in options.lockstep:
-        mean = np.mean(curves[k], axis=0)
-        error = np.std(curves[k], axis=0, ddof=1) / options.seeds**0.5
-        [line] = axes.plot(x, mean, linewidth=2, label=f"lockstep {k}: {statistics.median(speeds[k]):,.0f} steps/s")
-        axes.fill_between(x, mean - error, mean + error, alpha=0.15, color=line.get_color(), linewidth=0)
-    axes.set_title(f"Bricks-v0, mean and standard error over {options.seeds} seeds", loc="left", fontweight="bold")
-    axes.set_xlabel("steps")
-    axes.set_ylabel("mean return of an episode")
-    axes.set_xlim(0, options.steps)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+        draw(axes, curves[k], options.steps, f"lockstep {k}: {statistics.median(speeds[k]):,.0f} steps/s")
+    finish(axes, f"Bricks-v0, mean and standard error over {options.seeds} seeds", options.steps)
     axes.legend(frameon=False)
     figure.savefig(options.out / "lockstep.png")
 
