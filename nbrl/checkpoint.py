@@ -5,6 +5,7 @@ dtype, shape and place; the arrays' bytes, little-endian, without gaps. The head
 Our files keep a SHA-256 checksum of the rest of the header and of the data there.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -51,7 +52,7 @@ def write_tensors(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], met
     ValueError
         An array's name or dtype, or a piece of metadata, does not fit the layout.
     OSError
-        The file cannot be written; an earlier file of this name is as it was.
+        The file cannot be written, or not made durable: the earlier file of this name or the new one stands, whole.
     """
     header, chunks = _encode(arrays, metadata)
     replace_file(path, [len(header).to_bytes(8, "little"), header, *chunks])
@@ -117,10 +118,16 @@ def replace_file(path: str | os.PathLike, chunks: Iterable[bytes | memoryview]) 
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error says more
+            temporary.unlink()
         raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: str | os.PathLike) -> None:
+    """Make the names in a directory durable: a new file may lose its name in a power cut, whatever it holds."""
     if os.name == "posix":  # elsewhere a directory cannot be opened
-        descriptor = os.open(path.parent, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

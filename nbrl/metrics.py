@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbrl.checkpoint import replace_file, sweep
+from nbrl.checkpoint import replace_file, sweep, sync_directory
 from nbrl.config import Config
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | os.PathLike, config: Config) -> "RunDirectory":
-        """Make a run's directory and write its settings there.
+        """Make a run's directory and write its settings there, durably: without them no checkpoint is of use.
 
         Raises
         ------
@@ -188,13 +188,15 @@ class RunDirectory:
         """
         run = cls(path)
         try:
+            made = [path for path in (run.path, *run.path.parents) if not path.exists()]
             run.path.mkdir(parents=True, exist_ok=True)
             if any(run.path.iterdir()):
                 raise ValueError(f"{run.path} is not empty: a new run needs a directory of its own")
             run.checkpoints.mkdir()
-            with open(run.config_file, "x", encoding="utf-8") as file:
-                json.dump(config.to_dict(), file, indent=2, allow_nan=False)
-                file.write("\n")
+            text = json.dumps(config.to_dict(), indent=2, allow_nan=False) + "\n"
+            replace_file(run.config_file, [text.encode()])
+            for path in made:
+                sync_directory(path.parent)
         except OSError as error:
             raise ValueError(f"{run.path} cannot be used as a run directory: {error.strerror or error}") from error
         return run

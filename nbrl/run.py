@@ -420,8 +420,11 @@ class Run:
         metadata["seconds"] = repr(self._seconds(time.perf_counter()))
         path = checkpoint.checkpoint_path(self.directory.checkpoints, int(metadata["steps"]))
         checkpoint.write_tensors(path, arrays, metadata)
-        for old in sorted(self.directory.checkpoints.glob("step-*.safetensors"))[:-CHECKPOINTS_KEPT]:
-            old.unlink(missing_ok=True)
+        kept = sorted(self.directory.checkpoints.glob("step-*.safetensors"))
+        this = kept.index(path)
+        # Those beyond are damaged, or of a run from which this one went back: they would count as the newest.
+        for other in (*kept[: max(this + 1 - CHECKPOINTS_KEPT, 0)], *kept[this + 1 :]):
+            other.unlink(missing_ok=True)
 
 
 def _seconds(metadata: dict[str, str]) -> float:

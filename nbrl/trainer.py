@@ -28,7 +28,8 @@ class Trainer:
     on_report : callable, optional
         Called with each `Report`, about once a second, in the run's own thread.
     restore : path, optional
-        A checkpoint to go on from; `directory` is then the run that it belongs to.
+        A checkpoint to go on from; `directory` is then the run that it belongs to, and what is there from beyond the
+        checkpoint is dropped.
     init : Agent or path, optional
         A policy of the same network to begin with, instead of random parameters.
 

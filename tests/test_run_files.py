@@ -207,6 +207,26 @@ def test_going_on_clears_what_a_crash_left(tmp_path):
     assert beyond not in later
 
 
+@pytest.mark.parametrize("damaged", [True, False])
+def test_what_lies_beyond_does_not_count_once_the_run_is_saved_again(damaged, tmp_path):
+    config = tiny(steps=LONG)
+    first = stopped(config, tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run")
+    saved = newest(run.checkpoints)
+    arrays, metadata = read_tensors(saved)
+    beyond = [checkpoint.checkpoint_path(run.checkpoints, 1000 * n * first.steps) for n in (1, 2, 3)]
+    for path in beyond:
+        checkpoint.write_tensors(path, arrays, metadata)
+        if damaged:
+            path.write_bytes(path.read_bytes()[:-1])
+    again = Trainer(config, directory=run.path, restore=saved)
+    assert all(path.exists() for path in beyond), "until something stands in their place"
+    again.start()
+    again.stop()
+    assert newest(run.checkpoints) == checkpoint.checkpoint_path(run.checkpoints, again.steps)
+    assert not any(path.exists() for path in beyond)
+
+
 # Pauses
 
 
