@@ -11,6 +11,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,6 +38,9 @@ FAILURES = {
     rollout.BAD_REWARD: "a reward is not finite",
     rollout.BAD_GRADIENT: "the gradient is not finite: a lower learning_rate or gradient_clip may help",
 }
+
+
+_runs: "weakref.WeakSet[Run]" = weakref.WeakSet()
 
 
 class Run:
@@ -84,6 +88,7 @@ class Run:
         self.active = 0
         self.parked = 0
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)
+        _runs.add(self)
 
     # Start, stop and wait
 
@@ -425,6 +430,23 @@ class Run:
         # Those beyond are damaged, or of a run from which this one went back: they would count as the newest.
         for other in (*kept[: max(this + 1 - CHECKPOINTS_KEPT, 0)], *kept[this + 1 :]):
             other.unlink(missing_ok=True)
+
+    def leave_to_parent(self) -> None:
+        """In a process that was forked meanwhile: the threads, and so the run, are the parent's alone."""
+        self.changed = threading.Condition()  # a thread that is not here may have held the other
+        self.threads = []
+        self.active = self.parked = 0
+        if self.state != "new":
+            self.state = "ended"
+
+
+def _leave_runs_to_parent() -> None:
+    for run in _runs:
+        run.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_runs_to_parent)
 
 
 def _seconds(metadata: dict[str, str]) -> float:

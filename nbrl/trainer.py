@@ -16,6 +16,8 @@ EXIT_SECONDS = 2.0  # how long a host that exits waits for a run that it forgot
 class Trainer:
     """Trains in threads of its own, in the background.
 
+    They are threads of the process that starts them: where that forks, the child's copy of the trainer has ended.
+
     Parameters
     ----------
     config : Config

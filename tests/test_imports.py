@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import nbrl
@@ -201,3 +202,31 @@ def test_nothing_that_runs_data_as_code(path):
             assert node.arg not in FORBIDDEN_NAMES
         elif isinstance(node, ast.Attribute):
             assert not (node.attr == "load" and isinstance(node.value, ast.Name) and node.value.id in ("np", "numpy"))
+
+
+# What belongs to the host: the command line, which is one, may use the first; nothing of ours the second.
+OF_THE_HOST = {
+    "import signal", "print", "sys.stdout", "sys.stderr", "logger.addHandler", "logger.setLevel",
+    "logging.basicConfig",
+}  # fmt: skip
+OF_NOBODY_HERE = {
+    "import subprocess", "import multiprocessing", "import random", "os.fork", "os.system", "os.chdir",
+    "os.environ", "os.environb", "os.getenv", "os.putenv", "os.unsetenv",
+    "np.seterr", "np.errstate", "warnings.simplefilter", "warnings.filterwarnings",
+    *(f"np.random.{name}" for name in vars(np.random.RandomState)), "np.random.RandomState",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_what_belongs_to_the_host_is_left_to_it(path):
+    used = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            used |= {f"import {alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            used |= {f"import {node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Name | ast.Attribute):
+            used.add(ast.unparse(node))
+    assert not used & OF_NOBODY_HERE
+    if path.name not in ("cli.py", "__main__.py"):
+        assert not used & OF_THE_HOST
