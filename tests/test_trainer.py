@@ -1,8 +1,10 @@
 """One run's life: starting, stopping, waiting, failing. Hosts are in test_embedding.py, files in test_run_files.py."""
 
 import gc
+import os
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +93,32 @@ def test_stops_at_any_moment(tmp_path):
         time.sleep(rng.uniform(0, 0.03))
         in_time(trainer.stop)
         assert trainer.join() is True
+
+
+def start_and_stop(number, folder):
+    """One life of a run: by its number on a native environment or a Python one, with files or without, long or not."""
+    environment = Walks() if number % 3 == 1 else "Catch-v0"
+    directory = folder / str(number) if number % 3 == 2 else None
+    trainer = Trainer(tiny(environment, steps=LONG, threads=2), environment, directory=directory)
+    trainer.start()
+    if number % 2:
+        wait_until(lambda: trainer.steps)
+    trainer.stop()
+    assert trainer.join()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not say what a process holds")
+def test_a_thousand_starts_and_stops_leave_nothing_behind(tmp_path):
+    held = []
+    for number in range(1, 1001):
+        start_and_stop(number, tmp_path)
+        if number in (100, 500, 1000):  # by the first, all that is made once has been
+            gc.collect()
+            pages = int(Path("/proc/self/statm").read_text().split()[1])  # in memory
+            held.append((threading.active_count(), len(os.listdir("/proc/self/fd")), pages))
+    assert held[0][:2] == held[1][:2] == held[2][:2]
+    assert (held[2][2] - held[1][2]) * os.sysconf("SC_PAGE_SIZE") < 5e6
 
 
 def test_a_stop_from_the_report_s_callback():
