@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -130,6 +131,25 @@ def test_unknown_sections_and_pythons_are_refused(environment_variables):
         ended = run_tool("bench_peers.py", *words, variables=environment_variables)
         assert ended.returncode == 2
         assert sentence in ended.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_stops_are_timed_and_seen_to_be_saved(environment_variables):
+    ended = run_tool("time_stops.py", "Catch-v0", "--stops", 2, "--busy", 1, variables=environment_variables)
+    assert ended.returncode == 0, ended.stderr
+    for line, name in zip(ended.stdout.splitlines()[1:], ("SIGINT", "SIGTERM"), strict=True):
+        environment, signal, stops, saved, median, longest = line.split()
+        assert (environment, signal, stops, saved) == ("Catch-v0", name, "1", "1")
+        assert 0 < float(median) == float(longest)
+
+
+def test_the_load_of_a_host_is_measured(environment_variables):
+    words = ["--seconds", 0.05, "--rounds", 1, "--environment", "Catch-v0", "--checkpoints", 2]
+    ended = run_tool("host_load.py", *words, variables=environment_variables)
+    assert ended.returncode == 0, ended.stderr
+    shares = [line.split()[-1] for line in ended.stdout.splitlines() if line.endswith("%")]
+    assert len(shares) == 1 + 2 + 2
+    assert all(float(share.removesuffix("%")) >= 0 for share in shares)
 
 
 @pytest.mark.parametrize("path", sorted((TOOLS / "peers").glob("*.py")), ids=lambda path: path.name)
