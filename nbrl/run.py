@@ -84,16 +84,22 @@ class Run:
         self.starter: threading.Thread | None = None  # who is inside `start`
         self.error: BaseException | None = None
         self.state = "new"
-        self.changed = threading.Condition()  # guards state and the two counts
+        self._make_lock()
         self.active = 0
         self.parked = 0
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)
         _runs.add(self)
 
+    def _make_lock(self) -> None:
+        # Guards the state and the two counts. Not entered through `changed`: were a Ctrl-C to come then, it could stay
+        # locked, since a condition's own `__enter__` is Python.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+
     # Start, stop and wait
 
     def start(self) -> None:
-        with self.changed:
+        with self.lock:
             if self.state != "new":
                 raise RuntimeError("this trainer was started or stopped before: a run that goes on needs a new one")
             self.state, self.starter = "running", threading.current_thread()
@@ -111,7 +117,7 @@ class Run:
                 self.evaluation.compile(learner.agent())
             self._start_thread(self._watch, name="nbrl watcher")
         except BaseException:
-            with self.changed:
+            with self.lock:
                 self._ask_to_stop()
                 if not self.threads:
                     self._close(None)
@@ -130,7 +136,7 @@ class Run:
             raise
 
     def stop(self, timeout: float | None = None) -> None:
-        with self.changed:
+        with self.lock:
             if self.state == "new":
                 self._end()
             if self.state == "ended":
@@ -140,7 +146,7 @@ class Run:
                 self.changed.wait_for(lambda: self.state == "ended", timeout)
 
     def pause(self) -> None:
-        with self.changed:
+        with self.lock:
             if self.state == "new":
                 raise RuntimeError("this trainer has not been started: there is nothing to pause")
             own = self._is_own_thread()  # which may have to go on before all workers are parked
@@ -154,7 +160,7 @@ class Run:
                 self.changed.wait_for(lambda: self.parked == self.active or self.state != "paused")
 
     def resume(self) -> None:
-        with self.changed:
+        with self.lock:
             if self.state == "new":
                 raise RuntimeError("this trainer has not been started: there is nothing to go on with")
             if self.state == "paused":
@@ -181,14 +187,14 @@ class Run:
         self.changed.notify_all()
 
     def _wait_for_workers(self, timeout: float | None) -> bool:
-        with self.changed:
+        with self.lock:
             return self.changed.wait_for(lambda: self.active == 0, timeout)
 
     def join(self, timeout: float | None) -> bool:
         if self._is_own_thread():
             raise RuntimeError("a thread of the run cannot wait for the run's end")
         end = None if timeout is None else time.monotonic() + timeout
-        with self.changed:
+        with self.lock:
             while self.state not in ("new", "ended"):
                 # In slices, so that a main thread sees Ctrl-C on every platform.
                 left = 0.2 if end is None else min(0.2, end - time.monotonic())
@@ -207,7 +213,7 @@ class Run:
         try:
             yield
         except BaseException as error:
-            with self.changed:
+            with self.lock:
                 if self.error is None:
                     self.error = error
                 self._ask_to_stop()
@@ -217,7 +223,7 @@ class Run:
     def _work(self, thread: int) -> None:
         with self._keeping_errors():
             self._learn(thread)
-        with self.changed:
+        with self.lock:
             self.active -= 1
             self.changed.notify_all()
 
@@ -252,7 +258,7 @@ class Run:
 
     def _park(self) -> bool:
         """Wait at a rollout's start until the run goes on; False when it ends instead."""
-        with self.changed:
+        with self.lock:
             self.parked += 1
             self.changed.notify_all()
             self.changed.wait_for(lambda: self.state not in ("parked", "paused"))
@@ -262,7 +268,7 @@ class Run:
     # The watcher: reports and checkpoints
 
     def _watch(self) -> None:
-        with self.changed:
+        with self.lock:
             self.began = self.last_time = time.perf_counter()
             self.paused_since = max(self.paused_since, self.began)  # what was paused while it compiled
         self.last_steps, self.last_sums = self.learner.steps, self.learner.sums()
@@ -274,7 +280,7 @@ class Run:
                 self.best_return = max((found for found in before if found is not None), default=-math.inf)
             self._start_workers()
             self._accompany(metrics)
-        with self.changed:
+        with self.lock:
             self._ask_to_stop()
         idle = self._wait_for_workers(GRACE)
         if not idle:
@@ -289,7 +295,7 @@ class Run:
         self.evaluation.close()  # now that the run is saved: its environment may be stuck as well
         self._wait_for_workers(None)
         self._close(metrics)
-        with self.changed:
+        with self.lock:
             self._end()
 
     def _close(self, metrics: MetricsFile | None) -> None:
@@ -301,12 +307,12 @@ class Run:
 
     def _start_workers(self) -> None:
         for thread in range(self.config.threads):
-            with self.changed:
+            with self.lock:
                 self.active += 1
             try:
                 self._start_thread(self._work, thread, name=f"nbrl worker {thread}")
             except RuntimeError:
-                with self.changed:
+                with self.lock:
                     self.active -= 1
                 raise
 
@@ -319,7 +325,7 @@ class Run:
         while True:
             now = time.perf_counter()
             left = min(min(next_report, next_checkpoint, next_evaluation) - now, last - self._seconds(now))
-            with self.changed:
+            with self.lock:
                 if self.changed.wait_for(
                     lambda: self.active == 0 or self.state == "stopping", min(max(left, 0.0), LONGEST_WAIT)
                 ):
@@ -358,7 +364,7 @@ class Run:
 
     def _seconds(self, now: float) -> float:
         """Of training until now, without pauses."""
-        with self.changed:
+        with self.lock:
             return self.seconds_before + (self.paused_since if self.state == "paused" else now) - self.began
 
     def _report(self, metrics: MetricsFile | None) -> None:
@@ -405,7 +411,7 @@ class Run:
 
     def _save_checkpoint(self) -> None:
         """Park the workers for one moment's state, and save it."""
-        with self.changed:
+        with self.lock:
             if self.state != "running":
                 return
             self.state = "parked"
@@ -433,7 +439,7 @@ class Run:
 
     def leave_to_parent(self) -> None:
         """In a process that was forked meanwhile: the threads, and so the run, are the parent's alone."""
-        self.changed = threading.Condition()  # a thread that is not here may have held the other
+        self._make_lock()  # a thread that is not here may have held the other
         self.threads = []
         self.active = self.parked = 0
         if self.state != "new":

@@ -129,6 +129,30 @@ def test_no_call_needs_the_main_thread(environment):
     assert in_time(lambda: nbrl.train(environment, steps=500, threads=1, seed=1))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_an_interrupt_reaches_a_host_that_waits(tmp_path):
+    # Threads of the run hold its locks more often than not, for reports and checkpoints.
+    often = {"report_interval": 1e-3, "checkpoint_interval": 1e-3}
+    trainer = Trainer(tiny(steps=LONG, threads=2, **often), directory=tmp_path / "run")
+    trainer.start()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has none
+    rng = np.random.default_rng(0)
+    try:
+        for _ in range(20):
+            interrupt = threading.Timer(
+                rng.uniform(0, 0.02), signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
+            )
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - which may come as soon as the timer runs
+                interrupt.start()
+                trainer.join()
+            interrupt.join()
+            assert trainer.running
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        in_time(trainer.stop)
+    assert trainer.join()
+
+
 def test_a_host_of_asyncio():
     async def host():
         loop, reports = asyncio.get_running_loop(), asyncio.Queue()
