@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from toys import LONG, tiny
+from toys import LONG, tiny, wait_until
 
 from nbrl import Trainer, checkpoint, cli
 from nbrl.learner import Learner
@@ -109,11 +109,13 @@ def stop(run, times):
     child, lines = fork(lambda: train(run, enough=0.1))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, lines.read()
     seen, rng = Counter(), np.random.default_rng(1)
-    for time_ in range(times):
-        before, number = steps_saved(run), list(EXIT_CODES)[time_ % 2]
+    for turn in range(times):
+        before, number = steps_saved(run), list(EXIT_CODES)[turn % 2]
         child, lines = fork(lambda: cli.main(["resume", str(run.path)]))
         read = [lines.readline()]
         assert "go on with their episodes" in read[0], [*read, *lines]
+        if turn % 4 < 2:  # the others may not have come to train
+            wait_until(lambda before=before: steps_saved(run) > before)
         time.sleep(rng.uniform(0, 0.05))
         os.kill(child, number)
         read += lines

@@ -40,4 +40,4 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(endings, times):
 def test_a_stopped_run_is_saved_and_goes_on(endings, times):
     seen = endings("stop", times)
     assert seen["stops"] == times
-    assert seen.get("while training", 0) > 0
+    assert seen["while training"] >= times // 2
