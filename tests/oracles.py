@@ -2,7 +2,8 @@
 
 Nothing here imports the package. Shapes: T steps of a rollout, B rows of a batch, A actions, P parameters. Parameters
 and gradients are dicts of float64 arrays by the layout's names ("conv1/weights", "policy/bias", ...). A layer is
-anything with the attributes of `nbrl.Dense` (units, activation) or `nbrl.Conv` (filters, kernel, stride, activation).
+anything with the attributes of `nbrl.Dense` (units, activation), `nbrl.Conv` (filters, kernel, stride, activation) or
+`nbrl.Lstm` (units).
 """
 
 import math
@@ -92,6 +93,51 @@ def dense_backward(x, weights, dy):
     return dy @ weights.T, x.T @ dy, dy.sum(axis=0)
 
 
+def sigmoid(z):
+    """1 / (1 + e^-z)."""
+    return 1 / (1 + np.exp(-z))
+
+
+def lstm_forward(x, states, weights, recurrent, bias, k, continues):
+    """(h (B, units), what `lstm_backward` needs) of an LSTM whose sample s is the step after sample s - k.
+
+    Where continues[s], sample s begins with the h and c that sample s - k left, elsewhere with those of states[s],
+    (2 * units,). `weights` (inputs, 4 * units), `recurrent` (units, 4 * units) and `bias` hold the gates i, f, g, o.
+    """
+    units = len(recurrent)
+    steps = []
+    for s in range(len(x)):
+        follows = s >= k and bool(continues[s])
+        h, c = (steps[s - k]["h"], steps[s - k]["c"]) if follows else (states[s, :units], states[s, units:])
+        z = x[s] @ weights + h @ recurrent + bias
+        i, f, o = sigmoid(z[:units]), sigmoid(z[units : 2 * units] + 1), sigmoid(z[3 * units :])
+        g = np.tanh(z[2 * units : 3 * units])
+        step = {"follows": follows, "old h": h, "old c": c, "i": i, "f": f, "g": g, "o": o, "c": f * c + i * g}
+        steps.append(step | {"h": o * np.tanh(f * c + i * g)})
+    return np.array([step["h"] for step in steps]), steps
+
+
+def lstm_backward(x, steps, weights, recurrent, dy, k):
+    """(dx, dweights, drecurrent, dbias) of `lstm_forward`: from the last sample back to the first."""
+    dx, dweights, drecurrent = np.zeros_like(x), np.zeros_like(weights), np.zeros_like(recurrent)
+    dbias = np.zeros(weights.shape[1])
+    dh, dc = np.array(dy, np.float64), np.zeros_like(dy, np.float64)
+    for s in reversed(range(len(x))):
+        step = steps[s]
+        i, f, g, o, tanh_c = step["i"], step["f"], step["g"], step["o"], np.tanh(step["c"])
+        dc[s] += dh[s] * o * (1 - tanh_c**2)
+        di, df, dg, do = dc[s] * g, dc[s] * step["old c"], dc[s] * i, dh[s] * tanh_c
+        dz = np.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)])
+        dx[s] = weights @ dz
+        dweights += np.outer(x[s], dz)
+        drecurrent += np.outer(step["old h"], dz)
+        dbias += dz
+        if step["follows"]:
+            dh[s - k] += recurrent @ dz
+            dc[s - k] += dc[s] * f
+    return dx, dweights, drecurrent, dbias
+
+
 def channels_first(observation_shape):
     """Whether an observation has its channels in front; what a convolution gives never has."""
     return len(observation_shape) == 3 and observation_shape[0] < observation_shape[2]
@@ -142,67 +188,102 @@ def conv_shape(shape, in_front, filters, kernel, stride):
 # --- networks --------------------------------------------------------------------------------------------------------
 
 
+def kind(layer):
+    """The word for a layer in the names of parameters."""
+    return "conv" if hasattr(layer, "filters") else "dense" if hasattr(layer, "activation") else "lstm"
+
+
 def parameter_shapes(layers, observation_shape, heads):
     """{name: shape} of every parameter, in the order of the network; heads is {"policy": A, "value": 1}."""
     shapes, shape, in_front = {}, tuple(observation_shape), channels_first(observation_shape)
     for number, layer in enumerate(layers, 1):
-        if hasattr(layer, "filters"):
-            name, outputs = f"conv{number}", layer.filters
-            inputs = image_sizes(shape, in_front)[0] * layer.kernel**2
+        name, inputs = f"{kind(layer)}{number}", math.prod(shape)
+        if kind(layer) == "conv":
+            outputs, inputs = layer.filters, image_sizes(shape, in_front)[0] * layer.kernel**2
             shape, in_front = conv_shape(shape, in_front, layer.filters, layer.kernel, layer.stride), False
         else:
-            name, outputs, inputs = f"dense{number}", layer.units, math.prod(shape)
-            shape = (layer.units,)
-        shapes |= {f"{name}/weights": (inputs, outputs), f"{name}/bias": (outputs,)}
+            outputs, shape = layer.units, (layer.units,)
+        if kind(layer) == "lstm":
+            shapes |= {f"{name}/weights": (inputs, 4 * outputs), f"{name}/recurrent": (outputs, 4 * outputs)}
+            shapes |= {f"{name}/bias": (4 * outputs,)}
+        else:
+            shapes |= {f"{name}/weights": (inputs, outputs), f"{name}/bias": (outputs,)}
     for name, outputs in heads.items():
         shapes |= {f"{name}/weights": (math.prod(shape), outputs), f"{name}/bias": (outputs,)}
     return shapes
 
 
-def network_forward(layers, parameters, observations):
-    """({head: (B, outputs)}, tape) for a (B, *observation_shape) batch; the tape is for `network_backward`."""
+def state_size(layers):
+    """How many numbers a network remembers: h and c of each LSTM layer."""
+    return sum(2 * layer.units for layer in layers if kind(layer) == "lstm")
+
+
+def network_forward(layers, parameters, observations, k=1, continues=None, states=None):
+    """({head: (B, outputs)}, tape) for a (B, *observation_shape) batch; the tape is for `network_backward`.
+
+    For a table with LSTM layers sample t * k + i is step t of actor i. Where continues[s], sample s follows on sample
+    s - k, elsewhere it begins with states[s] (state_size,), zeros by default: all samples are then first steps.
+    """
     parameters = {name: np.asarray(value, np.float64) for name, value in parameters.items()}
     observations = np.asarray(observations)
     shape, x = observations.shape[1:], observations.reshape(len(observations), -1).astype(np.float64)
     if observations.dtype == np.uint8:
         x = x / 255
-    tape, in_front = [], channels_first(shape)
+    continues = np.zeros(len(x), bool) if continues is None else continues
+    states = np.zeros((len(x), state_size(layers))) if states is None else np.asarray(states, np.float64)
+    tape, in_front, remembered = [], channels_first(shape), 0
     for number, layer in enumerate(layers, 1):
-        name = f"{'conv' if hasattr(layer, 'filters') else 'dense'}{number}"
+        name = f"{kind(layer)}{number}"
         weights, bias = parameters[f"{name}/weights"], parameters[f"{name}/bias"]
-        if hasattr(layer, "filters"):
-            places = patches(shape, in_front, layer.kernel, layer.stride)
-            z = conv_forward(x, places, weights, bias)
+        if kind(layer) == "lstm":
+            own = states[:, remembered : remembered + 2 * layer.units]
+            y, kept = lstm_forward(x, own, weights, parameters[f"{name}/recurrent"], bias, k, continues)
+            z, shape, remembered = y, (layer.units,), remembered + 2 * layer.units
+        elif kind(layer) == "conv":
+            kept = patches(shape, in_front, layer.kernel, layer.stride)
+            z = conv_forward(x, kept, weights, bias)
             shape, in_front = conv_shape(shape, in_front, layer.filters, layer.kernel, layer.stride), False
+            y = activation_forward(z, layer.activation)
         else:
-            places, z = None, dense_forward(x, weights, bias)
-        y = activation_forward(z, layer.activation)
-        tape.append((name, x, places, z, y))
+            kept, z, shape = None, dense_forward(x, weights, bias), (layer.units,)
+            y = activation_forward(z, layer.activation)
+        tape.append((name, x, kept, z, y))
         x = y
     heads = [
         name.removesuffix("/weights")
         for name in parameters
-        if not name.startswith(("conv", "dense")) and name.endswith("/weights")
+        if not name.startswith(("conv", "dense", "lstm")) and name.endswith("/weights")
     ]
     outputs = {name: dense_forward(x, parameters[f"{name}/weights"], parameters[f"{name}/bias"]) for name in heads}
-    return outputs, (parameters, tape, x)
+    return outputs, (parameters, tape, x, k)
+
+
+def left_states(tape):
+    """(B, state_size): what each sample of `network_forward` left, h and c of each LSTM layer in turn."""
+    _, layer_tape, hidden, _ = tape
+    lstms = [kept for name, _, kept, _, _ in layer_tape if name.startswith("lstm")]
+    parts = [np.array([step[part] for step in steps]) for steps in lstms for part in ("h", "c")]
+    return np.concatenate(parts, axis=1) if parts else np.zeros((len(hidden), 0))
 
 
 def network_backward(layers, tape, doutputs):
     """{name: gradient} from {head: dL/doutput (B, outputs)}."""
-    parameters, layer_tape, hidden = tape
+    parameters, layer_tape, hidden, k = tape
     gradients, dy = {}, np.zeros_like(hidden)
     for name, doutput in doutputs.items():
         dx, gradients[f"{name}/weights"], gradients[f"{name}/bias"] = dense_backward(
             hidden, parameters[f"{name}/weights"], doutput
         )
         dy += dx
-    for layer, (name, x, places, _, y) in zip(reversed(layers), reversed(layer_tape), strict=True):
-        dz, weights = activation_backward(y, dy, layer.activation), parameters[f"{name}/weights"]
-        if hasattr(layer, "filters"):
-            dy, dweights, dbias = conv_backward(x, places, weights, dz)
+    for layer, (name, x, kept, _, y) in zip(reversed(layers), reversed(layer_tape), strict=True):
+        weights = parameters[f"{name}/weights"]
+        if kind(layer) == "lstm":
+            recurrent = parameters[f"{name}/recurrent"]
+            dy, dweights, gradients[f"{name}/recurrent"], dbias = lstm_backward(x, kept, weights, recurrent, dy, k)
+        elif kind(layer) == "conv":
+            dy, dweights, dbias = conv_backward(x, kept, weights, activation_backward(y, dy, layer.activation))
         else:
-            dy, dweights, dbias = dense_backward(x, weights, dz)
+            dy, dweights, dbias = dense_backward(x, weights, activation_backward(y, dy, layer.activation))
         gradients[f"{name}/weights"], gradients[f"{name}/bias"] = dweights, dbias
     return gradients
 

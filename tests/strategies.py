@@ -69,8 +69,11 @@ def image_shapes(draw, low=5, high=14):
 
 
 @st.composite
-def tables(draw, dense, conv, observation_shape, *, most_convolutions=2, most_dense=2):
-    """A table of layers that fits `observation_shape`; `dense` and `conv` make one layer each."""
+def tables(draw, dense, conv, observation_shape, *, lstm=None, most_convolutions=2, most_dense=2):
+    """A table of layers that fits `observation_shape`; `dense`, `conv` and `lstm`, if given, make one layer each.
+
+    LSTM layers stand anywhere above the convolutions and count as dense ones.
+    """
     layers, shape, in_front = [], observation_shape, oracles.channels_first(observation_shape)
     if len(observation_shape) > 1:
         for _ in range(draw(st.integers(0, most_convolutions))):
@@ -80,6 +83,9 @@ def tables(draw, dense, conv, observation_shape, *, most_convolutions=2, most_de
             layers.append(conv(draw(st.integers(1, 20)), kernel, stride, draw(activations)))
             shape, in_front = oracles.conv_shape(shape, in_front, layers[-1].filters, kernel, stride), False
     for _ in range(draw(st.integers(0 if layers or not most_dense else 1, most_dense))):
-        layers.append(dense(draw(near_multiples(40)), draw(activations)))
+        if lstm is not None and draw(st.booleans()):
+            layers.append(lstm(draw(near_multiples(20))))
+        else:
+            layers.append(dense(draw(near_multiples(40)), draw(activations)))
     assert math.prod(shape) > 0
     return tuple(layers)

@@ -8,6 +8,7 @@ cancelled, which makes no rounding smaller, so 2e-5 of 0.05 is always allowed.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import oracles
@@ -17,8 +18,20 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from nbrl.nets.affine import tanh
-from nbrl.nets.layers import Conv, Dense
-from nbrl.nets.network import Network, Workspace, backward, enter, forward, observations, output_gradients, outputs
+from nbrl.nets.layers import NETWORKS, Conv, Dense, Lstm
+from nbrl.nets.network import (
+    Network,
+    Workspace,
+    backward,
+    copy_inputs,
+    enter,
+    enter_state,
+    forward,
+    leave_state,
+    observations,
+    output_gradients,
+    outputs,
+)
 
 RELATIVE, SMALLEST = 2e-5, 0.05
 KINK = 1e-4  # of a ReLU: nearer to it, float32 and float64 may disagree on the slope
@@ -30,59 +43,112 @@ shapes = st.one_of(strategies.vector_shapes(), strategies.image_shapes())
 def networks(draw, activations=None):
     """(network, parameters by its own initial draw, rng)."""
     shape = draw(shapes)
-    table = draw(strategies.tables(Dense, Conv, shape))
+    table = draw(strategies.tables(Dense, Conv, shape, lstm=Lstm))
     if activations is not None:
-        table = tuple(layer._replace(activation=draw(st.sampled_from(activations))) for layer in table)
+        table = smooth(table, [draw(st.sampled_from(activations)) for _ in table])
     heads = draw(st.sampled_from([{"policy": 3, "value": 1}, {"policy": 18, "value": 1}, {"q": 5}]))
     seed = draw(strategies.seeds)
     network = Network(table, shape, heads)
     return network, network.initial(seed), np.random.default_rng(seed)
 
 
+def smooth(table, activations):
+    """The table with other activations, where a layer has one."""
+    return tuple(
+        layer if isinstance(layer, Lstm) else layer._replace(activation=activation)
+        for layer, activation in zip(table, activations, strict=True)
+    )
+
+
+class Sequence(NamedTuple):
+    """What a group of k actors sees: sample t * k + i is step t of actor i."""
+
+    k: int
+    inputs: np.ndarray  # float32 (samples, *observation_shape)
+    continues: np.ndarray  # bool (samples,): whether it is the step after sample s - k
+    states: np.ndarray  # float32 (samples, state_size): what was there before, where it is not
+
+
+def draw_sequence(rng, network, steps, k):
+    """`steps` steps of `k` actors; about every third begins an episode."""
+    continues = rng.random((steps, k)) < 2 / 3
+    continues[0] = False
+    return Sequence(
+        k,
+        rng.standard_normal((steps * k, *network.observation_shape)).astype(np.float32),
+        continues.reshape(-1),
+        rng.standard_normal((steps * k, network.state_size)).astype(np.float32),
+    )
+
+
+def draw_gradients(rng, network, samples):
+    return {name: rng.standard_normal((samples, units)).astype(np.float32) for name, units in network.heads.items()}
+
+
 def close(actual, expected, relative=RELATIVE):
     """Within `relative` of the largest element, or of SMALLEST."""
-    scale = max(np.abs(expected).max(), SMALLEST)
-    return np.isfinite(actual).all() and np.abs(actual - expected).max() <= relative * scale
+    scale = max(np.abs(expected).max(initial=0), SMALLEST)
+    return np.isfinite(actual).all() and np.abs(actual - expected).max(initial=0) <= relative * scale
 
 
-def load(network, parameters, inputs, capacity=None):
-    work = network.workspace(capacity or len(inputs))
+def load(network, parameters, sequence, capacity=None):
+    """A workspace with everything entered but the states that the steps before leave."""
+    samples = len(sequence.inputs)
+    work = network.workspace(capacity or samples)
     work.theta[:] = parameters
-    observations(work, 0, len(inputs))[...] = inputs.reshape(len(inputs), -1)
+    work.continues[:samples] = sequence.continues
+    observations(work, 0, samples)[...] = sequence.inputs.reshape(samples, -1)
     return work
 
 
-def draw_inputs(rng, network, samples):
-    return rng.standard_normal((samples, *network.observation_shape)).astype(np.float32)
+def act(work, sequence):
+    """Step by step forward, as actors go; the state that each sample left, (samples, state_size)."""
+    left = np.full_like(sequence.states, np.nan)
+    for first in range(0, len(sequence.inputs), sequence.k):
+        samples = range(first, first + sequence.k)
+        for s in samples:
+            enter_state(work, s, left[s - sequence.k] if sequence.continues[s] else sequence.states[s])
+        forward(work, first, sequence.k)
+        for s in samples:
+            leave_state(work, s, left[s])
+    return left
+
+
+def fill_gradients(network, work, doutputs):
+    for name, doutput in doutputs.items():
+        output_gradients(work, network.head(name), 0, len(doutput))[...] = doutput
 
 
 def heads_of(network, work, samples):
     return {name: outputs(work, network.head(name), 0, samples) for name in network.heads}
 
 
-@given(drawn=networks(), samples=st.integers(1, 5))
-@settings(max_examples=60)
-def test_every_layer_forward_and_every_gradient_equal_the_oracle(drawn, samples):
-    network, parameters, rng = drawn
-    inputs = draw_inputs(rng, network, samples)
-    doutputs = {name: rng.standard_normal((samples, units)).astype(np.float32) for name, units in network.heads.items()}
-
+def oracle(network, parameters, sequence):
+    """(outputs, tape) by the float64 oracle."""
     named = network.layout.views(parameters)
-    expected, tape = oracles.network_forward(network.layers, named, inputs)
-    for layer, (*_, z, _) in zip(network.layers, tape[1], strict=True):
-        assume(layer.activation != "relu" or np.abs(z).min() > KINK * np.abs(z).max())
+    _, inputs, continues, states = sequence
+    return oracles.network_forward(network.layers, named, inputs, sequence.k, continues, states)
 
-    work = load(network, parameters, inputs)
-    forward(work, 0, samples)
-    for i, (*_, y) in enumerate(tape[1]):
+
+def check_against_the_oracle(network, parameters, sequence, doutputs):
+    samples = len(sequence.inputs)
+    expected, tape = oracle(network, parameters, sequence)
+    layer_tape = tape[1]
+    for layer, (*_, z, _) in zip(network.layers, layer_tape, strict=True):
+        if getattr(layer, "activation", None) == "relu":
+            assume(np.abs(z).min() > KINK * np.abs(z).max())
+
+    work = load(network, parameters, sequence)
+    left = act(work, sequence)
+    for i, (*_, y) in enumerate(layer_tape):
         assert close(outputs(work, i, 0, samples), y), f"layer {i + 1}"
     for name, actual in heads_of(network, work, samples).items():
         assert close(actual, expected[name]), name
+    assert close(left, oracles.left_states(tape))
 
-    for name, doutput in doutputs.items():
-        output_gradients(work, network.head(name), 0, samples)[...] = doutput
-    work.dtheta[:] = np.nan  # to be overwritten
-    backward(work, samples, 1)
+    work.dtheta[:] = work.dactivations[:] = np.nan  # to be overwritten
+    fill_gradients(network, work, doutputs)
+    backward(work, samples, sequence.k)
     gradient = oracles.network_backward(network.layers, tape, doutputs)
     actual = network.layout.views(work.dtheta)
     assert actual.keys() == gradient.keys()
@@ -90,32 +156,61 @@ def test_every_layer_forward_and_every_gradient_equal_the_oracle(drawn, samples)
         assert close(actual[name], values), name
 
 
-@given(drawn=networks(activations=("none", "tanh")), samples=st.integers(1, 4))
-@settings(max_examples=40)
-def test_the_gradient_is_the_slope_of_the_network_s_own_outputs(drawn, samples):
+@given(drawn=networks(), steps=st.integers(1, 4), k=st.integers(1, 3))
+@settings(max_examples=80)
+def test_every_layer_forward_and_every_gradient_equal_the_oracle(drawn, steps, k):
+    network, parameters, rng = drawn
+    sequence = draw_sequence(rng, network, steps, k)
+    check_against_the_oracle(network, parameters, sequence, draw_gradients(rng, network, steps * k))
+
+
+@pytest.mark.parametrize(
+    ("shape", "table"),
+    [
+        ((5,), [Lstm(7)]),
+        ((5,), [Lstm(1)]),
+        ((5,), [Lstm(16), Lstm(3), Lstm(9)]),
+        ((5,), [Dense(6), Lstm(8), Dense(4, "tanh"), Lstm(5), Dense(11)]),
+        ((6, 7), [Lstm(4)]),
+        ((2, 8, 9), [Conv(3, 3, 2), Lstm(8)]),
+        ((9, 8, 2), [Conv(3, 3, 2), Conv(5, 2, 1, "tanh"), Lstm(17), Dense(6, "none")]),
+    ],
+    ids=str,
+)
+@given(seed=strategies.seeds, k=st.integers(1, 3))
+@settings(max_examples=8)
+def test_lstm_layers_anywhere_in_a_table_equal_the_oracle(shape, table, seed, k):
+    network, rng = Network(table, shape, {"policy": 3, "value": 1}), np.random.default_rng(seed)
+    sequence = draw_sequence(rng, network, 5, k)
+    check_against_the_oracle(network, network.initial(seed), sequence, draw_gradients(rng, network, 5 * k))
+
+
+@given(drawn=networks(activations=("none", "tanh")), steps=st.integers(1, 4), k=st.integers(1, 2))
+@settings(max_examples=60)
+def test_the_gradient_is_the_slope_of_the_network_s_own_outputs(drawn, steps, k):
     # f = sum of outputs * c along a random direction d of unit length: (f(+h) - f(-h)) / 2h against <gradient, d>. f is
     # uncertain by about 1e-6 of its terms, and bends by h^2 times its third derivative: at h = 0.02 both leave 1e-3.
     network, parameters, rng = drawn
-    inputs = draw_inputs(rng, network, samples)
-    doutputs = {name: rng.standard_normal((samples, units)).astype(np.float32) for name, units in network.heads.items()}
+    sequence = draw_sequence(rng, network, steps, k)
+    doutputs = draw_gradients(rng, network, steps * k)
     direction = np.zeros_like(parameters)
     for view in network.layout.views(direction).values():
         view[...] = rng.standard_normal(view.shape)
     direction /= np.linalg.norm(direction)
-    work = load(network, parameters, inputs)
+    work = load(network, parameters, sequence)
 
     def evaluate(step):
         work.theta[:] = parameters + np.float32(step) * direction
-        forward(work, 0, samples)
-        terms = [heads_of(network, work, samples)[name].astype(float) * doutputs[name] for name in doutputs]
+        act(work, sequence)  # through time: a step begins with what the one before it leaves now
+        found = heads_of(network, work, steps * k)
+        terms = [found[name].astype(float) * doutputs[name] for name in doutputs]
         return sum(term.sum() for term in terms), sum(np.abs(term).sum() for term in terms)
 
     step = 0.02
     (above, magnitude), (below, _) = evaluate(step), evaluate(-step)
     evaluate(0)
-    for name, doutput in doutputs.items():
-        output_gradients(work, network.head(name), 0, samples)[...] = doutput
-    backward(work, samples, 1)
+    fill_gradients(network, work, doutputs)
+    backward(work, steps * k, k)
     inner = float((work.dtheta.astype(float) * direction).sum())
     length = float(np.linalg.norm(work.dtheta))
     noise = 1e-6 * (magnitude + 1) / step
@@ -124,43 +219,51 @@ def test_the_gradient_is_the_slope_of_the_network_s_own_outputs(drawn, samples):
 
 def guard(array):
     """A copy of an array in the middle of a larger one that is filled with a mark, and the larger one."""
-    mark = np.float32(-7e7) if array.dtype == np.float32 else array.dtype.type(-(2**30))
+    marks = {"f": np.float32(-7e7), "i": array.dtype.type(-(2**30)), "b": np.True_}
+    mark = marks[array.dtype.kind]
     whole = np.full(array.size + 256, mark, array.dtype)
     inside = whole[128 : 128 + array.size]
     inside[:] = array.reshape(-1)
     return inside.reshape(array.shape), whole, mark
 
 
-@given(drawn=networks(), capacity=st.integers(1, 6))
+@given(drawn=networks(), steps=st.integers(1, 3), k=st.integers(1, 3))
 @settings(max_examples=40)
-def test_nothing_is_written_outside_the_workspace(drawn, capacity):
+def test_nothing_is_written_outside_the_workspace(drawn, steps, k):
     network, parameters, rng = drawn
-    inputs = draw_inputs(rng, network, capacity)
-    plain = load(network, parameters, inputs)
-    guarded = [guard(array) for array in load(network, parameters, inputs)]
+    sequence = draw_sequence(rng, network, steps, k)
+    plain = load(network, parameters, sequence)
+    guarded = [guard(array) for array in load(network, parameters, sequence)]
     work = Workspace(*(inside for inside, _, _ in guarded))
+    left = []
     for used in (plain, work):
-        forward(used, 0, capacity)
+        left.append(act(used, sequence))
         for name in network.heads:
-            output_gradients(used, network.head(name), 0, capacity)[...] = 1
-        backward(used, capacity)
+            output_gradients(used, network.head(name), 0, steps * k)[...] = 1
+        backward(used, steps * k, k)
     for field, (inside, whole, mark) in zip(Workspace._fields, guarded, strict=True):
         assert (whole[:128] == mark).all(), field
         assert (whole[128 + inside.size :] == mark).all(), field
     assert np.isfinite(plain.dtheta).all()
     assert work.dtheta.tobytes() == plain.dtheta.tobytes()  # nothing of the marks was read
+    assert left[0].tobytes() == left[1].tobytes()
     assert work.theta.tobytes() == parameters.tobytes()
     assert np.array_equal(work.table, plain.table)
     assert np.array_equal(work.indices, plain.indices)
+    assert np.array_equal(work.continues, sequence.continues)
 
 
-@given(drawn=networks(), capacity=st.integers(2, 6))
+@given(drawn=networks(), steps=st.integers(1, 3), k=st.integers(2, 3))
 @settings(max_examples=30)
-def test_samples_one_at_a_time_equal_all_at_once(drawn, capacity):
+def test_samples_one_at_a_time_equal_all_at_once(drawn, steps, k):
     # An actor acts sample by sample, and the backward pass then takes all of them.
     network, parameters, rng = drawn
-    inputs = draw_inputs(rng, network, capacity)
-    together, apart = load(network, parameters, inputs), load(network, parameters, inputs)
+    sequence, capacity = draw_sequence(rng, network, steps, k), steps * k
+    acted = load(network, parameters, sequence)
+    act(acted, sequence)
+    together, apart = (load(network, parameters, sequence) for _ in range(2))
+    for work in (together, apart):
+        copy_inputs(work, acted, 0, capacity)
     forward(together, 0, capacity)
     for i in rng.permutation(capacity):
         before = apart.activations.copy()
@@ -172,32 +275,211 @@ def test_samples_one_at_a_time_equal_all_at_once(drawn, capacity):
                 outputs(apart._replace(activations=before), network.head(name), 0, capacity)[others],
             )
     for name in network.heads:
-        for work in (together, apart):
+        for work in (acted, together, apart):
             output_gradients(work, network.head(name), 0, capacity)[...] = 0.5
-        assert close(
-            outputs(apart, network.head(name), 0, capacity), outputs(together, network.head(name), 0, capacity)
-        )
-    backward(together, capacity)
-    backward(apart, capacity)
+        expected = outputs(together, network.head(name), 0, capacity)
+        assert close(outputs(apart, network.head(name), 0, capacity), expected)
+        assert close(outputs(acted, network.head(name), 0, capacity), expected)
+    for work in (acted, together, apart):
+        backward(work, capacity, k)
     assert close(apart.dtheta, together.dtheta)
+    assert close(acted.dtheta, together.dtheta)
 
 
-@given(drawn=networks(), samples=st.integers(1, 3))
+@given(drawn=networks(), steps=st.integers(1, 3), k=st.integers(1, 3))
 @settings(max_examples=30)
-def test_unused_samples_of_a_workspace_do_not_count(drawn, samples):
+def test_unused_samples_of_a_workspace_do_not_count(drawn, steps, k):
+    # The step after a rollout's last, and one beyond.
     network, parameters, rng = drawn
-    inputs = draw_inputs(rng, network, samples)
-    exact, roomy = load(network, parameters, inputs), load(network, parameters, inputs, capacity=samples + 3)
-    observations(roomy, samples, 3)[...] = 1e3
-    forward(roomy, 0, samples + 3)
-    forward(exact, 0, samples)
+    sequence, samples, more = draw_sequence(rng, network, steps, k), steps * k, 2 * k
+    exact, roomy = load(network, parameters, sequence), load(network, parameters, sequence, samples + more)
+    for work in (exact, roomy):
+        act(work, sequence)
+    observations(roomy, samples, more)[...] = 1e3
+    roomy.continues[samples:] = True
+    for s in range(samples, samples + more):
+        enter_state(roomy, s, np.full(network.state_size, 1e3, np.float32))
+    forward(roomy, samples, more)
+    roomy.dactivations[:] = 1e3
     for name in network.heads:
-        output_gradients(roomy, network.head(name), 0, samples + 3)[...] = 1e3
+        output_gradients(roomy, network.head(name), 0, samples + more)[...] = 1e3
         for work in (exact, roomy):
             output_gradients(work, network.head(name), 0, samples)[...] = 0.5
-    backward(exact, samples)
-    backward(roomy, samples)
+    backward(exact, samples, k)
+    backward(roomy, samples, k)
     assert close(roomy.dtheta, exact.dtheta)
+
+
+# Memory
+
+
+RECURRENT_TABLES = [[Lstm(6)], [Dense(5, "tanh"), Lstm(4), Lstm(7)], [Lstm(9), Dense(3, "tanh")]]
+
+
+@given(table=st.sampled_from(RECURRENT_TABLES), seed=strategies.seeds, k=st.integers(1, 3))
+@settings(max_examples=30)
+def test_the_gradient_ends_where_an_episode_begins(table, seed, k):
+    # Two episodes one after the other have the sum of their gradients, and one that goes on has another.
+    network = Network(table, (4,), {"policy": 3, "value": 1})
+    parameters, rng = network.initial(seed), np.random.default_rng(seed)
+    whole = draw_sequence(rng, network, 4, k)
+    doutputs = draw_gradients(rng, network, 4 * k)
+
+    def gradient(sequence, part):
+        work = load(network, parameters, sequence)
+        act(work, sequence)
+        fill_gradients(network, work, {name: doutput[part] for name, doutput in doutputs.items()})
+        backward(work, len(sequence.inputs), k)
+        return work.dtheta.copy()
+
+    def through(boundary):
+        continues = np.repeat([False, True, boundary, True], k)
+        return gradient(whole._replace(continues=continues), slice(None))
+
+    continues = np.repeat([False, True], k)
+    halves = [
+        gradient(Sequence(k, whole.inputs[part], continues, whole.states[part]), part)
+        for part in (slice(0, 2 * k), slice(2 * k, 4 * k))
+    ]
+    assert close(through(False), halves[0] + halves[1])
+    assert not close(through(True), halves[0] + halves[1], 1e-3)
+
+
+def test_one_actor_of_a_group_does_not_reach_another():
+    network = Network([Dense(4), Lstm(5), Lstm(3)], (4,), {"value": 1})
+    parameters, rng, k = network.initial(0), np.random.default_rng(0), 3
+    group = draw_sequence(rng, network, 6, k)
+    work = load(network, parameters, group)
+    left = act(work, group)
+    output_gradients(work, network.head("value"), 0, 6 * k)[...] = 1
+    backward(work, 6 * k, k)
+    total = np.zeros_like(work.dtheta)
+    for i in range(k):
+        alone = Sequence(1, *(part[i::k] for part in group[1:]))
+        one = load(network, parameters, alone)
+        assert close(act(one, alone), left[i::k])
+        output_gradients(one, network.head("value"), 0, 6)[...] = 1
+        backward(one, 6, 1)
+        total += one.dtheta
+    assert close(work.dtheta, total)
+
+
+def one_cell():
+    """A network of one cell above one number, and its parameters by name: w and u hold the gates i, f, g, o."""
+    network = Network([Lstm(1)], (1,), {"value": 1})
+    parameters = np.zeros(network.layout.size, np.float32)
+    named = network.layout.views(parameters)
+    named["lstm1/weights"][...] = [[math.log(3), 0, math.log(2), 0]]
+    named["lstm1/recurrent"][...] = [[0, 0, 1, 2]]
+    named["value/weights"][...] = 1
+    return network, parameters
+
+
+def test_a_cell_by_hand():
+    # s(x) = 1 / (1 + e^-x), and s(ln 3) = 3/4, tanh(ln 2) = 3/5. The forget gate has 1 added: s(1) = 0.7310586.
+    #   x = 1, h = c = 0:  i = s(ln 3) = 0.75, f = s(1), g = tanh(ln 2) = 0.6, o = s(0) = 0.5
+    #     c1 = f 0 + 0.75 * 0.6 = 0.45                  h1 = 0.5 tanh(0.45) = 0.5 * 0.4218990 = 0.2109495
+    #   x = 0, h1, c1:     i = s(0) = 0.5, f = s(1), g = tanh(h1) = 0.2078752, o = s(2 h1) = 0.6039376
+    #     c2 = 0.7310586 * 0.45 + 0.5 * 0.2078752 = 0.4329139
+    #     h2 = 0.6039376 * tanh(0.4329139) = 0.6039376 * 0.4077536 = 0.2462577
+    # The gradient of h2, backward:
+    #   do2 = tanh(c2) o (1 - o) = 0.4077536 * 0.2391970 = 0.0975334
+    #   dc2 = o (1 - tanh(c2)^2) = 0.6039376 * 0.8337370 = 0.5035251
+    #   dg2 = dc2 i (1 - g^2) = 0.5035251 * 0.5 * 0.9567879 = 0.2408834
+    #   di2 = dc2 g i (1 - i) = 0.5035251 * 0.2078752 * 0.25 = 0.0261676
+    #   df2 = dc2 c1 f (1 - f) = 0.5035251 * 0.45 * 0.1966119 = 0.0445496
+    #   dh1 = u dz2 = 1 * 0.2408834 + 2 * 0.0975334 = 0.4359502
+    #   do1 = dh1 tanh(c1) o (1 - o) = 0.4359502 * 0.4218990 * 0.25 = 0.0459817
+    #   dc1 = dc2 f + dh1 o (1 - tanh(c1)^2) = 0.5035251 * 0.7310586 + 0.4359502 * 0.5 * 0.8220012 = 0.5472821
+    #   dg1 = dc1 i (1 - g^2) = 0.5472821 * 0.75 * 0.64 = 0.2626954
+    #   di1 = dc1 g i (1 - i) = 0.5472821 * 0.6 * 0.1875 = 0.0615692
+    #   df1 = dc1 0 = 0
+    # dw is that of step 1, where x = 1; du is h1 times that of step 2; db is the sum of both.
+    network, parameters = one_cell()
+    sequence = Sequence(1, np.array([[1], [0]], np.float32), np.array([False, True]), np.zeros((2, 2), np.float32))
+    work = load(network, parameters, sequence)
+    np.testing.assert_allclose(act(work, sequence), [[0.2109495, 0.45], [0.2462577, 0.4329139]], atol=1e-6)
+    output_gradients(work, network.head("value"), 0, 2)[:, 0] = [0, 1]
+    backward(work, 2, 1)
+    found = network.layout.views(work.dtheta)
+    first = np.array([0.0615692, 0, 0.2626954, 0.0459817])
+    second = np.array([0.0261676, 0.0445496, 0.2408834, 0.0975334])
+    np.testing.assert_allclose(found["lstm1/weights"][0], first, atol=1e-6)
+    np.testing.assert_allclose(found["lstm1/recurrent"][0], 0.2109495 * second, atol=1e-6)
+    np.testing.assert_allclose(found["lstm1/bias"], first + second, atol=1e-6)
+    np.testing.assert_allclose(found["value/weights"], [[0.2462577]], atol=1e-6)
+
+    # Where the second step begins an episode, the first one has no part in it: h = c = 0, and x = 0.
+    apart = sequence._replace(continues=np.array([False, False]))
+    work = load(network, parameters, apart)
+    np.testing.assert_allclose(act(work, apart), [[0.2109495, 0.45], [0, 0]], atol=1e-6)
+    output_gradients(work, network.head("value"), 0, 2)[:, 0] = [0, 1]
+    backward(work, 2, 1)
+    found = network.layout.views(work.dtheta)
+    assert not found["lstm1/weights"].any()
+    assert not found["lstm1/recurrent"].any()
+    # dc = o = 0.5 and i = 0.5: only dg = 0.25 is not 0, since tanh(c), g and the old c are.
+    np.testing.assert_allclose(found["lstm1/bias"], [0, 0, 0.25, 0], atol=1e-6)
+
+
+def test_a_new_cell_remembers():
+    # With all parameters 0 the forget gate is s(1), the others s(0), and g is 0: c falls by s(1) a step.
+    network, parameters = one_cell()
+    work = load(network, 0 * parameters, Sequence(1, np.zeros((1, 1)), np.zeros(1, bool), None))
+    state = np.array([7, 2], np.float32)  # h, which nothing reads, then c
+    for step in range(1, 6):
+        enter_state(work, 0, state)
+        forward(work, 0, 1)
+        leave_state(work, 0, state)
+        cell = 2 * (1 / (1 + math.exp(-1))) ** step
+        np.testing.assert_allclose(state, [0.5 * math.tanh(cell), cell], rtol=1e-5)
+
+
+def test_states_are_entered_copied_and_left_sample_by_sample():
+    # The state is h and c of the first LSTM layer, then of the second; a cell keeps what it is given.
+    network = Network([Lstm(2), Dense(5), Lstm(3)], (4,), {"value": 1})
+    assert network.state_size == 10
+    rng, samples = np.random.default_rng(0), 4
+    inputs = rng.standard_normal((samples, 4)).astype(np.float32)
+    states = rng.standard_normal((samples, 10)).astype(np.float32)
+    work, other = network.workspace(samples), network.workspace(samples)
+    observations(work, 0, samples)[...] = inputs
+    for s in rng.permutation(samples):
+        enter_state(work, s, states[s])
+    entered = work.activations.copy()
+    copy_inputs(other, work, 1, 2)
+    for both in (work, other):
+        both.theta[:] = network.initial(0)
+        forward(both, 0, samples)
+    left, copied = np.zeros((2, samples, 10), np.float32)
+    for s in range(samples):
+        leave_state(work, s, left[s])
+        leave_state(other, s, copied[s])
+    untouched = Sequence(samples, 0 * inputs, np.zeros(samples, bool), 0 * states)
+    named = network.initial(0)
+    for found, sequence, rows in (
+        (left, untouched._replace(inputs=inputs, states=states), slice(None)),
+        (copied, untouched._replace(inputs=inputs, states=states), slice(1, 3)),
+        (copied, untouched, [0, 3]),  # which were not copied
+    ):
+        expected = oracles.left_states(oracle(network, named, sequence)[1])
+        assert close(found[rows], expected[rows])
+    place = {name: slice(at, at + size) for name, at, size in (("h1", 0, 2), ("c1", 2, 2), ("h3", 4, 3), ("c3", 7, 3))}
+    assert np.array_equal(left[:, place["h1"]], outputs(work, 0, 0, samples))
+    assert np.array_equal(left[:, place["h3"]], outputs(work, 2, 0, samples))
+    again = network.workspace(samples)
+    copy_inputs(again, work, 0, samples)  # forward has changed neither observations nor states
+    assert np.array_equal(again.activations, entered)
+
+
+def test_a_network_without_memory_has_an_empty_state():
+    network = Network([Dense(3)], (4,), {"value": 1})
+    work, state = network.workspace(2), np.zeros(0, np.float32)
+    before = work.activations.copy()
+    enter_state(work, 1, state)
+    leave_state(work, 1, state)
+    assert network.state_size == 0
+    assert np.array_equal(work.activations, before)
 
 
 def test_bytes_enter_as_fractions_and_numbers_as_they_are():
@@ -218,32 +500,36 @@ def test_bytes_enter_as_fractions_and_numbers_as_they_are():
             assert not enter(vector, 1, numbers.view(np.uint8))
 
 
-def test_the_paper_s_network_on_pixels_equals_the_oracle():
-    table = (Conv(16, 8, 4), Conv(32, 4, 2), Dense(256))
+@pytest.mark.parametrize("name", ["paper", "paper-lstm"])
+def test_the_paper_s_networks_on_pixels_equal_the_oracle(name):
+    table, memory = NETWORKS[name], name.endswith("lstm")
     network = Network(table, (4, 84, 84), {"policy": 6, "value": 1})
-    assert {name: network.layout.shape(name) for name in network.layout.names} == {
+    expected = {
         "conv1/weights": (256, 16),
         "conv1/bias": (16,),
         "conv2/weights": (256, 32),
         "conv2/bias": (32,),
         "dense3/weights": (2592, 256),
         "dense3/bias": (256,),
-        "policy/weights": (256, 6),
-        "policy/bias": (6,),
-        "value/weights": (256, 1),
-        "value/bias": (1,),
     }
+    if memory:
+        expected |= {"lstm4/weights": (256, 1024), "lstm4/recurrent": (256, 1024), "lstm4/bias": (1024,)}
+    expected |= {"policy/weights": (256, 6), "policy/bias": (6,), "value/weights": (256, 1), "value/bias": (1,)}
+    assert network.shapes() == expected
+    assert network.state_size == (512 if memory else 0)
+
     rng, parameters = np.random.default_rng(0), network.initial(0)
-    inputs = rng.random((2, 4, 84, 84)).astype(np.float32)
-    expected, tape = oracles.network_forward(table, network.layout.views(parameters), inputs)
-    work = load(network, parameters, inputs)
-    forward(work, 0, 2)
-    for name, actual in heads_of(network, work, 2).items():
+    inputs = rng.random((3, 4, 84, 84)).astype(np.float32)
+    states = rng.standard_normal((3, network.state_size)).astype(np.float32)
+    sequence = Sequence(1, inputs, np.array([False, True, True]), states)
+    expected, tape = oracle(network, parameters, sequence)
+    work = load(network, parameters, sequence)
+    act(work, sequence)
+    for name, actual in heads_of(network, work, 3).items():
         assert close(actual, expected[name])
-    doutputs = {"policy": rng.standard_normal((2, 6)), "value": rng.standard_normal((2, 1))}
-    for name, doutput in doutputs.items():
-        output_gradients(work, network.head(name), 0, 2)[...] = doutput
-    backward(work, 2, 1)
+    doutputs = draw_gradients(rng, network, 3)
+    fill_gradients(network, work, doutputs)
+    backward(work, 3, 1)
     gradient = oracles.network_backward(table, tape, doutputs)
     for name, actual in network.layout.views(work.dtheta).items():
         # Of 10,000 ReLUs a few stand within a rounding of their kink, where float32 may take the other side: one such
@@ -287,7 +573,8 @@ def test_a_table_that_outgrows_its_image_is_refused_at_the_first_such_layer(data
 
 
 @example(table=(Dense(64, "tanh"), Dense(64, "tanh")), seed=0)
-@given(table=strategies.tables(Dense, Conv, (4, 12, 13)), seed=strategies.seeds)
+@example(table=(Dense(64, "tanh"), Lstm(32)), seed=0)
+@given(table=strategies.tables(Dense, Conv, (4, 12, 13), lstm=Lstm), seed=strategies.seeds)
 @settings(max_examples=30)
 def test_initial_parameters_fill_their_ranges(table, seed):
     network = Network(table, (4, 12, 13), {"policy": 40, "value": 1})
@@ -298,7 +585,10 @@ def test_initial_parameters_fill_their_ranges(table, seed):
     assert not np.array_equal(network.initial(seed + 1), parameters)
     named = network.layout.views(parameters)
     for name, values in named.items():
-        fan_in = named[name.replace("bias", "weights")].shape[0]
+        layer, _ = name.split("/")
+        fan_in = named[f"{layer}/weights"].shape[0]
+        if layer.startswith("lstm"):  # a cell reads the inputs and all cells
+            fan_in += named[f"{layer}/recurrent"].shape[0]
         bound, count = 1 / math.sqrt(fan_in), values.size
         assert np.abs(values).max() <= bound * (1 + 1e-6)
         assert abs(values.mean()) < 6 * bound / math.sqrt(3 * count)
@@ -311,11 +601,20 @@ def test_initial_parameters_fill_their_ranges(table, seed):
 
 
 def test_orthogonal_parameters():
-    network = Network((Conv(16, 8, 4), Conv(40, 2, 2), Dense(30)), (1, 40, 40), {"policy": 6, "value": 1})
+    table = (Conv(16, 8, 4), Conv(40, 2, 2), Dense(30), Lstm(10), Lstm(4))
+    network = Network(table, (1, 40, 40), {"policy": 6, "value": 1})
     parameters = network.initial(3, "orthogonal")
     assert np.array_equal(network.initial(3, "orthogonal"), parameters)
     assert not np.array_equal(network.initial(4, "orthogonal"), parameters)
-    gains = {"conv1": 2**0.5, "conv2": 2**0.5, "dense3": 2**0.5, "policy": 0.01, "value": 1.0}
+    gains = {
+        "conv1": 2**0.5,
+        "conv2": 2**0.5,
+        "dense3": 2**0.5,
+        "lstm4": 1.0,
+        "lstm5": 1.0,
+        "policy": 0.01,
+        "value": 1.0,
+    }
     for name, values in network.layout.views(parameters).items():
         layer, part = name.split("/")
         if part == "bias":

@@ -9,30 +9,33 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbrl.nets.layers import Conv, Dense
+from nbrl.nets.layers import Conv, Dense, Lstm
 
 
 @given(data=st.data(), seed=strategies.seeds)
 @settings(max_examples=25)
 def test_the_gradient_of_a_whole_network_is_the_slope_of_its_loss(data, seed):
     shape = data.draw(st.one_of(strategies.vector_shapes(10), strategies.image_shapes(5, 8)))
-    table = data.draw(strategies.tables(Dense, Conv, shape, most_convolutions=2, most_dense=1))
-    layers = [layer._replace(activation="tanh") for layer in table]  # smooth, so that the difference is exact
+    table = data.draw(strategies.tables(Dense, Conv, shape, lstm=Lstm, most_convolutions=2, most_dense=2))
+    # Smooth, so that the difference is exact.
+    layers = [layer if isinstance(layer, Lstm) else layer._replace(activation="tanh") for layer in table]
     rng = np.random.default_rng(seed)
     shapes = oracles.parameter_shapes(layers, shape, {"policy": 3, "value": 1})
     parameters = {name: rng.normal(size=size) / math.sqrt(size[0]) for name, size in shapes.items()}
     direction = {name: rng.normal(size=size) for name, size in shapes.items()}
-    observations, actions, returns = rng.normal(size=(4, *shape)), np.array([0, 2, 1, 1]), rng.normal(size=4)
+    observations, actions, returns = rng.normal(size=(6, *shape)), np.array([0, 2, 1, 1, 0, 2]), rng.normal(size=6)
+    k, continues = data.draw(st.sampled_from([1, 2, 3])), rng.random(6) < 0.7
+    memory = {"k": k, "continues": continues, "states": rng.normal(size=(6, oracles.state_size(layers)))}
     weights = {"entropy_weight": 0.3, "value_weight": 0.7}
 
-    outputs, tape = oracles.network_forward(layers, parameters, observations)
+    outputs, tape = oracles.network_forward(layers, parameters, observations, **memory)
     values = outputs["value"][:, 0]
     dlogits, dvalues = oracles.a3c_gradient(outputs["policy"], values, actions, returns, **weights)
     gradient = oracles.network_backward(layers, tape, {"policy": dlogits, "value": dvalues[:, None]})
 
     def loss(step):
         moved = {name: parameters[name] + step * direction[name] for name in parameters}
-        outputs, _ = oracles.network_forward(layers, moved, observations)
+        outputs, _ = oracles.network_forward(layers, moved, observations, **memory)
         advantages = returns - values  # the policy's term holds them constant
         return oracles.a3c_loss(
             outputs["policy"], outputs["value"][:, 0], actions, returns, advantages=advantages, **weights
@@ -62,6 +65,37 @@ def test_taps_follow_the_memory_of_the_observation():
     assert not oracles.channels_first(last.shape)
     assert oracles.patches(last.shape, False, 2, 1)[1].tolist() == last[0:2, 1:3, :].ravel().tolist()  # dy, dx, c
     assert not oracles.channels_first((3, 5, 3))  # equal ends count as channels last
+
+
+def test_a_cell_written_out():
+    # One cell, two actors, three steps; every gate's weights are 0 but the candidate's, of tanh. s(1) is the forget
+    # gate with its 1 added; the others are s(0) = 1/2.
+    layers, remembers = [Lstm(1)], 1 / (1 + math.exp(-1))
+    parameters = {
+        "lstm1/weights": [[0, 0, 1, 0]],
+        "lstm1/recurrent": [[0, 0, 10, 0]],
+        "lstm1/bias": [0, 0, 0.5, 0],
+        "value/weights": [[2]],
+        "value/bias": [1],
+    }
+    assert {name: np.shape(value) for name, value in parameters.items()} == oracles.parameter_shapes(
+        layers, (1,), {"value": 1}
+    )
+
+    def cell(x, h, c):
+        c = remembers * c + math.tanh(x + 10 * h + 0.5) / 2
+        return math.tanh(c) / 2, c
+
+    states = np.arange(12.0).reshape(6, 2)
+    outputs, tape = oracles.network_forward(
+        layers, parameters, np.array([[1], [2], [3], [4], [5], [6]]), 2, [False, False, True, False, True, True], states
+    )
+    first, other = cell(1, 0, 1), cell(2, 2, 3)
+    second, again = cell(3, *first), cell(4, 6, 7)  # the second actor's other episode
+    third, last = cell(5, *second), cell(6, *again)
+    expected = [first, other, second, again, third, last]
+    np.testing.assert_allclose(oracles.left_states(tape), expected)
+    np.testing.assert_allclose(outputs["value"][:, 0], [2 * h + 1 for h, _ in expected])
 
 
 def test_returns_by_hand():
