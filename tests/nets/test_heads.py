@@ -1,4 +1,4 @@
-"""The categorical head: sampling, log-probability, entropy and gradients."""
+"""The heads: sampling, log-probability, entropy and gradients; actions by their values."""
 
 import math
 
@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbrl.kernels.random import seed_row, uniform
-from nbrl.nets.heads import argmax, categorical_gradient, categorical_sample, softmax
+from nbrl.nets.heads import (
+    argmax,
+    categorical_gradient,
+    categorical_sample,
+    epsilon_greedy,
+    q_gradient,
+    softmax,
+)
 
 logits_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=18)
 EPSILON = float(np.finfo(np.float32).eps)
@@ -119,3 +126,38 @@ def test_softmax_of_any_finite_logits(logits):
 def test_argmax_is_the_first_of_the_largest(seed, size):
     values = np.random.default_rng(seed).integers(-3, 3, size).astype(np.float32)
     assert argmax(values) == np.argmax(values)
+
+
+@given(
+    seed=strategies.seeds,
+    size=st.integers(1, 18),
+    epsilon=st.one_of(st.sampled_from([0.0, 0.01, 0.1, 1.0]), st.floats(1e-9, 1)),
+    part=st.floats(0, 1, exclude_max=True),
+)
+@settings(max_examples=200)
+def test_epsilon_is_shared_evenly_and_the_rest_is_the_best_action_s(seed, size, epsilon, part):
+    values = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+    u = part * epsilon
+    if u < epsilon:  # of a part of epsilon, every action has as much
+        action = epsilon_greedy(values, epsilon, u)
+        assert 0 <= action < size
+        assert action <= u / epsilon * size * (1 + 1e-12)
+        assert action + 1 >= u / epsilon * size * (1 - 1e-12)
+    for u in (epsilon, epsilon + (1 - epsilon) * part, LARGEST):
+        if epsilon <= u < 1:
+            assert epsilon_greedy(values, epsilon, u) == np.argmax(values)
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("size", range(1, 19))
+def test_the_last_number_below_epsilon_is_the_last_action(epsilon, size):
+    values = np.zeros(size, np.float32)
+    assert epsilon_greedy(values, epsilon, np.nextafter(epsilon, 0)) == size - 1
+    assert epsilon_greedy(values, epsilon, 0.0) == 0
+
+
+def test_the_gradient_of_a_value_by_hand():
+    # (3 - 5)^2 / 2 = 2, and its slope in the second value is 5 - 3.
+    dvalues = np.full(3, np.nan, np.float32)
+    assert q_gradient(np.array([1, 5, 7], np.float32), 1, np.float32(3), dvalues) == 2
+    assert dvalues.tolist() == [0, 2, 0]
