@@ -7,7 +7,8 @@ outputs of layer i, each (capacity, size); then come what LSTM layers keep. The 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -124,7 +125,7 @@ class Network:
             return parameters
         seed_row(row, np.uint64(seed), np.uint64(0))
         for plan in self._plans:
-            fan_in = plan.tap.size + (plan.filters if plan.kind == LSTM else 0)
+            fan_in = plan.taps + (plan.filters if plan.kind == LSTM else 0)
             bound = 1 / math.sqrt(fan_in)
             for part, _ in plan.parts():
                 _fill_uniform(self.layout.view(parameters, f"{plan.name}/{part}").reshape(-1), bound, row)
@@ -142,13 +143,14 @@ class Network:
             raise ValueError(
                 f"{capacity:,} samples at once are too many for this network: lower rollout_length or lockstep"
             )
-        longest = max(max(plan.tap.size, plan.filters) for plan in self._plans)
+        longest = max(max(plan.taps, plan.filters) for plan in self._plans)
         indices = [np.arange(longest)]
         used, scratch, fed = longest, 0, set()
         for i in reversed(range(len(self._plans))):
             plan, line = self._plans[i], table[i]
+            first_row, tap = plan.offsets()
             line[KIND], line[ACTIVATION] = plan.kind, ACTIVATION_CODES[plan.activation]
-            line[INPUTS], line[TAPS], line[PIXELS], line[FILTERS] = plan.inputs, plan.tap.size, plan.rows, plan.filters
+            line[INPUTS], line[TAPS], line[PIXELS], line[FILTERS] = plan.inputs, plan.taps, plan.rows, plan.filters
             line[WEIGHTS] = self.layout.offset(f"{plan.name}/weights")
             line[BIAS] = self.layout.offset(f"{plan.name}/bias")
             line[INPUT], line[OUTPUT] = blocks[plan.input], blocks[i + 1]
@@ -156,9 +158,9 @@ class Network:
             # Going backward, the first layer to reach an input overwrites its gradient; the others add to it.
             line[ACCUMULATE] = plan.input in fed
             fed.add(plan.input)
-            row = (np.arange(capacity)[:, None] * plan.inputs + plan.row).reshape(-1)
+            row = (np.arange(capacity)[:, None] * plan.inputs + first_row).reshape(-1)
             back_row = np.arange(plan.rows) * plan.filters
-            for column, values in ((ROW, row), (TAP, plan.tap), (BACK_ROW, back_row)):
+            for column, values in ((ROW, row), (TAP, tap), (BACK_ROW, back_row)):
                 line[column] = used
                 indices.append(values)
                 used += values.size
@@ -170,7 +172,7 @@ class Network:
                 indices.append(np.arange(capacity) * 2 * plan.filters)
                 used += capacity
             if plan.kind == CONV:
-                scratch = max(scratch, (plan.filters + plan.rows) * plan.tap.size)
+                scratch = max(scratch, (plan.filters + plan.rows) * plan.taps)
         activations = int(blocks[-1])
         return Workspace(
             table=table,
@@ -201,7 +203,7 @@ class Network:
 
 
 class _Plan(NamedTuple):
-    """One layer, before it is known how many samples there will be."""
+    """One layer, before it is known how many samples there will be. It takes no memory, whatever a file claims."""
 
     name: str
     kind: int
@@ -210,14 +212,14 @@ class _Plan(NamedTuple):
     inputs: int  # size of one sample of it
     rows: int  # output rows a sample
     filters: int
-    row: np.ndarray  # offsets of one sample's output rows
-    tap: np.ndarray
+    taps: int
+    offsets: Callable[[], tuple[np.ndarray, np.ndarray]]  # of one sample's output rows, and of the taps
     run: int  # taps that lie side by side
     shape: tuple[int, ...]  # of one sample's output
 
     def parts(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of its parameters."""
-        taps, filters = self.tap.size, self.filters
+        taps, filters = self.taps, self.filters
         if self.kind == LSTM:
             filters *= GATES
             return [("weights", (taps, filters)), ("recurrent", (self.filters, filters)), ("bias", (filters,))]
@@ -225,8 +227,13 @@ class _Plan(NamedTuple):
 
 
 def _dense_plan(name: str, units: int, activation: str, inputs: int, block: int) -> _Plan:
-    row, tap = np.zeros(1, np.int64), np.arange(inputs)
-    return _Plan(name, DENSE, activation, block, inputs, 1, units, row, tap, inputs, (units,))
+    return _Plan(
+        name, DENSE, activation, block, inputs, 1, units, inputs, partial(_dense_offsets, inputs), inputs, (units,)
+    )
+
+
+def _dense_offsets(inputs: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(1, np.int64), np.arange(inputs)
 
 
 def _image_strides(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
@@ -261,6 +268,17 @@ def _conv_plan(
             f"{height}x{width} enter it: its kernel must be at most {min(height, width)}"
         )
     out_height, out_width = ((size - layer.kernel) // layer.stride + 1 for size in (height, width))
+    rows, taps, inputs = out_height * out_width, layer.kernel**2 * channels, height * width * channels
+    offsets = partial(_conv_offsets, layer, strides, out_height, out_width, channels)
+    run = layer.kernel * (channels if deep == 1 else 1)
+    shape = (out_height, out_width, layer.filters)
+    return _Plan(name, CONV, layer.activation, block, inputs, rows, layer.filters, taps, offsets, run, shape)
+
+
+def _conv_offsets(
+    layer: Conv, strides: tuple[int, int, int], out_height: int, out_width: int, channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    down, right, deep = strides
     y, x = np.arange(out_height)[:, None] * layer.stride, np.arange(out_width) * layer.stride
     row = (y * down + x * right).reshape(-1)
     dy, dx, channel = np.arange(layer.kernel) * down, np.arange(layer.kernel) * right, np.arange(channels) * deep
@@ -268,10 +286,7 @@ def _conv_plan(
         tap = (dy[:, None, None] + dx[:, None] + channel).reshape(-1)
     else:
         tap = (channel[:, None, None] + dy[:, None] + dx).reshape(-1)
-    run = layer.kernel * (channels if deep == 1 else 1)
-    out_shape = (out_height, out_width, layer.filters)
-    inputs = height * width * channels
-    return _Plan(name, CONV, layer.activation, block, inputs, row.size, layer.filters, row, tap, run, out_shape)
+    return row, tap
 
 
 def _orthogonal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
