@@ -15,7 +15,7 @@ from nbrl.kernels.compile import jit
 from nbrl.nets.heads import argmax, categorical_sample, epsilon_greedy
 from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network, Workspace, enter, enter_state, forward, leave_state, outputs
-from nbrl.numpy_policy import EPSILON, NumpyPolicy
+from nbrl.numpy_policy import EPSILON, NumpyPolicy, check_state
 
 FORMAT = "nbrl policy 1"
 LARGEST_OBSERVATION = 1 << 24  # numbers; what a file claims beyond that is damage
@@ -131,6 +131,7 @@ class Agent:
         ------
         ValueError
             An observation of another shape or kind, or one that is not finite; a recurrent policy without its state.
+            The state is then as it was.
         """
         given = np.asarray(observation)
         if given.shape != self.preprocessing.observation_shape:
@@ -143,16 +144,9 @@ class Agent:
         local = self._local
         if not hasattr(local, "policy"):
             local.policy, local.rng, local.no_state = self.policy(), np.random.default_rng(), np.zeros(0, np.float32)
-        size = self.network.state_size
-        if state is None and not size:
+        check_state(state, self.network.state_size)
+        if state is None:
             state = local.no_state
-        elif not isinstance(state, np.ndarray) or state.dtype != np.float32 or state.shape != (size,):
-            raise ValueError(
-                f"state must be an array of {size} float32, as from initial_state() at the start of an episode: "
-                "this policy remembers"
-                if size
-                else "state is given, but this policy remembers nothing: leave it out"
-            )
         u = (local.rng if rng is None else rng).random()
         action = choose(local.policy, array.reshape(-1).view(np.uint8), state, u, greedy)
         if action < 0:
@@ -206,11 +200,10 @@ class Agent:
             if not all(type(units) is int and units > 0 for units in heads.values()) or not 0 <= sticky < 1:
                 raise ValueError("its heads or its sticky_actions are no possible numbers")
             preprocessing = Preprocessing(metadata["environment"], tuple(shape), dtype, sticky)
-            # Before memory is taken: a layer has no more units than the file has numbers.
-            held = sum(array.size for array in arrays.values())
-            if math.prod(shape) > LARGEST_OBSERVATION or max(*(layer[0] for layer in layers), *heads.values()) > held:
-                raise ValueError("its network is too large")
+            if math.prod(shape) > LARGEST_OBSERVATION:
+                raise ValueError("its observations are too large")
             network = Network(layers, preprocessing.observation_shape, heads)
+            # Before memory is taken: the file holds all that its network claims.
             for name, expected in network.shapes().items():
                 if arrays[name].shape != expected or arrays[name].dtype != np.float32:
                     raise ValueError(f"{name} has shape {arrays[name].shape}, not {expected} of float32")

@@ -70,12 +70,11 @@ class NumpyPolicy(NamedTuple):
         """
         x = np.asarray(observation)
         x = x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)
-        rest = state
+        check_state(state, self.initial_state().size)
+        rest = np.zeros(0, np.float32) if state is None else state
         for place, (kind, *shape, activation) in enumerate(self.layers, start=1):
             weights, bias = (self.arrays[f"{kind}{place}/{part}"] for part in ("weights", "bias"))
             if kind == "lstm":
-                if rest is None:
-                    raise ValueError("this policy remembers: give the state of initial_state() and what act left there")
                 units = activation
                 h, c, rest = rest[:units], rest[units : 2 * units], rest[2 * units :]
                 z = x.reshape(-1) @ weights + h @ self.arrays[f"{kind}{place}/recurrent"] + bias
@@ -115,6 +114,23 @@ class NumpyPolicy(NamedTuple):
             return int(u / EPSILON * values.size)
         weights = np.exp(values - values.max()).cumsum()
         return int(np.searchsorted(weights, u * weights[-1], side="right"))
+
+
+def check_state(state: Any, size: int) -> None:
+    """Raise ``ValueError`` for what is no state of a policy that remembers `size` numbers; where it is 0, None is one.
+
+    Compiled code reads it and writes to it, as an array without gaps.
+    """
+    if state is None and not size:
+        return
+    whole = isinstance(state, np.ndarray) and state.dtype == np.float32 and state.flags.carray
+    if not whole or state.shape != (size,):
+        raise ValueError(
+            f"state must be a whole, writable array of {size} float32, as from initial_state() at the start of an "
+            "episode: this policy remembers"
+            if size
+            else "state is given, but this policy remembers nothing: leave it out"
+        )
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -3,15 +3,16 @@
 import json
 import math
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import log_softmax, network_forward
+from oracles import left_states, log_softmax, network_forward
 
-from nbrl import Agent, CheckpointError, Conv, Dense
-from nbrl.agent import Preprocessing
+from nbrl import Agent, CheckpointError, Conv, Dense, Lstm
+from nbrl.agent import EPSILON, Preprocessing, choose
 from nbrl.checkpoint import write_tensors
 from nbrl.nets.network import Network
 
@@ -21,8 +22,8 @@ ACTIONS = 3
 SMALL = (Dense(8, "tanh"),)
 
 
-def agent_of(layers=SMALL, shape=(4,), dtype="float32", seed=0, **bias):
-    network = Network(layers, shape, {"policy": ACTIONS, "value": 1})
+def agent_of(layers=SMALL, shape=(4,), dtype="float32", seed=0, heads=None, **bias):
+    network = Network(layers, shape, heads or {"policy": ACTIONS, "value": 1})
     parameters = network.initial(seed)
     for name, values in bias.items():
         network.layout.view(parameters, f"{name}/weights")[...] = 0
@@ -31,6 +32,8 @@ def agent_of(layers=SMALL, shape=(4,), dtype="float32", seed=0, **bias):
 
 
 PICTURES = {"layers": (Conv(4, 3, 2, "relu"), Dense(8, "relu")), "shape": (2, 9, 9), "dtype": "uint8"}
+RECURRENT = {"layers": (Dense(6, "tanh"), Lstm(5), Lstm(3))}
+VALUES = {"heads": {"q": ACTIONS}}
 
 
 def probabilities(agent, observation):
@@ -146,10 +149,180 @@ def test_parameters_are_copied_and_cannot_be_written():
         Agent(network, parameters[:-1], Preprocessing("x", (4,), "float32"))
 
 
+# Memory
+
+
+def episode(seed, steps=12):
+    return np.random.default_rng(seed).standard_normal((steps, 4)).astype(np.float32)
+
+
+def play(agent, observations):
+    """The greedy actions of an episode, and the state after each."""
+    state, actions, states = agent.initial_state(), [], []
+    for observation in observations:
+        actions.append(agent.act(observation, state, greedy=True))
+        states.append(state.copy())
+    return actions, np.array(states)
+
+
+@pytest.mark.parametrize("kind", [RECURRENT, RECURRENT | VALUES], ids=["policy", "values"])
+def test_a_recurrent_policy_acts_on_the_whole_episode(kind):
+    agent, observations = agent_of(**kind, seed=1), episode(0)
+    assert agent.recurrent
+    assert agent.initial_state().tolist() == [0] * 16, "h and c of eight cells"
+    parameters = agent.network.layout.views(agent.parameters)
+    outputs, tape = network_forward(agent.network.layers, parameters, observations, 1, np.arange(12) > 0)
+    values = outputs[next(iter(agent.network.heads))]
+    alone = network_forward(agent.network.layers, parameters, observations)[0][next(iter(agent.network.heads))]
+    assert np.abs(values - alone)[1:].max(axis=1).min() > 1e-4, "what was before matters at every step"
+    actions, states = play(agent, observations)
+    assert actions == values.argmax(axis=1).tolist()
+    # A float32 is a few 1e-7 off, a step's gates and cells of about 1 as well; no more than 1e-5 after a dozen.
+    np.testing.assert_allclose(states, left_states(tape), rtol=0, atol=1e-5)
+
+
+def test_sampled_actions_have_the_frequencies_that_the_episode_gives():
+    agent, observations = agent_of(**RECURRENT, seed=3), episode(1)
+    _, states = play(agent, observations[:-1])
+    outputs, _ = network_forward(
+        agent.network.layers, agent.network.layout.views(agent.parameters), observations, 1, np.arange(12) > 0
+    )
+    expected, rng, count = np.exp(log_softmax(outputs["policy"][-1])), np.random.default_rng(0), 8000
+    actions = [agent.act(observations[-1], states[-1].copy(), rng=rng) for _ in range(count)]
+    found = np.bincount(actions, minlength=ACTIONS) / count
+    # Five standard deviations.
+    assert (abs(found - expected) < 5 * np.sqrt(expected * (1 - expected) / count)).all()
+
+
+def test_two_episodes_at_once_do_not_mix():
+    agent, both = agent_of(**RECURRENT), [episode(1), episode(2)]
+    expected = [play(agent, observations) for observations in both]
+    states, actions = [agent.initial_state(), agent.initial_state()], [[], []]
+    for t in range(12):
+        for i in (0, 1):
+            actions[i].append(agent.act(both[i][t], states[i], greedy=True))
+            assert states[i].tobytes() == expected[i][1][t].tobytes()
+    assert actions == [actions for actions, _ in expected]
+    assert not np.array_equal(*states)
+
+
+def test_threads_share_a_recurrent_agent():
+    agent, count = agent_of(**RECURRENT), 4
+    expected = [play(agent, episode(number, 500)) for number in range(count)]
+    found, together = [None] * count, threading.Barrier(count)
+
+    def ask(number):
+        together.wait()
+        found[number] = play(agent, episode(number, 500))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for (actions, states), (expected_actions, expected_states) in zip(found, expected, strict=True):
+        assert actions == expected_actions
+        assert states.tobytes() == expected_states.tobytes()
+
+
+def read_only():
+    state = np.zeros(16, np.float32)
+    state.flags.writeable = False
+    return state
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        [0.0] * 16,
+        np.zeros(16),
+        np.zeros(16, ">f4"),
+        np.zeros(15, np.float32),
+        np.zeros(17, np.float32),
+        np.zeros(0, np.float32),
+        np.zeros((1, 16), np.float32),
+        np.zeros((16, 2), np.float32)[:, 0],
+        read_only(),
+    ],
+    ids=["none", "list", "float64", "swapped", "short", "long", "empty", "row", "column", "read-only"],
+)
+def test_a_recurrent_policy_needs_its_state(state):
+    agent = agent_of(**RECURRENT)
+    sentence = (
+        r"^state must be a whole, writable array of 16 float32, as from initial_state\(\) at the start of an episode: "
+        "this policy remembers$"
+    )
+    for policy in (agent, agent.to_numpy()):
+        with pytest.raises(ValueError, match=sentence):
+            policy.act(np.ones(4), state)
+    assert not np.any(state), "and nothing is written"
+    rows = np.zeros((3, 16), np.float32)
+    assert agent.act(np.ones(4), rows[1]) in range(ACTIONS)
+    assert rows.any(axis=1).tolist() == [False, True, False]
+
+
+def test_a_policy_without_memory_takes_no_state():
+    agent = agent_of()
+    assert not agent.recurrent
+    assert agent.initial_state().size == 0
+    for policy in (agent, agent.to_numpy()):
+        # One loop serves all policies.
+        assert policy.act(np.ones(4), policy.initial_state(), greedy=True) == policy.act(np.ones(4), greedy=True)
+        for state in (np.zeros(16, np.float32), np.zeros(0), 0, [], agent):
+            with pytest.raises(ValueError, match=r"^state is given, but this policy remembers nothing: leave it out$"):
+                policy.act(np.ones(4), state)
+
+
+@pytest.mark.parametrize("observation", [[0, 0, 0, math.nan], [0, 0, 0, math.inf], [0, 0, 0]], ids=str)
+def test_a_refused_observation_leaves_the_state(observation):
+    agent, state = agent_of(**RECURRENT), np.arange(16, dtype=np.float32)
+    with pytest.raises(ValueError, match="observation"):
+        agent.act(observation, state)
+    assert np.array_equal(state, np.arange(16))
+
+
+# Values
+
+
+def test_the_best_value_is_taken_and_the_first_of_equals():
+    agent = agent_of(heads={"q": 4}, q=[1.0, 5.0, 5.0, -7.0])
+    assert agent.action_count == 4
+    assert {agent.act(np.zeros(4), greedy=True) for _ in range(500)} == {1}
+
+
+@pytest.mark.parametrize("best", range(ACTIONS))
+def test_any_action_is_taken_now_and_then(best):
+    # One number, uniform in [0, 1), decides: below 0.01 each action has a third of that, above it is the best.
+    agent, below = agent_of(**VALUES, q=np.eye(ACTIONS)[best]), np.nextafter
+    policy, observation, third = agent.policy(), np.zeros(4, np.float32).view(np.uint8), 0.01 / 3
+    told = {0.0: 0, third * 0.999999: 0, third * 1.000001: 1, 2 * third * 0.999999: 1, 2 * third * 1.000001: 2}
+    told |= {below(0.01, 0): 2, 0.01: best, below(0.01, 1): best, 0.5: best, below(1, 0): best}
+    for u, action in told.items():
+        assert choose(policy, observation, agent.initial_state(), float(u), False) == action
+        assert choose(policy, observation, agent.initial_state(), float(u), True) == best
+
+
+def test_the_generator_decides_when():
+    assert EPSILON == 0.01
+    agent = agent_of(**VALUES, q=[1.0, 0.0, 0.0])
+    numbers, rngs = np.random.default_rng(7).random(20_000), [np.random.default_rng(7) for _ in range(2)]
+    expected = [int(u / 0.01 * ACTIONS) if u < 0.01 else 0 for u in numbers]
+    assert {1, 2} <= set(expected)
+    for policy, rng in zip((agent, agent.to_numpy()), rngs, strict=True):
+        assert [policy.act(np.zeros(4), rng=rng) for _ in numbers] == expected
+
+
 # Files
 
 
-@pytest.mark.parametrize("kind", [{}, PICTURES, {"shape": (2, 2), "layers": (Dense(3, "relu"),)}], ids=str)
+KINDS = [
+    {}, PICTURES, {"shape": (2, 2), "layers": (Dense(3, "relu"),)}, RECURRENT, VALUES, RECURRENT | VALUES,
+    PICTURES | VALUES | {"layers": (Conv(4, 3, 2), Lstm(3))},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_saved_policy_is_the_same_again(kind, tmp_path):
     agent = agent_of(**kind)
     path = tmp_path / "policy.safetensors"
@@ -160,10 +333,15 @@ def test_a_saved_policy_is_the_same_again(kind, tmp_path):
         assert loaded.preprocessing == agent.preprocessing
         assert (loaded.network.layers, loaded.network.heads) == (agent.network.layers, agent.network.heads)
         rng = np.random.default_rng(0)
-        for _ in range(20):
+        states = [agent.initial_state(), loaded.initial_state()]
+        for turn in range(20):
             observation = rng.integers(0, 256, agent.preprocessing.observation_shape).astype(loaded._dtype)
-            same = [policy.act(observation, rng=np.random.default_rng(9)) for policy in (agent, loaded)]
+            same = [
+                policy.act(observation, state, rng=np.random.default_rng(turn))
+                for policy, state in zip((agent, loaded), states, strict=True)
+            ]
             assert same[0] == same[1]
+            assert states[0].tobytes() == states[1].tobytes()
     loaded.save(path)
     assert Agent.load(path).metadata() == agent.metadata()
 
@@ -174,7 +352,10 @@ DAMAGES = [
     ("format", None), ("format", "nbrl policy 2"), ("network", None), ("network", "["), ("network", DEEP),
     ("network", "[]"), ("network", "{}"), ("network", "5"), ("network", '[["dense", 9, "tanh"]]'),
     ("network", '[["dense", 8.0, "tanh"]]'), ("network", '[["dense", 1000000000000, "tanh"]]'),
-    ("network", '[["conv", 8, 1, 1, "tanh"]]'), ("network", '[["dense", 8, "sin"]]'),
+    ("network", '[["conv", 8, 1, 1, "tanh"]]'), ("network", '[["dense", 8, "sin"]]'), ("network", '"paper"'),
+    ("network", '[["lstm", 8]]'), ("network", '[["lstm", 2]]'), ("network", '[["lstm", 1000000000000]]'),
+    ("network", '[["lstm", 8, "tanh"]]'), ("network", '[["lstm"]]'), ("network", '[["lstm", true]]'),
+    ("heads", '{"q": 3}'), ("heads", '{"q": 3, "policy": 3, "value": 1}'), ("heads", '{"policy": 3, "q": 3}'),
     ("heads", '["policy", "value"]'), ("heads", '{"value": 1, "policy": 3}'), ("heads", '{"policy": 3}'),
     ("heads", '{"policy": 3.0, "value": 1}'), ("heads", '{"policy": 0, "value": 1}'), ("heads", "null"),
     ("heads", '{"policy": -3, "value": 1}'), ("heads", '{"policy": 3, "value": 2}'),
@@ -200,6 +381,53 @@ def test_a_damaged_policy_is_refused(name, text, tmp_path):
     with pytest.raises(CheckpointError, match=REFUSED) as caught:
         Agent.load(tmp_path / "policy")
     assert "\n" not in str(caught.value)
+
+
+MIXED = [
+    {"q": ACTIONS, "value": 1}, {"policy": ACTIONS, "q": ACTIONS}, {"policy": ACTIONS, "value": 1, "q": ACTIONS},
+    {"q": ACTIONS, "policy": ACTIONS, "value": 1}, {"value": 1}, {"policy": ACTIONS}, {"value": 1, "policy": ACTIONS},
+    {"q": 0}, {"q": -3}, {"q": 3.0}, {"q": [3]}, {"q": True}, {"q": None}, {"q": 4}, {"Q": ACTIONS}, {},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("heads", MIXED, ids=str)
+def test_heads_of_no_known_kind_are_refused(heads):
+    # The file has parameters for all of them.
+    network = Network(SMALL, (4,), {"q": ACTIONS, "policy": ACTIONS, "value": 1})
+    arrays, metadata = network.layout.views(network.initial(0)), agent_of(**VALUES).metadata()
+    assert Agent.from_tensors(arrays, metadata).network.heads == {"q": ACTIONS}
+    with pytest.raises(CheckpointError, match=REFUSED):
+        Agent.from_tensors(arrays, metadata | {"heads": json.dumps(heads)})
+
+
+# What a file may claim in a few bytes. It has 100,000 numbers in its first array, to be taken for something else.
+CLAIMS = [
+    {"network": [["lstm", 10**5]]},
+    {"network": [["lstm", 10**12]]},
+    {"network": [["dense", 10**5, "relu"], ["lstm", 10**5]]},
+    {"network": [["lstm", 10**4]] * 500},
+    {"network": [["dense", 10**5, "relu"]] * 2000},
+    {"network": [["conv", 10**5, 1, 1, "relu"], ["conv", 1, 1000, 1, "relu"]], "observation_shape": [4000, 4000]},
+    {"network": [["conv", 1, 1, 1, "relu"]] * 2000, "observation_shape": [4000, 4000]},
+    {"network": [["dense", 8, "tanh"]], "observation_shape": [4000, 4000]},
+    {"network": [["dense", 8, "tanh"]], "observation_shape": [10**9, 10**9]},
+    {"heads": {"q": 10**5}},
+    {"heads": {"policy": 10**12, "value": 1}},
+]
+
+
+@pytest.mark.parametrize("claims", CLAIMS, ids=lambda claims: str(claims)[:60])
+def test_a_claim_that_the_file_does_not_hold_takes_no_memory(claims):
+    agent = agent_of(**RECURRENT)
+    arrays = {"lstm1/bias": np.zeros(10**5, np.float32)} | agent.network.layout.views(agent.parameters)
+    metadata = agent.metadata() | {name: json.dumps(value) for name, value in claims.items()}
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=REFUSED):
+            Agent.from_tensors(arrays, metadata)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -232,8 +460,12 @@ def test_what_is_no_file_is_refused(tmp_path):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 10**12) | st.floats() | st.sampled_from(["dense", "conv", "relu", "4"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["policy", "value", "x"]), inner),
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 10**12)
+    | st.floats()
+    | st.sampled_from(["dense", "conv", "lstm", "relu", "4"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["policy", "value", "q", "x"]), inner),
     max_leaves=8,
 )
 

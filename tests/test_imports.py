@@ -93,6 +93,7 @@ def test_public_names():
         "Conv",
         "Dense",
         "Evaluation",
+        "Lstm",
         "NativeEnvironment",
         "NumpyPolicy",
         "Report",

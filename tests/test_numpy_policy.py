@@ -10,45 +10,74 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import policy_for
 
-from nbrl import Agent, CheckpointError, Conv, Dense, NumpyPolicy
+from nbrl import Agent, CheckpointError, Conv, Dense, Lstm, NumpyPolicy
 from nbrl.agent import Preprocessing
 from nbrl.checkpoint import write_tensors
-from nbrl.nets.network import Network, enter, forward, outputs
+from nbrl.nets.network import Network, enter, enter_state, forward, leave_state, outputs
 
 
-def compiled_outputs(agent, observation):
-    work = agent.workspace()
+def compiled_outputs(agent, observation, state):
+    work = agent.policy().work
     enter(work, 0, np.ascontiguousarray(observation).reshape(-1).view(np.uint8))
+    enter_state(work, 0, state)
     forward(work, 0, 1)
+    leave_state(work, 0, state)
     return {head: outputs(work, agent.network.head(head), 0, 1)[0].copy() for head in agent.network.heads}
 
 
-@given(shape=st.one_of(strategies.vector_shapes(), strategies.image_shapes()), data=st.data(), seed=strategies.seeds)
+@given(
+    shape=st.one_of(strategies.vector_shapes(), strategies.image_shapes()),
+    heads=st.sampled_from([{"policy": 5, "value": 1}, {"q": 4}]),
+    data=st.data(),
+    seed=strategies.seeds,
+)
 @settings(max_examples=80)
-def test_its_outputs_are_the_compiled_ones(shape, data, seed):
-    network = Network(data.draw(strategies.tables(Dense, Conv, shape)), shape, {"policy": 5, "value": 1})
+def test_its_outputs_are_the_compiled_ones(shape, heads, data, seed):
+    # Step by step, each with the state that its own step before left.
+    network = Network(data.draw(strategies.tables(Dense, Conv, shape, lstm=Lstm)), shape, heads)
     dtype = "uint8" if len(shape) in (2, 3) and data.draw(st.booleans()) else "float32"
     rng = np.random.default_rng(seed)
-    observation = rng.integers(0, 256, shape).astype(np.uint8) if dtype == "uint8" else rng.random(shape, np.float32)
     agent = Agent(network, network.initial(seed), Preprocessing("x", shape, dtype))
-    expected, found = compiled_outputs(agent, observation), agent.to_numpy().outputs(observation)
-    assert list(found) == ["policy", "value"]
-    for head, values in expected.items():
-        np.testing.assert_allclose(found[head], values, rtol=0, atol=2e-5 * max(1.0, np.abs(values).max()))
+    policy = agent.to_numpy()
+    states = [agent.initial_state(), policy.initial_state()]
+    assert states[0].dtype == states[1].dtype
+    assert np.array_equal(*states)
+    for _ in range(4):
+        observation = (
+            rng.integers(0, 256, shape).astype(np.uint8) if dtype == "uint8" else rng.random(shape, np.float32)
+        )
+        expected, found = compiled_outputs(agent, observation, states[0]), policy.outputs(observation, states[1])
+        assert list(found) == list(heads)
+        for head, values in expected.items():
+            np.testing.assert_allclose(found[head], values, rtol=0, atol=2e-5 * max(1.0, np.abs(values).max()))
+        np.testing.assert_allclose(states[1], states[0], rtol=0, atol=2e-5)
+        if network.state_size == 0:
+            assert policy.outputs(observation)[head].tobytes() == found[head].tobytes()
 
 
+@pytest.mark.parametrize("values", [False, True])
+@pytest.mark.parametrize(
+    "layers", [(Dense(8, "tanh"),), (Dense(8, "tanh"), Lstm(6), Lstm(4))], ids=["plain", "recurrent"]
+)
 @pytest.mark.parametrize("environment", ["CartPole-v1", "ALE/Pong-v5"])
-def test_a_saved_policy_acts_the_same(environment, tmp_path):
-    agent = policy_for(environment, seed=3)
+def test_a_saved_policy_acts_the_same(environment, layers, values, tmp_path):
+    agent = policy_for(environment, seed=3, layers=layers, values=values)
     agent.save(tmp_path / "policy.safetensors")
-    policies = [agent.to_numpy(), NumpyPolicy.load(tmp_path / "policy.safetensors")]
+    policies = [agent, agent.to_numpy(), NumpyPolicy.load(tmp_path / "policy.safetensors")]
+    states = [policy.initial_state() for policy in policies]
     rng, seen = np.random.default_rng(1), agent.preprocessing
-    for _ in range(20):
+    for turn in range(20):
         observation = rng.random(seen.observation_shape, np.float32)
         if seen.observation_dtype == "uint8":
             observation = (255 * observation).astype(np.uint8)
-        expected = agent.act(observation, greedy=True)
-        assert [policy.act(observation, greedy=True) for policy in policies] == [expected] * 2
+        for greedy in (True, False):
+            actions = [
+                policy.act(observation, state, greedy=greedy, rng=np.random.default_rng(turn))
+                for policy, state in zip(policies, states, strict=True)
+            ]
+            assert actions == actions[:1] * 3
+        assert np.array_equal(states[1], states[2])
+        np.testing.assert_allclose(states[1], states[0], rtol=0, atol=2e-5)
 
 
 def test_actions_have_the_policy_s_frequencies():

@@ -31,10 +31,11 @@ def tiny(environment="Catch-v0", **settings):
     return configure(environment, **(TINY | {"actors": settings.get("threads", 1)} | settings))
 
 
-def policy_for(environment, name=None, seed=0, logits=None):
-    """A policy of random weights, or of fixed logits."""
+def policy_for(environment, name=None, seed=0, logits=None, layers=TINY["network"], values=False):
+    """A policy of random weights, or of fixed logits; or one of Q values."""
     spec = envs.make(environment)
-    network = Network((Dense(8, "tanh"),), spec.observation_shape, {"policy": spec.action_count, "value": 1})
+    heads = {"q": spec.action_count} if values else {"policy": spec.action_count, "value": 1}
+    network = Network(layers, spec.observation_shape, heads)
     parameters = network.initial(seed)
     if logits is not None:
         network.layout.view(parameters, "policy/weights")[...] = 0

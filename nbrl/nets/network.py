@@ -255,7 +255,7 @@ def _conv_plan(
             f"layer {place} of the network is a convolution, but what enters it has shape {shape}: "
             "convolutions need an image and come before dense layers"
         )
-    down, right, deep = strides
+    deep = strides[2]
     if len(shape) == 2:
         height, width, channels = shape[0], shape[1], 1
     elif deep == 1:
