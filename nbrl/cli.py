@@ -31,7 +31,7 @@ logger = logging.getLogger("nbrl")
 
 LOG_INTERVAL = 10.0  # seconds between log lines where there is no terminal
 # Settings with an option of their own.
-OPTIONS = ("method", "steps", "minutes", "until_return", "eval_interval", "actors", "threads", "seed")
+OPTIONS = ("method", "network", "steps", "minutes", "until_return", "eval_interval", "actors", "threads", "seed")
 RUN_HELP = "a run directory, a checkpoint or a saved policy"
 ENV_HELP = "id of the environment; by default the one it was trained on"
 
@@ -355,7 +355,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("environment", metavar="ENV", help="id of an environment, such as ALE/Pong-v5: see nbrl envs")
     train.add_argument("--preset", metavar="P", help=f"settings to begin with: {', '.join(PRESETS)}")
     for name in OPTIONS:
-        metavar = "M" if name == "method" else "N"
+        metavar = {"method": "M", "network": "NET"}.get(name, "N")
         train.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=describe()[name])
     train.add_argument("--init", metavar="POLICY", type=Path, help="begin with a saved policy, whose network it takes")
     train.add_argument("--frames", metavar="N", type=_number, help="length of the run in frames instead of steps")

@@ -74,12 +74,16 @@ class Config:
     entropy_weight: float = _setting(0.01, "beta, weight of the policy's entropy; paper: 0.01 (MuJoCo: 1e-4)", least=0)
     value_weight: float = _setting(0.5, "weight of the value loss; paper: 0.5", least=0)
     target_interval: int = _setting(
-        10_000, "steps between copies of the target network, of the value methods; paper: 10,000", least=1
+        10_000,
+        "steps between copies of the target network, of the value methods; paper: 10,000",
+        least=1,
+        most=10**15,
     )
     epsilon_steps: int = _setting(
         1_000_000,
         "steps over which the exploration of the value methods falls from 1 to 0.1, 0.01 or 0.5; paper: 1 million",
         least=1,
+        most=10**15,
     )
     gradient_clip: float = _setting(40.0, "largest norm of one rollout's gradient; paper: used, not reported", above=0)
     reward_clip: float | None = _setting(

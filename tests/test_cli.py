@@ -13,7 +13,8 @@ from toys import policy_for
 import nbrl
 from nbrl import cli, metrics
 from nbrl.checkpoint import checkpoint_path, newest, write_tensors
-from nbrl.config import Config, describe
+from nbrl.config import Config, configure, describe
+from nbrl.nets.layers import NETWORKS, Dense, Lstm
 
 SHORT = ["train", "CartPole-v1", "--steps", "2_000", "--actors", "2", "--threads", "1", "--seed", "1"]
 ODD_SPACES = """
@@ -82,6 +83,12 @@ def refused(tmp_path, monkeypatch, capsys):
         (["train", "CartPole-v1", "--set", "environment=Catch-v0"], "it is the word after train"),
         (["train", "CartPole-v1", "--set", "cut_on_life_loss=maybe"], "cut_on_life_loss is 'maybe': it must be true"),
         (["train", "CartPole-v1", "--set", "network=[[1"], "network is '[[1'"),
+        (["train", "CartPole-v1", "--network", "[[1"], "network is '[[1'"),
+        (["train", "CartPole-v1", "--network", "mpl"], "network is 'mpl': it must be one of paper, paper-lstm, dqn,"),
+        (["train", "CartPole-v1", "--network", '["mlp"]'], "layer 1 of the network is 'mlp': it must be a Dense"),
+        (["train", "CartPole-v1", "--network", "7"], "network is 7: it must be a table of layers"),
+        (["train", "CartPole-v1", "--network", "paper-lstm"], "layer 1 of the network is a convolution, but what"),
+        (["train", "CartPole-v1", "--network", "mlp", "--set", "network=mlp"], "the setting network is given twice"),
         (["train", "CartPole-v1", "--set", 'network=[["dense",0]]'], "layer 1 of the network has units 0"),
         (["train", "CartPole-v1", "--set", 'network=[["conv",4,3,1]]'], "layer 1"),
         (["train", "CartPole-v1", "--set", "sticky_actions=0.25"], "sticky_actions"),
@@ -203,6 +210,32 @@ def test_settings_of_a_command_line():
         "cut_on_life_loss": False,
         "reward_clip": 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        ("paper-lstm", (*NETWORKS["paper"], Lstm(256))),
+        ("mlp", (Dense(64, "tanh"), Dense(64, "tanh"))),
+        ('"mlp"', (Dense(64, "tanh"), Dense(64, "tanh"))),
+        ('[["dense", 8], ["lstm", 4]]', (Dense(8), Lstm(4))),
+    ],
+)
+@pytest.mark.parametrize("option", [["--network"], ["--set", "network="], ["--network="]], ids="".join)
+def test_a_network_by_its_name_or_as_a_table(option, text, layers):
+    *words, last = option
+    words = [*words, last + text] if last.endswith("=") else [last, text]
+    settings = cli._settings(cli._parser().parse_args(["train", "CartPole-v1", *words]))
+    assert configure("CartPole-v1", **settings).network == layers
+
+
+def test_a_recurrent_run(nbrl_command, tmp_path):
+    ended = nbrl_command("train", "Cue-v0", "--network", '[["lstm", 4]]', *SHORT[2:], "--out", "run")
+    assert ended.returncode == 0, ended.stderr
+    assert metrics.RunDirectory.open(tmp_path / "run").config().network == (Lstm(4),)
+    ended = nbrl_command("eval", "run", "--episodes", "3", "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert set(json.loads(ended.stdout)["lengths"]) == {11}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nbrl import envs
 from nbrl.config import (
     DEFAULTS,
+    METHOD_DEFAULTS,
     METHODS,
     OPTIMISERS,
     PRESETS,
@@ -20,14 +21,15 @@ from nbrl.config import (
     configure,
     describe,
 )
-from nbrl.nets.layers import ACTIVATIONS, Conv, Dense, layers_from_list, layers_to_list
+from nbrl.nets.layers import ACTIVATIONS, NETWORKS, Conv, Dense, Lstm, layers_from_list, layers_to_list
 
 counts = st.integers(1, 10**6)
 positive = st.floats(1e-12, 1e12)
 fractions = st.floats(0, 1, exclude_max=True)
 layers = st.lists(
     st.builds(Dense, counts, st.sampled_from(ACTIVATIONS))
-    | st.builds(Conv, counts, counts, counts, st.sampled_from(ACTIVATIONS)),
+    | st.builds(Conv, counts, counts, counts, st.sampled_from(ACTIVATIONS))
+    | st.builds(Lstm, counts),
     min_size=1,
 ).map(tuple)
 
@@ -49,6 +51,7 @@ def configs(draw):
             discount=st.floats(0, 1),
             learning_rate=positive,
             optimiser=st.sampled_from(OPTIMISERS),
+            momentum=fractions,
             rmsprop_decay=fractions,
             rmsprop_epsilon=positive,
             adam_beta1=fractions,
@@ -56,6 +59,8 @@ def configs(draw):
             adam_epsilon=positive,
             entropy_weight=st.floats(0, 10),
             value_weight=st.floats(0, 10),
+            target_interval=counts,
+            epsilon_steps=counts,
             gradient_clip=positive,
             reward_clip=st.none() | positive,
             sticky_actions=fractions,
@@ -102,7 +107,7 @@ NUMBERS = [
     if field.type in (int, float, int | None, float | None)
 ]  # fmt: skip
 MAY_BE_ZERO = {
-    "discount", "gae_lambda", "rmsprop_decay", "adam_beta1", "adam_beta2", "entropy_weight", "value_weight",
+    "discount", "gae_lambda", "momentum", "rmsprop_decay", "adam_beta1", "adam_beta2", "entropy_weight", "value_weight",
     "sticky_actions", "seed", "until_return",
 }  # fmt: skip
 MAY_BE_NEGATIVE = {"until_return"}
@@ -135,7 +140,21 @@ def test_impossible_numbers_are_refused_by_name(name, value):
         ({"cut_on_life_loss": 1}, "cut_on_life_loss is 1: it must be true or false"),
         ({"environment": ""}, "environment is '': it must be a name"),
         ({"method": "a2c"}, "unknown method 'a2c': did you mean 'a3c'?"),
-        ({"optimiser": "sgd"}, "unknown optimiser 'sgd': it must be one of shared_rmsprop, shared_adam"),
+        ({"optimiser": "momentum"}, "unknown optimiser 'momentum': did you mean 'momentum_sgd'?"),
+        (
+            {"optimiser": "sgd"},
+            "unknown optimiser 'sgd': it must be one of momentum_sgd, rmsprop, shared_rmsprop, shared_adam",
+        ),
+        ({"method": "x"}, "unknown method 'x': it must be one of one_step_q, one_step_sarsa, n_step_q, a3c"),
+        ({"momentum": 1}, "momentum is 1: it must be a finite number of at least 0 and below 1"),
+        (
+            {"target_interval": 0},
+            "target_interval is 0: it must be a whole number of at least 1 and at most 1000000000000000",
+        ),
+        (
+            {"epsilon_steps": 1.5},
+            "epsilon_steps is 1.5: it must be a whole number of at least 1 and at most 1000000000000000",
+        ),
         ({"lockstep": 3}, "lockstep is 3: it must divide the number of actors, 16"),
         ({"threads": 17}, "threads is 17: it must be at most 16, the number of actors divided by lockstep"),
         ({"threads": 5, "lockstep": 4}, "threads is 5: it must be at most 4, the number of actors divided by lockstep"),
@@ -144,10 +163,21 @@ def test_impossible_numbers_are_refused_by_name(name, value):
         ({"network": [Dense(8), Dense(0)]}, "layer 2 of the network has units 0: it must be a whole number above 0"),
         (
             {"network": [["conv", 8, 3]]},
-            "layer 1 of the network is ['conv', 8, 3]: it must be ['dense', units, activation] "
-            "or ['conv', filters, kernel, stride, activation]",
+            "layer 1 of the network is ['conv', 8, 3]: it must be ['dense', units, activation], "
+            "['conv', filters, kernel, stride, activation] or ['lstm', units]",
         ),
-        ({"network": ["dense"]}, "layer 1 of the network is 'dense': it must be a Dense or a Conv"),
+        (
+            {"network": [["lstm", 8, "tanh"]]},
+            "layer 1 of the network is ['lstm', 8, 'tanh']: it must be ['dense', units, activation], "
+            "['conv', filters, kernel, stride, activation] or ['lstm', units]",
+        ),
+        ({"network": ["dense"]}, "layer 1 of the network is 'dense': it must be a Dense, a Conv or an Lstm"),
+        ({"network": [Dense(8), Lstm(0)]}, "layer 2 of the network has units 0: it must be a whole number above 0"),
+        ({"network": Lstm(8)}, "network is Lstm(units=8): it must be a table of layers such as (Dense(64), Dense(64))"),
+        (
+            {"network": "paper-lstn"},
+            "network is 'paper-lstn': it must be one of paper, paper-lstm, dqn, dqn-lstm, mlp, or a table of layers",
+        ),
         (
             {"network": [Dense(8, "gelu")]},
             "layer 1 of the network has activation 'gelu': it must be one of none, relu, tanh",
@@ -158,6 +188,23 @@ def test_sentences(settings, sentence):
     with pytest.raises(ValueError, match=r"^") as caught:
         Config(**{"environment": "x", **settings})
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_by_its_name_is_its_table(name):
+    config = Config(environment="x", network=name)
+    assert config == Config(environment="x", network=NETWORKS[name])
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.to_dict()["network"] == layers_to_list(NETWORKS[name])
+
+
+def test_the_networks_with_a_name():
+    paper = (Conv(16, 8, 4, "relu"), Conv(32, 4, 2, "relu"), Dense(256, "relu"))
+    dqn = (Conv(32, 8, 4, "relu"), Conv(64, 4, 2, "relu"), Conv(64, 3, 1, "relu"), Dense(512, "relu"))
+    mlp = (Dense(64, "tanh"), Dense(64, "tanh"))
+    lstm = Lstm(256)
+    named = {"paper": paper, "paper-lstm": (*paper, lstm), "dqn": dqn, "dqn-lstm": (*dqn, lstm), "mlp": mlp}
+    assert named == NETWORKS
 
 
 def test_settings_from_json_are_checked():
@@ -179,6 +226,32 @@ def test_every_setting_is_described_in_a_line():
 def test_the_tables_hold_possible_settings(table):
     check_names(table)
     Config(environment="x", threads=1, **table)
+
+
+@pytest.mark.parametrize(
+    "table", [defaults for methods in METHOD_DEFAULTS.values() for defaults in methods.values()], ids=str
+)
+def test_the_tables_of_methods_hold_possible_settings(table):
+    check_names(table)
+    Config(environment="x", threads=1, **table)
+
+
+def test_methods_have_defaults_of_their_own():
+    assert METHOD_DEFAULTS.keys() == DEFAULTS.keys()
+    assert {method for methods in METHOD_DEFAULTS.values() for method in methods} <= set(METHODS)
+    for method in ("one_step_q", "one_step_sarsa", "n_step_q"):
+        config = configure("CartPole-v1", method=method)
+        own = METHOD_DEFAULTS["vector"][method]
+        assert {"target_interval", "epsilon_steps"} <= own.keys()
+        expected = DEFAULTS["vector"] | own
+        assert {name: getattr(config, name) for name in expected} == expected
+        assert configure("CartPole-v1", method=method, target_interval=7).target_interval == 7
+        # The paper's are the same for all of them.
+        paper = configure("CartPole-v1", method=method, preset="paper")
+        assert dataclasses.replace(paper, method="a3c") == configure("CartPole-v1", preset="paper")
+        assert (paper.target_interval, paper.epsilon_steps) == (10_000, 1_000_000)
+    assert configure("CartPole-v1") == configure("CartPole-v1", method="a3c")
+    assert configure("CartPole-v1").target_interval == 10_000
 
 
 def test_configure_suits_the_kind_of_observation():
