@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from toys import Broken, Picture, Walk, corridor, explode, policy_for
+from toys import RECURRENT, Broken, Picture, Walk, corridor, cue_policy, explode, policy_for
 
 import nbrl
 from nbrl import envs
 from nbrl.envs import Player
 from nbrl.envs.interface import TERMINATED, TRUNCATED
-from nbrl.evaluation import Evaluation, evaluate
+from nbrl.evaluation import STREAM, Evaluation, evaluate
+from nbrl.kernels.random import ROW, next_uint64, seed_row
 
 # The numbers
 
@@ -44,10 +45,14 @@ def test_only_atari_games_have_human_normalised_scores(name, mean, score):
 # The episodes
 
 
+KINDS = [{}, {"layers": RECURRENT}, {"values": True}, {"layers": RECURRENT, "values": True}]
+
+
 @pytest.mark.parametrize("environment", ["CartPole-v1", "Catch-v0", Picture], ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=["plain", "recurrent", "values", "recurrent values"])
 @pytest.mark.parametrize("greedy", [False, True])
-def test_the_number_of_threads_changes_nothing(environment, greedy):
-    agent = policy_for(environment)
+def test_the_number_of_threads_changes_nothing(environment, kind, greedy):
+    agent = policy_for(environment, **kind)
     results = [
         evaluate(agent, environment, episodes=9, greedy=greedy, threads=threads, seed=4) for threads in (1, 2, 5, 20)
     ]
@@ -97,6 +102,38 @@ def test_an_episode_by_an_independent_player():
         lengths.append(length)
     found = evaluate(agent, episodes=200, greedy=True).lengths
     assert np.mean(found) == pytest.approx(np.mean(lengths), rel=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["plain", "recurrent", "values", "recurrent values"])
+def test_every_episode_by_hand(kind):
+    # Each has a seed of its own and begins with an empty memory; greedy actions need no more.
+    agent, lengths = policy_for("CartPole-v1", seed=5, **kind), []
+    player, row = Player(envs.make("CartPole-v1")), np.zeros(ROW, np.uint64)
+    for episode in range(20):
+        seed_row(row, np.uint64(4), np.uint64(STREAM + episode))
+        observation, status, state = player.reset(next_uint64(row)), 0, agent.initial_state()
+        lengths.append(0)
+        while not status & (TERMINATED | TRUNCATED):
+            observation, _, status = player.step(agent.act(observation, state, greedy=True))
+            lengths[-1] += 1
+    assert len(set(lengths)) > 1
+    assert evaluate(agent, episodes=20, greedy=True, threads=2, seed=4).lengths == lengths
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("greedy", [False, True])
+def test_nothing_is_remembered_from_the_episode_before(greedy, threads):
+    # Of sampled actions one in e^30 would be another.
+    assert evaluate(cue_policy(), episodes=60, greedy=greedy, threads=threads).returns == [1.0] * 60
+
+
+def test_values_are_followed_but_for_one_action_in_a_hundred():
+    agent = cue_policy(values=True)
+    assert evaluate(agent, episodes=60, greedy=True).returns == [1.0] * 60
+    # One action decides, any with probability 0.01: it is wrong with 0.005.
+    count = 2000
+    wrong = evaluate(agent, episodes=count).returns.count(-1.0)
+    assert 0 < wrong < count * 0.005 + 5 * math.sqrt(count * 0.005)
 
 
 def test_truncated_episodes_end_too():

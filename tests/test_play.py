@@ -5,7 +5,7 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
-from toys import Broken, Picture, Walk, corridor, explode, policy_for
+from toys import RECURRENT, Broken, Picture, Walk, corridor, cue_policy, explode, policy_for
 
 from nbrl import Agent, NativeEnvironment, evaluate, play
 from nbrl.envs import Player, classic, make
@@ -42,9 +42,18 @@ def frames_of(path):
 
 
 @pytest.mark.parametrize("greedy", [False, True])
-@pytest.mark.parametrize("name", ["CartPole-v1", "Catch-v0"])
-def test_the_episode_is_the_first_of_an_evaluation(path, name, greedy):
-    agent, results = policy_for(name), set()
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("CartPole-v1", {}),
+        ("Catch-v0", {}),
+        ("CartPole-v1", {"layers": RECURRENT}),
+        ("Catch-v0", {"layers": RECURRENT, "values": True}),
+    ],
+    ids=str,
+)
+def test_the_episode_is_the_first_of_an_evaluation(path, name, kind, greedy):
+    agent, results = policy_for(name, **kind), set()
     for seed in (0, 1, 2, 2**63 - 1):
         evaluation = evaluate(agent, episodes=2, greedy=greedy, seed=seed)
         played = play.play(agent, path, seed=seed, greedy=greedy)
@@ -52,6 +61,13 @@ def test_the_episode_is_the_first_of_an_evaluation(path, name, greedy):
         assert len(frames_of(path)[0]) == played.shown + 1 == played.length + 1
         results.add((played.total_return, played.length, path.read_bytes()))
     assert len(results) > 1
+
+
+def test_a_cue_is_remembered_to_the_end_of_the_episode(path):
+    agent = cue_policy()
+    for seed in range(6):
+        played = play.play(agent, path, seed=seed)
+        assert (played.total_return, played.length, played.shown) == (1.0, 11, 11)
 
 
 def test_a_game_of_catch_can_be_read_off_the_picture(path):

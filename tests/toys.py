@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from nbrl import Agent, Dense, configure, envs
+from nbrl import Agent, Dense, Lstm, configure, envs
 from nbrl.agent import Preprocessing
 from nbrl.envs import NativeEnvironment
 from nbrl.nets.network import Network
@@ -42,6 +42,25 @@ def policy_for(environment, name=None, seed=0, logits=None, layers=TINY["network
         network.layout.view(parameters, "policy/bias")[...] = logits
     seen = Preprocessing(name or spec.name, spec.observation_shape, spec.observation_dtype.name)
     return Agent(network, parameters, seen)
+
+
+RECURRENT = (Dense(8, "tanh"), Lstm(6), Lstm(4))
+
+
+def cue_policy(values=False):
+    """A policy of one cell for Cue-v0, which earns 1 in every episode that it begins with an empty memory.
+
+    While it sees a cue it adds 1 to the cell if that says right, or else -1; then it keeps the cell, and goes by its
+    sign. With what an earlier episode left there, two different cues make 0.
+    """
+    agent = policy_for("Cue-v0", layers=(Lstm(1),), values=values)
+    parameters, head = np.zeros(agent.network.layout.size, np.float32), "q" if values else "policy"
+    named = agent.network.layout.views(parameters)
+    # Gates i, f, g, o; of the observation the first two numbers are the cues, left and right. s(10) is almost 1.
+    named["lstm1/weights"][:2] = [[20, 0, -10, 0], [20, 0, 10, 0]]
+    named["lstm1/bias"][...] = [-10, 10, 0, 10]
+    named[f"{head}/weights"][...] = [[-20, 20]]
+    return Agent(agent.network, parameters, agent.preprocessing)
 
 
 def our_threads():
