@@ -142,7 +142,7 @@ def test_what_cannot_be_learnt_is_refused():
         OnlineLearner({}, BOX, BOX)
     with pytest.raises(ValueError, match="the observation space Text cannot be used"):
         OnlineLearner({}, spaces.Text(3), TWO)
-    with pytest.raises(ValueError, match="unknown setting 'learning_rat': did you mean 'learning_rate'?"):
+    with pytest.raises(ValueError, match=r"unknown setting 'learning_rat': did you mean 'learning_rate'?"):
         OnlineLearner({"learning_rat": 1}, BOX, TWO)
 
 

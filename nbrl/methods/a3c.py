@@ -17,6 +17,7 @@ from nbrl.methods.rollout import (
     GO_ON,
     PAUSED,
     POLICY_LOSS,
+    SAMPLES,
     VALUE_LOSS,
     begin_episodes,
     begin_rollout,
@@ -124,5 +125,6 @@ def learn(shared, worker, settings, first):
             worker.sums[POLICY_LOSS] -= log_pi * advantage
             worker.sums[VALUE_LOSS] += advantage * advantage / 2
             worker.sums[ENTROPY] += entropy
+    worker.sums[SAMPLES] += t_max * k
     backward(work, t_max * k, k)  # accumulates d theta and d theta_v over the rollout
     return update(shared, worker, settings, first)  # asynchronous update of theta

@@ -10,6 +10,7 @@ from nbrl.methods.q_values import Q, act, end_values, refresh_target, target_q
 from nbrl.methods.rollout import (
     GO_ON,
     PAUSED,
+    SAMPLES,
     VALUE_LOSS,
     begin_episodes,
     begin_rollout,
@@ -80,6 +81,7 @@ def learn(shared, worker, settings, first):
             R = worker.reward[t, i] + worker.discount[t, i] * R
             sample = t * k + i
             worker.sums[VALUE_LOSS] += q_gradient(q[sample], worker.action[t, i], R, dq[sample])
+    worker.sums[SAMPLES] += t_max * k
     backward(work, t_max * k, k)  # accumulates d theta over the rollout
     code = update(shared, worker, settings, first)  # asynchronous update of theta
     refresh_target(shared, settings)  # theta^- = theta every I_target steps of T

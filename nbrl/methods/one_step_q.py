@@ -11,6 +11,7 @@ from nbrl.methods.q_values import Q, act, end_values, refresh_target, target_q
 from nbrl.methods.rollout import (
     GO_ON,
     PAUSED,
+    SAMPLES,
     VALUE_LOSS,
     begin_episodes,
     begin_rollout,
@@ -79,6 +80,7 @@ def learn(shared, worker, settings, first):
             best = worker.end_value[t, i] if worker.ended[t, i] else q_next[sample, argmax(q_next[sample])]
             y = worker.reward[t, i] + worker.discount[t, i] * best
             worker.sums[VALUE_LOSS] += q_gradient(q[sample], worker.action[t, i], y, dq[sample])
+    worker.sums[SAMPLES] += t_max * k
     backward(work, t_max * k, k)  # d theta
     code = update(shared, worker, settings, first)  # asynchronous update of theta
     refresh_target(shared, settings)  # theta^- = theta every I_target steps of T

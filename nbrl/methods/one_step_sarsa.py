@@ -14,6 +14,7 @@ from nbrl.methods.q_values import Q, epsilon_of, refresh_target, target_q
 from nbrl.methods.rollout import (
     GO_ON,
     PAUSED,
+    SAMPLES,
     VALUE_LOSS,
     begin_episodes,
     begin_rollout,
@@ -127,6 +128,7 @@ def learn(shared, worker, settings, first):
                 following = q_next[sample, a_next]
             y = worker.reward[t, i] + worker.discount[t, i] * following
             worker.sums[VALUE_LOSS] += q_gradient(q[sample], worker.action[t, i], y, dq[sample])
+    worker.sums[SAMPLES] += t_max * k
     backward(work, t_max * k, k)  # d theta
     code = update(shared, worker, settings, first)  # asynchronous update of theta
     refresh_target(shared, settings)  # theta^- = theta every I_target steps of T

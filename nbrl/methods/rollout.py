@@ -292,6 +292,5 @@ def update(shared, worker, settings, first):
     restore_denormals(mode)
     worker.sums[GRADIENT_NORM] += norm
     worker.sums[UPDATES] += 1
-    worker.sums[SAMPLES] += worker.action.size
     count_steps(shared, worker, worker.action.size)
     return GO_ON
