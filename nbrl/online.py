@@ -14,7 +14,7 @@ from nbrl.checkpoint import write_tensors
 from nbrl.config import Config, configure
 from nbrl.envs.gym import encoder
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment
-from nbrl.kernels.compile import jit
+from nbrl.kernels.compile import announce, jit
 from nbrl.learner import Learner
 from nbrl.methods.rollout import GO_ON, begin_episode, begin_rollout, note, observe
 from nbrl.run import FAILURES
@@ -100,6 +100,7 @@ class OnlineLearner:
         """Compile now all that a step calls, so that no later one waits for it."""
         learner, method = self._learner, self._learner.method
         both = (learner.shared, learner.workers[0])
+        announce(method.learn)
         for function, *arguments in (
             (note, learner.workers[0], learner.settings, 0, 0, 0, 0.0, 0),
             (_observe, *both, 0),

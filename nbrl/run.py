@@ -21,7 +21,7 @@ from nbrl import checkpoint
 from nbrl.agent import Agent
 from nbrl.config import Config
 from nbrl.evaluation import BackgroundEvaluation
-from nbrl.kernels.compile import is_kept
+from nbrl.kernels.compile import announce
 from nbrl.learner import Learner
 from nbrl.methods import rollout
 from nbrl.metrics import MetricsFile, Report, RunDirectory, read_metrics
@@ -107,8 +107,7 @@ class Run:
         try:
             if self.seeded and self.config.threads > 1:
                 logger.info("with %d threads the order of updates is not reproducible", self.config.threads)
-            if not is_kept(learner.method.loop):
-                logger.info("compiling, which takes about half a minute the first time")
+            announce(learner.method.loop)
             learner.method.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles, as does the next
             rollout.annealed(learner.settings, 0)
             for worker in range(self.config.threads):

@@ -62,6 +62,7 @@ def _prune(folder: Path) -> None:
 
 PACKAGE = Path(__file__).parents[1]
 CACHE_FOLDER = prepare_folder(Path(AppDirs("nbrl", appauthor=False).user_cache_dir) / source_hash(PACKAGE))
+_announced = False
 _setting_folder = threading.Lock()  # two threads may import modules of the package at once
 
 
@@ -126,10 +127,13 @@ def _keep_compiled(function: Any) -> None:
         _heal(function._cache)
 
 
-def is_kept(function: Any) -> bool:
-    """Whether compiled code of a `jit` function is on disk from an earlier process."""
+def announce(function: Any) -> None:
+    """Log that compiling takes a while, if the code of a `jit` function is not on disk; once in a process."""
+    global _announced
     files = getattr(function._cache, "_cache_file", None)
-    return files is not None and Path(files._index_path).exists()
+    if not _announced and (files is None or not Path(files._index_path).exists()):
+        _announced = True
+        logger.info("compiling, which takes about half a minute the first time")
 
 
 def jit(function: Callable[..., Any]) -> Any:

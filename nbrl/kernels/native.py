@@ -25,6 +25,27 @@ def emit_call(builder: Any, args: Any, result: Any) -> Any:
     return builder.call(builder.inttoptr(address, prototype.as_pointer()), rest)
 
 
+@intrinsic
+def call_words(context, address, words):
+    """``void(int64_t *words)``."""
+
+    def codegen(context, builder, signature, args):
+        emit_call(builder, args, ir.VoidType())
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def void_pointer(context, address):
+    """An address as what `numba.carray` takes together with a dtype."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), codegen
+
+
 @jit
 def copy(target, source):
     """Copy a flat array; ``target[:] = source`` goes through a temporary one, since the two might overlap."""

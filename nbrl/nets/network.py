@@ -6,15 +6,17 @@ outputs of layer i, each (capacity, size); then come what LSTM layers keep. The 
 `state_size` float32, h and c of each LSTM layer; each sample has that of the step before it.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from numba import carray
 
-from nbrl.kernels.compile import jit
-from nbrl.kernels.native import copy
+from nbrl.kernels.compile import announce, cfunction, jit
+from nbrl.kernels.native import call_words, copy, void_pointer
 from nbrl.kernels.random import seed_row, uniform
 from nbrl.nets.affine import (
     NONE,
@@ -41,6 +43,15 @@ PIXEL_SCALE = np.float32(1 / 255)
 ACTIVATION_CODES = {"none": NONE, "relu": RELU, "tanh": TANH}
 
 
+# `forward` and `backward` are compiled once, as C functions that are called by address: code that is linked into a loop
+# is optimised anew in that loop, and there are many. What they need is put down in words, in this order.
+(
+    TABLE_AT, LAYERS, INDICES_AT, INDICES, THETA_AT, DTHETA_AT, PARAMETERS, ACTIVATIONS_AT, DACTIVATIONS_AT,
+    ACTIVATIONS, SCRATCH_AT, SCRATCH, CONTINUES_AT, CAPACITY, FIRST, SAMPLES, GROUP, WORDS,
+) = range(18)  # fmt: skip
+FORWARD, BACKWARD = 0, 1
+
+
 class Workspace(NamedTuple):
     """A worker's own copy of everything a network needs: allocated once, never shared."""
 
@@ -52,6 +63,8 @@ class Workspace(NamedTuple):
     dactivations: np.ndarray  # float32, laid out like activations
     scratch: np.ndarray  # float32
     continues: np.ndarray  # bool (capacity,): its state is what the sample k before it left, in `backward`
+    code: np.ndarray  # int64 (2,): addresses of the functions FORWARD and BACKWARD
+    words: np.ndarray  # int64 (WORDS,): what they are called with
 
 
 class Network:
@@ -183,6 +196,8 @@ class Network:
             dactivations=aligned_zeros(activations, np.float32),
             scratch=aligned_zeros(scratch, np.float32),
             continues=np.zeros(capacity, np.bool_),
+            code=_compiled(),
+            words=np.zeros(WORDS, np.int64),
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -309,8 +324,76 @@ def _slice(array, start, size):
 
 
 @jit
+def _write_words(work, first, samples, k):
+    words = work.words
+    words[TABLE_AT], words[LAYERS] = work.table.ctypes.data, work.table.shape[0]
+    words[INDICES_AT], words[INDICES] = work.indices.ctypes.data, work.indices.size
+    words[THETA_AT], words[DTHETA_AT], words[PARAMETERS] = (
+        work.theta.ctypes.data,
+        work.dtheta.ctypes.data,
+        work.theta.size,
+    )
+    words[ACTIVATIONS_AT], words[DACTIVATIONS_AT] = work.activations.ctypes.data, work.dactivations.ctypes.data
+    words[ACTIVATIONS] = work.activations.size
+    words[SCRATCH_AT], words[SCRATCH] = work.scratch.ctypes.data, work.scratch.size
+    words[CONTINUES_AT], words[CAPACITY] = work.continues.ctypes.data, work.continues.size
+    words[FIRST], words[SAMPLES], words[GROUP] = first, samples, k
+
+
+@jit
+def _workspace_of(words):
+    """The workspace that words describe."""
+    return Workspace(
+        carray(void_pointer(words[TABLE_AT]), (words[LAYERS], COLUMNS), np.int64),
+        carray(void_pointer(words[INDICES_AT]), words[INDICES], np.int32),
+        carray(void_pointer(words[THETA_AT]), words[PARAMETERS], np.float32),
+        carray(void_pointer(words[DTHETA_AT]), words[PARAMETERS], np.float32),
+        carray(void_pointer(words[ACTIVATIONS_AT]), words[ACTIVATIONS], np.float32),
+        carray(void_pointer(words[DACTIVATIONS_AT]), words[ACTIVATIONS], np.float32),
+        carray(void_pointer(words[SCRATCH_AT]), words[SCRATCH], np.float32),
+        carray(void_pointer(words[CONTINUES_AT]), words[CAPACITY], np.bool_),
+        words,
+        words,
+    )
+
+
+def _forward_words(pointer):
+    words = carray(pointer, WORDS)
+    _forward(_workspace_of(words), words[FIRST], words[SAMPLES])
+
+
+def _backward_words(pointer):
+    words = carray(pointer, WORDS)
+    _backward(_workspace_of(words), words[SAMPLES], words[GROUP])
+
+
+@functools.cache
+def _compiled() -> np.ndarray:
+    """Addresses of the functions FORWARD and BACKWARD, which are compiled or read from disk at the first call."""
+    announce(_forward)
+    functions = [cfunction("void(CPointer(int64))")(function) for function in (_forward_words, _backward_words)]
+    return np.array([function.address for function in functions], np.int64)
+
+
+@jit
 def forward(work, first, samples):
     """Fill the activations of `samples` samples from number `first` on, whose observations and states were entered."""
+    _write_words(work, first, samples, 1)
+    call_words(work.code[FORWARD], work.words.ctypes.data)
+
+
+@jit
+def backward(work, samples, k):
+    """Fill dtheta from the heads' gradients (`output_gradients`) of samples 0 to `samples` - 1, after `forward`.
+
+    Through an LSTM layer the gradient flows from sample s to sample s - k where `work.continues` says so.
+    """
+    _write_words(work, 0, samples, k)
+    call_words(work.code[BACKWARD], work.words.ctypes.data)
+
+
+@jit
+def _forward(work, first, samples):
     for i in range(work.table.shape[0]):
         line = work.table[i]
         inputs, taps, pixels, filters = line[INPUTS], line[TAPS], line[PIXELS], line[FILTERS]
@@ -341,11 +424,7 @@ def forward(work, first, samples):
 
 
 @jit
-def backward(work, samples, k):
-    """Fill dtheta from the heads' gradients (`output_gradients`) of samples 0 to `samples` - 1, after `forward`.
-
-    Through an LSTM layer the gradient flows from sample s to sample s - k where `work.continues` says so.
-    """
+def _backward(work, samples, k):
     for i in range(work.table.shape[0] - 1, -1, -1):
         line = work.table[i]
         inputs, taps, pixels, filters = line[INPUTS], line[TAPS], line[PIXELS], line[FILTERS]
