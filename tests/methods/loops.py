@@ -19,6 +19,11 @@ class Loop:
         return self.layout.views(self.run.shared.theta)
 
     @property
+    def target(self):
+        """theta^-"""
+        return self.layout.views(self.run.shared.target)
+
+    @property
     def dtheta(self):
         """The first worker's last gradient, before the clip."""
         return self.layout.views(self.run.workers[0].work.dtheta)

@@ -8,30 +8,18 @@ import math
 
 import numpy as np
 import pytest
-from methods.loops import Loop
-from methods.told import FAIL, NOT_FINITE, OBSERVATIONS, Told
+from methods import told as environment
+from methods.told import FAIL, NOT_FINITE, OBSERVATIONS, REWARDS
 from oracles import CUT, TERMINATED, TRUNCATED
 
-from nbrl import Dense, configure
 from nbrl.methods import rollout
 
-REWARDS = [1.0, 2.0, 4.0, 8.0, 16.0]
 VALUES = 10.0 * np.arange(1, OBSERVATIONS + 1)
 
 
 def told(ends, rewards=REWARDS, **settings):
     """A loop, not yet run, on steps with these ends; the policy is even over two actions."""
-    settings = {
-        "optimiser": "shared_rmsprop", "learning_rate": 7e-4, "reward_clip": None, "discount": 0.5,
-        "gradient_clip": 1e9, "seed": 3, "steps": 1000,
-    } | settings  # fmt: skip
-    config = configure(
-        "CartPole-v1", network=(Dense(OBSERVATIONS, "none"),), actors=1, threads=1, rollout_length=5, **settings
-    )
-    loop = Loop(config, Told(list(zip(rewards, ends, strict=True))))
-    for values in loop.theta.values():
-        values[...] = 0
-    loop.theta["dense1/weights"][...] = np.eye(OBSERVATIONS)
+    loop = environment.told(ends, rewards, **settings)
     loop.theta["value/weights"][:, 0] = VALUES
     return loop
 

@@ -1,6 +1,8 @@
 """A native environment that gives the rewards and ends it is told, with observations that only count.
 
-Observation number i since the start is row i of the identity matrix, the reset's observation after an end included.
+Observation number i since the start is row i of the identity matrix, the reset's observation after an end included. The
+network of `told` is one layer that passes it on, so that a head's weights i are its outputs for observation number i,
+and the gradient of these weights is that of the one step that saw it.
 """
 
 import ctypes
@@ -8,8 +10,10 @@ import ctypes
 import numba
 import numpy as np
 from gymnasium import spaces
+from methods.loops import Loop
 from numba import carray
 
+from nbrl import Dense, configure
 from nbrl.envs import NativeEnvironment
 from nbrl.envs.interface import STEPPED
 
@@ -19,6 +23,7 @@ OBSERVATIONS = 32
 ACTIONS = 2
 STEPS = 16
 STATE = 2 + 2 * STEPS  # float64: observations given, steps taken, then each step's reward and status
+REWARDS = [1.0, 2.0, 4.0, 8.0, 16.0]
 
 
 @numba.njit
@@ -66,3 +71,17 @@ class Told(NativeEnvironment):
         numbers = np.ctypeslib.as_array(ctypes.cast(instance.state_address, ctypes.POINTER(ctypes.c_double)), (STATE,))
         numbers[2 : 2 + 2 * len(self.script)] = np.ravel(self.script)
         return instance
+
+
+def told(ends, rewards=REWARDS, **settings):
+    """A loop, not yet run, on steps with these ends; all parameters of its heads are 0."""
+    settings = {
+        "optimiser": "shared_rmsprop", "learning_rate": 7e-4, "reward_clip": None, "discount": 0.5,
+        "gradient_clip": 1e9, "seed": 3, "steps": 1000, "rollout_length": 5, "network": (Dense(OBSERVATIONS, "none"),),
+    } | settings  # fmt: skip
+    config = configure("CartPole-v1", actors=1, threads=1, **settings)
+    loop = Loop(config, Told(list(zip(rewards, ends, strict=True))))
+    for values in loop.theta.values():
+        values[...] = 0
+    loop.theta["dense1/weights"][...] = np.eye(OBSERVATIONS)
+    return loop
