@@ -361,6 +361,17 @@ def generalised_advantages(rewards, statuses, discount, gae_lambda, values, next
     return advantages
 
 
+def one_step_targets(rewards, statuses, discount, next_values):
+    """(T,) targets: the reward, plus the discounted value of what the step led to unless terminated or cut there."""
+    ends = np.asarray(statuses) & (TERMINATED | CUT) != 0
+    return np.where(ends, rewards, rewards + discount * next_values)
+
+
+def exploration(final, steps, all_steps):
+    """The probability of an action at random: 1 at first, `final` from step `all_steps` on, on a line in between."""
+    return final if steps >= all_steps else 1 + (final - 1) * (steps / all_steps)
+
+
 # --- optimisers ------------------------------------------------------------------------------------------------------
 
 
@@ -368,6 +379,12 @@ def clip_norm(gradient, limit):
     """(the flat gradient scaled down to norm `limit` if it is longer, its norm before)."""
     norm = math.sqrt(sum(float(d) ** 2 for d in gradient))
     return gradient * (limit / norm) if norm > limit else gradient, norm
+
+
+def momentum_sgd(theta, m, gradient, *, learning_rate, momentum):
+    """(theta, m) after one update: m is a running mean of the gradients."""
+    m = momentum * m + (1 - momentum) * gradient
+    return theta - learning_rate * m, m
 
 
 def rmsprop(theta, g, gradient, *, learning_rate, decay, epsilon):
@@ -387,8 +404,8 @@ def adam(theta, m, v, count, gradient, *, learning_rate, beta1, beta2, epsilon):
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
-class A3CReference:
-    """A3C (algorithm S3 with the entropy term) re-run in float64 on recorded rollouts, whoever acted them.
+class Reference:
+    """What the methods' float64 versions share: parameters, networks, the update. They learn from recorded rollouts.
 
     `parameters` is {name: array}, the starting point; `config` anything with the fields of the package's Config that
     are read. A rollout is a dict of (T, ...) arrays: observations (what each action saw), actions, rewards (raw),
@@ -398,68 +415,162 @@ class A3CReference:
     def __init__(self, layers, parameters, config):
         self.layers, self.config, self.steps, self.updates = layers, config, 0, 0
         self.parameters = {name: np.array(value, np.float64) for name, value in parameters.items()}
-        self.first = {name: np.zeros_like(value) for name, value in self.parameters.items()}
-        self.second = {name: np.zeros_like(value) for name, value in self.parameters.items()}
+        self.target = self.parameters
+        self.statistics = {}
 
-    def values(self, observations):
-        """(B,) values by the present parameters."""
-        return network_forward(self.layers, self.parameters, observations)[0]["value"][:, 0]
+    def outputs(self, rollout):
+        """({head: (T, outputs)} of the observations by the present parameters, tape)."""
+        return network_forward(self.layers, self.parameters, rollout["observations"])
+
+    def next_outputs(self, rollout, parameters):
+        """{head: (T, outputs)} of the next observations."""
+        return network_forward(self.layers, parameters, rollout["next_observations"])[0]
+
+    def backward(self, tape, doutputs):
+        """{name: gradient} from the gradient of the outputs."""
+        return network_backward(self.layers, tape, doutputs)
+
+    def rewards(self, rollout):
+        """(T,) rewards as learning sees them."""
+        rewards, clip = np.asarray(rollout["rewards"], np.float64), self.config.reward_clip
+        return rewards if clip is None else np.clip(rewards, -clip, clip)
 
     def gradient(self, rollout):
         """{name: gradient} of the summed loss over one rollout."""
-        config, rewards = self.config, np.asarray(rollout["rewards"], np.float64)
-        if config.reward_clip is not None:
-            rewards = np.clip(rewards, -config.reward_clip, config.reward_clip)
-        next_values = self.values(rollout["next_observations"])
-        returns = discounted_returns(rewards, rollout["statuses"], config.discount, next_values, next_values[-1])
-        outputs, tape = network_forward(self.layers, self.parameters, rollout["observations"])
-        if config.gae_lambda < 1:
-            values = outputs["value"][:, 0]
-            returns = values + generalised_advantages(
-                rewards, rollout["statuses"], config.discount, config.gae_lambda, values, next_values
-            )
-        dlogits, dvalues = a3c_gradient(
-            outputs["policy"],
-            outputs["value"][:, 0],
-            rollout["actions"],
-            returns,
-            entropy_weight=config.entropy_weight,
-            value_weight=config.value_weight,
-        )
-        return network_backward(self.layers, tape, {"policy": dlogits, "value": dvalues[:, None]})
+        raise NotImplementedError
 
     def update(self, rollout):
         """One update from one rollout; returns the gradient's norm before clipping."""
         return self.apply(self.gradient(rollout), len(rollout["rewards"]))
 
-    def apply(self, gradient, steps):
-        """Clip and apply a gradient that `steps` steps gave."""
+    def apply(self, gradient, steps, group=0):
+        """Clip and apply a gradient that `steps` steps of a group of actors gave; returns its norm before."""
         config = self.config
         norm = math.sqrt(sum(float((d**2).sum()) for d in gradient.values()))
         scale = config.gradient_clip / norm if norm > config.gradient_clip else 1.0
         learning_rate = config.learning_rate * max(0.0, 1 - self.steps / config.steps)
-        self.steps, self.updates = self.steps + steps, self.updates + 1
-        for name, theta in self.parameters.items():
-            d = gradient[name] * scale
-            if config.optimiser == "shared_rmsprop":
-                self.parameters[name], self.second[name] = rmsprop(
-                    theta,
-                    self.second[name],
-                    d,
-                    learning_rate=learning_rate,
-                    decay=config.rmsprop_decay,
-                    epsilon=config.rmsprop_epsilon,
-                )
-            else:
-                self.parameters[name], self.first[name], self.second[name] = adam(
-                    theta,
-                    self.first[name],
-                    self.second[name],
-                    self.updates,
-                    d,
-                    learning_rate=learning_rate,
-                    beta1=config.adam_beta1,
-                    beta2=config.adam_beta2,
-                    epsilon=config.adam_epsilon,
-                )
+        self.updates += 1
+        owner = "all" if config.optimiser.startswith("shared_") else group
+        self.parameters = {
+            name: self.moved(name, theta, gradient[name] * scale, learning_rate, owner)
+            for name, theta in self.parameters.items()
+        }
+        before, self.steps = self.steps, self.steps + steps
+        if self.steps // config.target_interval > before // config.target_interval:
+            self.target = self.parameters
         return norm
+
+    def moved(self, name, theta, d, learning_rate, owner):
+        """One array after its update, with the statistics of their owner."""
+        config = self.config
+        old = self.statistics.get((owner, name), (np.zeros_like(theta), np.zeros_like(theta)))
+        if config.optimiser == "momentum_sgd":
+            theta, *new = momentum_sgd(theta, old[0], d, learning_rate=learning_rate, momentum=config.momentum)
+        elif config.optimiser in ("rmsprop", "shared_rmsprop"):
+            theta, *new = rmsprop(
+                theta,
+                old[0],
+                d,
+                learning_rate=learning_rate,
+                decay=config.rmsprop_decay,
+                epsilon=config.rmsprop_epsilon,
+            )
+        else:
+            theta, *new = adam(
+                theta,
+                *old,
+                self.updates,
+                d,
+                learning_rate=learning_rate,
+                beta1=config.adam_beta1,
+                beta2=config.adam_beta2,
+                epsilon=config.adam_epsilon,
+            )
+        self.statistics[owner, name] = new
+        return theta
+
+
+class A3CReference(Reference):
+    """A3C: algorithm S3 with the entropy term."""
+
+    def gradient(self, rollout):
+        config, rewards, statuses = self.config, self.rewards(rollout), rollout["statuses"]
+        next_values = self.next_outputs(rollout, self.parameters)["value"][:, 0]
+        returns = discounted_returns(rewards, statuses, config.discount, next_values, next_values[-1])
+        outputs, tape = self.outputs(rollout)
+        values = outputs["value"][:, 0]
+        if config.gae_lambda < 1:
+            returns = values + generalised_advantages(
+                rewards, statuses, config.discount, config.gae_lambda, values, next_values
+            )
+        dlogits, dvalues = a3c_gradient(
+            outputs["policy"],
+            values,
+            rollout["actions"],
+            returns,
+            entropy_weight=config.entropy_weight,
+            value_weight=config.value_weight,
+        )
+        return self.backward(tape, {"policy": dlogits, "value": dvalues[:, None]})
+
+
+class ValueReference(Reference):
+    """One-step Q (algorithm 1), its Sarsa and n-step Q (algorithm S2), by `config.method`.
+
+    For Sarsa a rollout has next_actions as well: those for the next observations.
+    """
+
+    def gradient(self, rollout):
+        config, rewards, statuses = self.config, self.rewards(rollout), rollout["statuses"]
+        next_q = self.next_outputs(rollout, self.target)["q"]
+        best = next_q.max(axis=1)
+        if config.method == "n_step_q":
+            targets = discounted_returns(rewards, statuses, config.discount, best, best[-1])
+        elif config.method == "one_step_q":
+            targets = one_step_targets(rewards, statuses, config.discount, best)
+        else:
+            taken = next_q[np.arange(len(rewards)), rollout["next_actions"]]
+            targets = one_step_targets(rewards, statuses, config.discount, taken)
+        outputs, tape = self.outputs(rollout)
+        chosen = np.eye(next_q.shape[1])[rollout["actions"]]
+        return self.backward(tape, {"q": -chosen * (targets[:, None] - outputs["q"])})
+
+
+class EpsilonGreedyActor:
+    """What an actor of a value method draws, told again from its row of random numbers, float64 values and its record.
+
+    `replay` asserts that the actions are those on record, and returns those for the next observations.
+    """
+
+    MARGIN = 1e-5  # between the best values and around epsilon: nearer than this, rounding may decide
+
+    def __init__(self, row, final, config):
+        self.random, self.final, self.config = Xoshiro(row), final, config
+        self.begun, self.kept = False, None
+
+    def choose(self, q, steps):
+        """An action after so many steps of all actors."""
+        u, epsilon = self.random.uniform(), exploration(self.final, steps, self.config.epsilon_steps)
+        assert abs(u - epsilon) > self.MARGIN
+        if u < epsilon:
+            assert abs(u / epsilon * len(q) - round(u / epsilon * len(q))) > self.MARGIN
+            return int(u / epsilon * len(q))
+        second, best = np.sort(q)[-2:]
+        assert best - second > self.MARGIN
+        return int(np.argmax(q))
+
+    def replay(self, rollout, q, next_q, steps):
+        """(T,) actions for the next observations, where there are any that matter; q, next_q (T, A) by theta'."""
+        sarsa, actions = self.config.method == "one_step_sarsa", rollout["actions"]
+        next_actions = np.append(actions[1:], 0)
+        for t, status in enumerate(rollout["statuses"]):
+            if not self.begun:
+                self.random.next_uint64()  # the environment's seed
+            taken = self.choose(q[t], steps) if self.kept is None else self.kept
+            assert taken == actions[t]
+            self.begun, self.kept = not status & (TERMINATED | TRUNCATED), None
+            truncated = status & TRUNCATED and not status & TERMINATED
+            if sarsa and (truncated or (self.begun and t == len(actions) - 1)):
+                next_actions[t] = self.choose(next_q[t], steps)
+                self.kept = int(next_actions[t]) if self.begun else None
+        return next_actions

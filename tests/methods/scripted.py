@@ -104,6 +104,7 @@ def transitions(records):
         "rewards": records[steps, SIZE + 1],
         "statuses": records[steps, SIZE + 2].astype(int),
         "next_observations": records[steps, :SIZE].astype(np.float32),
+        "begins": is_reset[steps - 1],
     }
 
 

@@ -1,44 +1,25 @@
-"""Ten updates of the real loop against an independent float64 run of A3C on the very trajectory that the loop acted.
-
-Tolerances: a gradient in float32 is right to about 1e-6 of its largest element, and an update moves a parameter by a
-smooth function of it (the optimisers' epsilons are large here), so after ten updates a parameter is right to some 1e-5
-of the largest move, and to ten times its own last place.
-"""
+"""Ten updates of the real loop against an independent float64 run of A3C on the very trajectory that the loop acted."""
 
 import gymnasium
 import numpy as np
 import oracles
 import pytest
 from gymnasium import spaces
+from methods import references
 from methods.loops import Loop
+from methods.references import OPTIMISERS, UPDATES, assert_same, follow
 from methods.scripted import SIZE, Scripted, rollouts, transitions
 
-from nbrl import Conv, Dense, Trainer, configure, envs
+from nbrl import Conv, Dense, Trainer, envs
 from nbrl.envs import Player
 from nbrl.methods import rollout
 
-UPDATES = 10
-COMMON = {"threads": 1, "learning_rate": 0.01, "discount": 0.9, "entropy_weight": 0.02}
-ADAM = {"optimiser": "shared_adam", "adam_epsilon": 0.1, "adam_beta1": 0.8, "adam_beta2": 0.9}
-
-
+ADAM = OPTIMISERS["shared_adam"]
 TWO_LAYERS = (Dense(20, "tanh"), Dense(17, "tanh"))
 
 
-def settings(length=5, actors=1, lockstep=1, network=TWO_LAYERS, seed=11, **others):
-    shape = {"rollout_length": length, "actors": actors, "lockstep": lockstep, "network": network}
-    return configure("CartPole-v1", **COMMON | shape | others, steps=UPDATES * length * lockstep, seed=seed)
-
-
-def assert_same(theta, reference, first):
-    """Whether every float32 array is the reference's, within the tolerance argued above, and something moved."""
-    moves = {name: np.abs(reference.parameters[name] - first[name]).max() for name in first}
-    largest = max(moves.values())
-    assert min(moves.values()) > 1e-4  # every array has learnt something
-    for name, values in theta.items():
-        expected = reference.parameters[name]
-        tolerance = 1e-5 * largest + UPDATES * 2.0**-23 * np.abs(expected)
-        assert (np.abs(values - expected) <= tolerance).all(), name
+def settings(network=TWO_LAYERS, **others):
+    return references.settings(network, **others)
 
 
 CASES = {
@@ -56,36 +37,14 @@ CASES = {
     "one-step advantages": settings(gae_lambda=0.0, seed=4),
     "two pairs in lockstep": settings(actors=4, lockstep=2),
     "three in lockstep, adam": settings(actors=3, lockstep=3, **ADAM),
+    "momentum of each of three groups": settings(actors=6, lockstep=2, **OPTIMISERS["momentum_sgd"]),
+    "mean squares of each of three groups": settings(actors=6, lockstep=2, **OPTIMISERS["rmsprop"]),
 }
 
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 def test_ten_updates_equal_the_reference(config):
-    environment = Scripted()
-    loop = Loop(config, environment)
-    first = {name: values.astype(float) for name, values in loop.theta.items()}
-    reference = oracles.A3CReference(config.network, first, config)
-    seen, kinds = [0] * config.actors, set()
-    for update in range(UPDATES):
-        assert loop.rollout() == rollout.PAUSED
-        # Whose turn it was: groups of `lockstep` actors, one rollout each.
-        group = update % (config.actors // config.lockstep)
-        gradients = []
-        for actor in range(group * config.lockstep, (group + 1) * config.lockstep):
-            acted = rollouts(transitions(environment.records(loop.instances[actor])), config.rollout_length)
-            assert len(acted) == seen[actor] + 1
-            gradients.append(reference.gradient(acted[seen[actor]]))
-            seen[actor] += 1
-            kinds |= set(acted[-1]["statuses"].tolist())
-        gradient = {name: sum(one[name] for one in gradients) for name in first}
-        norm = reference.apply(gradient, config.rollout_length * config.lockstep)
-        for name, values in loop.dtheta.items():
-            scale = max(np.abs(gradient[name]).max(), 1e-3 * norm)
-            assert np.abs(values - gradient[name]).max() <= 3e-5 * scale, (update, name)
-        assert loop.trainer.steps == reference.steps
-    assert_same(loop.theta, reference, first)
-    if config.rollout_length >= 5:  # else too few steps to see all
-        assert kinds >= {1, 3, 5, 9}  # going on, terminated, truncated, cut
+    follow(config, oracles.A3CReference)
 
 
 def test_the_trainer_s_own_run_equals_the_reference():
@@ -102,7 +61,7 @@ def test_the_trainer_s_own_run_equals_the_reference():
     for one in acted:
         reference.update(one)
     assert trainer.steps == reference.steps
-    assert_same(trainer._run.learner.network.layout.views(trainer.snapshot().parameters), reference, first)
+    assert_same(trainer._run.learner.network.layout.views(trainer.snapshot().parameters), reference.parameters, first)
 
 
 def test_actions_are_drawn_from_the_policy_and_seeds_from_the_actor_s_row():
@@ -179,18 +138,19 @@ def test_ten_updates_on_pictures_from_python_equal_the_reference():
     for one in rollouts(acted, config.rollout_length):
         reference.update(one)
     assert reference.updates == UPDATES
-    assert_same(loop.theta, reference, first)
+    assert_same(loop.theta, reference.parameters, first)
 
 
 def test_scripted_records_are_what_they_say():
     environment = Scripted()
     player = Player(environment)
-    observation, expected = player.reset(1), []
+    observation, begins, expected = player.reset(1), True, []
     for i in range(200):
         before = observation
         observation, reward, status = player.step(i % 4)
-        expected.append((before, i % 4, reward, status, observation))
-        if status & (oracles.TERMINATED | oracles.TRUNCATED):
+        expected.append((before, i % 4, reward, status, observation, begins))
+        begins = status & (oracles.TERMINATED | oracles.TRUNCATED) != 0
+        if begins:
             observation = player.reset(i)
     found = transitions(environment.records(environment.made[0]))
     for values, one in zip(found.values(), zip(*expected, strict=True), strict=True):

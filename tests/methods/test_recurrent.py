@@ -1,0 +1,165 @@
+"""Methods with LSTM layers: what each actor remembers, from step to step and rollout to rollout, and what it learns.
+
+The reference is float64 and knows no backward pass: its gradients are slopes, by a complex step. So it shows that the
+gradient flows from step to step of a rollout, within an episode alone, and neither into the rollout before nor into the
+value that a return begins with.
+"""
+
+import numpy as np
+import oracles
+import pytest
+from methods import references
+from methods.loops import Loop
+from methods.references import OPTIMISERS, UPDATES, follow
+from methods.scripted import Scripted, transitions
+
+from nbrl import Dense
+from nbrl.methods import rollout
+from nbrl.nets.layers import Lstm
+
+STEP = 1e-20  # of the complex step: the slope's error is its square
+LAYERS = (Dense(5, "tanh"), Lstm(4))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm(x, state, weights, recurrent, bias):
+    """(h, new state) of one step: the state is h and c of the step before."""
+    h, c = np.split(state, 2)
+    i, f, g, o = np.split(x @ weights + h @ recurrent + bias, 4)
+    c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(g)
+    h = sigmoid(o) * np.tanh(c)
+    return h, np.concatenate((h, c))
+
+
+def step(layers, parameters, x, state):
+    """({head: outputs}, new state) for one observation."""
+    left = []
+    for place, layer in enumerate(layers, start=1):
+        if isinstance(layer, Lstm):
+            before, state = state[: 2 * layer.units], state[2 * layer.units :]
+            x, after = lstm(
+                x, before, *(parameters[f"lstm{place}/{name}"] for name in ("weights", "recurrent", "bias"))
+            )
+            left.append(after)
+        else:
+            x = np.tanh(x @ parameters[f"dense{place}/weights"] + parameters[f"dense{place}/bias"])
+    heads = {
+        head: x @ parameters[f"{head}/weights"] + parameters[f"{head}/bias"]
+        for head in ("policy", "value", "q")
+        if f"{head}/bias" in parameters
+    }
+    return heads, np.concatenate(left)
+
+
+def unroll(layers, parameters, rollout, state):
+    """({head: (T, outputs)}, states after each step) of a rollout that begins with a state."""
+    outputs, states = [], []
+    for x, begins in zip(rollout["observations"].astype(float), rollout["begins"], strict=True):
+        one, state = step(layers, parameters, x, np.zeros_like(state) if begins else state)
+        outputs.append(one)
+        states.append(state)
+    return {head: np.array([one[head] for one in outputs]) for head in outputs[0]}, states
+
+
+class Recurrent:
+    """The part of a reference that knows the network. `states` has what each actor remembers."""
+
+    def __init__(self, layers, parameters, config):
+        super().__init__(layers, parameters, config)
+        assert all(isinstance(layer, Lstm) or layer.activation == "tanh" for layer in layers)
+        size = 2 * sum(layer.units for layer in layers if isinstance(layer, Lstm))
+        self.states = np.zeros((config.actors, size))
+
+    def unroll(self, parameters, rollout):
+        return unroll(self.layers, parameters, rollout, self.states[rollout["actor"]])
+
+    def outputs(self, rollout):
+        return self.unroll(self.parameters, rollout)[0], rollout
+
+    def next_outputs(self, rollout, parameters):
+        # The target network goes on from what the online network remembers.
+        _, states = self.unroll(self.parameters, rollout)
+        observations = rollout["next_observations"].astype(float)
+        found = [step(self.layers, parameters, x, state)[0] for x, state in zip(observations, states, strict=True)]
+        return {head: np.array([one[head] for one in found]) for head in found[0]}
+
+    def backward(self, rollout, doutputs):
+        gradients = {name: np.zeros_like(theta) for name, theta in self.parameters.items()}
+        for name, gradient in gradients.items():
+            for place in np.ndindex(gradient.shape):
+                moved = self.parameters[name].astype(complex)
+                moved[place] += 1j * STEP
+                outputs, _ = self.unroll(self.parameters | {name: moved}, rollout)
+                gradient[place] = sum((doutputs[head] * outputs[head].imag).sum() for head in doutputs) / STEP
+        return gradients
+
+    def gradient(self, rollout):
+        gradient, (_, states) = super().gradient(rollout), self.unroll(self.parameters, rollout)
+        self.states[rollout["actor"]] = states[-1]
+        return gradient
+
+
+class RecurrentA3C(Recurrent, oracles.A3CReference):
+    pass
+
+
+class RecurrentValues(Recurrent, oracles.ValueReference):
+    pass
+
+
+CASES = {
+    "one actor": {},
+    "long rollouts": {"length": 20},
+    "one step": {"length": 1, "seed": 5},
+    "two pairs in lockstep": {"actors": 4, "lockstep": 2},
+    "an LSTM layer alone": {"network": (Lstm(7),)},
+    "two LSTM layers": {"network": (Lstm(3), Dense(4, "tanh"), Lstm(5)), "actors": 2},
+    "momentum of each of two groups": {"actors": 4, "lockstep": 2, **OPTIMISERS["momentum_sgd"]},
+}
+
+
+@pytest.mark.parametrize("method", ["a3c", "one_step_q", "one_step_sarsa", "n_step_q"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_ten_updates_equal_the_reference(case, method):
+    shape = case.get("length", 5) * case.get("lockstep", 1)
+    shorter = {"target_interval": 3 * shape, "epsilon_steps": 5 * shape}
+    config = references.settings(**{"method": method, "network": LAYERS} | shorter | case)
+    loop, reference = follow(config, RecurrentA3C if method == "a3c" else RecurrentValues)
+    # What each actor remembers now, to the accuracy of ten updates and a hundred steps in float32.
+    assert loop.run.workers[0].state == pytest.approx(reference.states, abs=1e-5)
+
+
+# The same by the policy in NumPy, where nothing is learnt
+
+
+@pytest.mark.parametrize("method", ["a3c", "one_step_q", "one_step_sarsa", "n_step_q"])
+def test_an_actor_remembers_its_episode_and_nothing_before(method):
+    # The loop's own policy, fed with an episode from its beginning, ends up with what the actor remembers: whichever
+    # rollouts and turns the episode spans. What is learnt meanwhile is far below float32's last place.
+    config = references.settings(
+        method=method, network=(Lstm(6), Dense(5, "relu"), Lstm(3)), actors=4, lockstep=2, learning_rate=1e-20
+    )
+    environment = Scripted()
+    loop = Loop(config, environment)
+    policy, worker, longest, begun_in_between = loop.run.agent().to_numpy(), loop.run.workers[0], 0, 0
+    for _ in range(UPDATES):
+        assert loop.rollout() == rollout.PAUSED
+        for actor, instance in enumerate(loop.instances):
+            records = environment.records(instance)
+            if not len(records):
+                continue  # its turn has not come
+            steps = transitions(records)
+            first = int(np.flatnonzero(steps["begins"])[-1])
+            expected = policy.initial_state()
+            for observation in steps["observations"][first:]:
+                policy.outputs(observation, expected)
+            # tanh and sigmoid in float32 are right to some last places, and cells sum up those of each step.
+            assert worker.state[actor] == pytest.approx(expected, abs=1e-5)
+            assert abs(expected).min() > 1e-4
+            longest = max(longest, len(steps["actions"]) - first)
+            begun_in_between += first % config.rollout_length > 0
+    assert longest > config.rollout_length
+    assert begun_in_between > 10
