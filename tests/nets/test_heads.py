@@ -1,4 +1,4 @@
-"""The heads: sampling, log-probability, entropy and gradients; actions by their values."""
+"""The heads: of a policy, sampling, log-probability, entropy and gradients; of Q values, epsilon-greedy actions too."""
 
 import math
 
@@ -11,14 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbrl.kernels.random import seed_row, uniform
-from nbrl.nets.heads import (
-    argmax,
-    categorical_gradient,
-    categorical_sample,
-    epsilon_greedy,
-    q_gradient,
-    softmax,
-)
+from nbrl.nets.heads import argmax, categorical_gradient, categorical_sample, epsilon_greedy, q_gradient, softmax
 
 logits_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=18)
 EPSILON = float(np.finfo(np.float32).eps)
@@ -128,36 +121,96 @@ def test_argmax_is_the_first_of_the_largest(seed, size):
     assert argmax(values) == np.argmax(values)
 
 
-@given(
-    seed=strategies.seeds,
-    size=st.integers(1, 18),
-    epsilon=st.one_of(st.sampled_from([0.0, 0.01, 0.1, 1.0]), st.floats(1e-9, 1)),
-    part=st.floats(0, 1, exclude_max=True),
+# Q values
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "u", "action"),
+    [
+        # Below epsilon u is spread over the four actions: 0.4 is cut at 0.1, 0.2 and 0.3.
+        (0.4, 0.0, 0),
+        (0.4, 0.0999, 0),
+        (0.4, 0.1001, 1),
+        (0.4, 0.2001, 2),
+        (0.4, 0.3001, 3),
+        (0.4, 0.3999999999, 3),
+        # From epsilon on it is the best action.
+        (0.4, 0.4, 2),
+        (0.4, 0.9, 2),
+        (0.4, LARGEST, 2),
+        (1.0, 0.74, 2),
+        (1.0, 0.76, 3),
+        (1.0, LARGEST, 3),
+        (0.0, 0.0, 2),
+        (0.0, LARGEST, 2),
+        (1e-300, 0.0, 0),
+    ],
 )
+def test_an_epsilon_greedy_action_by_hand(epsilon, u, action):
+    assert epsilon_greedy(np.array([1, -2, 3, 2.9], np.float32), epsilon, u) == action
+
+
+@given(
+    size=st.integers(1, 18), seed=strategies.seeds, epsilon=st.floats(0, 1), part=st.floats(0, 1, exclude_max=True),
+    explores=st.booleans(),
+)  # fmt: skip
 @settings(max_examples=200)
-def test_epsilon_is_shared_evenly_and_the_rest_is_the_best_action_s(seed, size, epsilon, part):
+def test_an_epsilon_greedy_action_is_one_of_all_or_the_best(size, seed, epsilon, part, explores):
     values = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
-    u = part * epsilon
-    if u < epsilon:  # of a part of epsilon, every action has as much
-        action = epsilon_greedy(values, epsilon, u)
+    u = min(part * epsilon if explores else epsilon + part * (1 - epsilon), LARGEST)
+    action = epsilon_greedy(values, epsilon, u)
+    if u >= epsilon:
+        assert action == np.argmax(values)
+    else:
+        # Inversion: the action's own part of [0, epsilon) holds u, but for the rounding of u / epsilon times the size.
         assert 0 <= action < size
-        assert action <= u / epsilon * size * (1 + 1e-12)
-        assert action + 1 >= u / epsilon * size * (1 - 1e-12)
-    for u in (epsilon, epsilon + (1 - epsilon) * part, LARGEST):
-        if epsilon <= u < 1:
-            assert epsilon_greedy(values, epsilon, u) == np.argmax(values)
+        assert action - 1e-13 <= u / epsilon * size <= action + 1 + 1e-13
 
 
-@pytest.mark.parametrize("epsilon", [0.01, 0.1, 0.5, 1.0])
-@pytest.mark.parametrize("size", range(1, 19))
-def test_the_last_number_below_epsilon_is_the_last_action(epsilon, size):
-    values = np.zeros(size, np.float32)
-    assert epsilon_greedy(values, epsilon, np.nextafter(epsilon, 0)) == size - 1
-    assert epsilon_greedy(values, epsilon, 0.0) == 0
+@numba.njit
+def choose_many(values, epsilon, row, counts, draws):
+    for _ in range(draws):
+        counts[epsilon_greedy(values, epsilon, uniform(row))] += 1
 
 
-def test_the_gradient_of_a_value_by_hand():
-    # (3 - 5)^2 / 2 = 2, and its slope in the second value is 5 - 3.
+@pytest.mark.parametrize("epsilon", [0.0, 0.01, 0.1, 0.5, 1.0])
+def test_epsilon_greedy_actions_are_as_frequent_as_they_should_be(epsilon):
+    values, counts, draws = np.array([0.5, 2, 1.5, 1, -3], np.float32), np.zeros(5, np.int64), 200_000
+    choose_many(values, epsilon, row_of(2), counts, draws)
+    # Every action has its share of epsilon, and the best one all the rest.
+    probabilities = np.full(5, epsilon / 5)
+    probabilities[1] += 1 - epsilon
+    deviation = np.sqrt(draws * probabilities * (1 - probabilities))
+    assert counts.sum() == draws
+    assert (np.abs(counts - draws * probabilities) <= 5 * deviation).all()
+
+
+def test_the_gradient_of_q_by_hand():
+    # (3.5 - 1.5)^2 / 2 = 2, and its slope in the action's value is -(3.5 - 1.5).
     dvalues = np.full(3, np.nan, np.float32)
-    assert q_gradient(np.array([1, 5, 7], np.float32), 1, np.float32(3), dvalues) == 2
-    assert dvalues.tolist() == [0, 2, 0]
+    assert q_gradient(np.array([7, 1.5, -4], np.float32), 1, np.float32(3.5), dvalues) == 2
+    assert dvalues.tolist() == [0, -2, 0]
+    assert q_gradient(np.array([7, 1.5, -4], np.float32), 2, np.float32(-4), dvalues) == 0
+    assert dvalues.tolist() == [0, 0, 0]
+
+
+@given(seed=strategies.seeds, size=st.integers(1, 18), target=st.floats(-100, 100, width=32), data=st.data())
+@settings(max_examples=100)
+def test_the_gradient_of_q_is_the_slope_of_its_loss(seed, size, target, data):
+    values = np.random.default_rng(seed).uniform(-10, 10, size).astype(np.float32)
+    action, dvalues, unused = (
+        data.draw(st.integers(0, size - 1)),
+        np.zeros(size, np.float32),
+        np.zeros(size, np.float32),
+    )
+    loss = q_gradient(values, action, np.float32(target), dvalues)
+    assert loss == pytest.approx((float(target) - float(values[action])) ** 2 / 2, rel=8 * EPSILON, abs=1e-9)
+    for i in range(size):
+        # Of a parabola the central slope is exact. With a whole step of 8 its rounding is that of losses up to 7000.
+        up, down = values.copy(), values.copy()
+        up[i] += 8
+        down[i] -= 8
+        slope = (
+            q_gradient(up, action, np.float32(target), unused) - q_gradient(down, action, np.float32(target), unused)
+        ) / 16
+        assert dvalues[i] == pytest.approx(slope, abs=7000 * 8 * EPSILON / 16 + 1e-5)
