@@ -13,7 +13,7 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbrl.optimisers import adam, clip_scale, gradient_norm, rmsprop
+from nbrl.optimisers import adam, clip_scale, gradient_norm, momentum_sgd, rmsprop
 
 RELATIVE, LAST_PLACE = 2e-6, 2.0**-23
 sizes = st.one_of(st.integers(1, 40), st.sampled_from([64, 127, 1000]))
@@ -21,6 +21,27 @@ sizes = st.one_of(st.integers(1, 40), st.sampled_from([64, 127, 1000]))
 
 def float32(*numbers):
     return np.array(numbers, np.float32)
+
+
+def test_three_steps_of_momentum_sgd_by_hand():
+    # alpha 0.75, learning rate 0.5, the gradient scaled by half:
+    #   d = 8:  m = 0.25 * 4 = 1;                theta = 1 - 0.5 * 1      = 0.5
+    #   d = -8: m = 0.75 * 1 - 0.25 * 4 = -0.25; theta = 0.5 + 0.5 * 0.25 = 0.625
+    #   d = 0:  m = 0.75 * -0.25 = -0.1875;      theta = 0.625 + 0.09375  = 0.71875
+    theta, m = float32(1), float32(0)
+    momentum_sgd(theta, m, float32(8), 0.5, 0.5, 0.75)
+    assert (theta[0], m[0]) == (0.5, 1)
+    momentum_sgd(theta, m, float32(-8), 0.5, 0.5, 0.75)
+    assert (theta[0], m[0]) == (0.625, -0.25)
+    momentum_sgd(theta, m, float32(0), 0.5, 0.5, 0.75)
+    assert (theta[0], m[0]) == (0.71875, -0.1875)
+
+
+def test_without_momentum_it_is_gradient_descent():
+    theta, m = float32(1, -2, 3), float32(5, 5, 5)
+    momentum_sgd(theta, m, float32(2, 0, -4), 1.0, 0.25, 0.0)
+    assert theta.tolist() == [0.5, -2, 4]
+    assert m.tolist() == [2, 0, -4]
 
 
 def test_two_steps_of_rmsprop_by_hand():
@@ -58,6 +79,30 @@ def test_epsilon_stands_inside_the_root_of_rmsprop_and_outside_that_of_adam():
 def stays_close(actual, expected, moved):
     """Whether float32 `actual` is float64 `expected`, but for rounding, after moving by `moved` in all."""
     return (np.abs(actual - expected) <= RELATIVE * moved + 8 * LAST_PLACE * (np.abs(expected) + moved)).all()
+
+
+@given(
+    seed=strategies.seeds,
+    size=sizes,
+    learning_rate=st.floats(1e-5, 0.1),
+    alpha=st.floats(0, 0.999),
+    scale=st.floats(0.01, 1),
+)
+@settings(max_examples=100)
+def test_momentum_sgd_equals_the_oracle(seed, size, learning_rate, alpha, scale):
+    rng = np.random.default_rng(seed)
+    theta, m = rng.standard_normal(size).astype(np.float32), np.zeros(size, np.float32)
+    expected, expected_m, moved = theta.astype(float), m.astype(float), 0.0
+    for _ in range(4):
+        d = np.abs(rng.standard_normal(size) * 10.0 ** rng.integers(-3, 2, size)).astype(np.float32)  # m never cancels
+        momentum_sgd(theta, m, d, scale, learning_rate, alpha)
+        before = expected
+        expected, expected_m = oracles.momentum_sgd(
+            expected, expected_m, scale * d.astype(float), learning_rate=learning_rate, momentum=alpha
+        )
+        moved = moved + np.abs(expected - before)
+        assert stays_close(theta, expected, moved)
+        assert m == pytest.approx(expected_m, rel=RELATIVE, abs=1e-30)
 
 
 @given(
@@ -121,6 +166,16 @@ def test_an_element_without_gradient_stays_where_it_is():
     theta, m, v = float32(0.5), float32(0), float32(0)
     adam(theta, m, v, float32(0), 1.0, 0.1, 0.9, 0.999, 1e-8, 1)
     assert (theta[0], m[0], v[0]) == (0.5, 0, 0)
+    theta, m = float32(0.5), float32(0)
+    momentum_sgd(theta, m, float32(0), 1.0, 0.1, 0.9)
+    assert (theta[0], m[0]) == (0.5, 0)
+
+
+def test_a_running_mean_goes_on_without_a_gradient():
+    # Only a mean that is 0 leaves a parameter where it is: of 1 nine tenths are left, a tenth of which is taken off.
+    theta, m = float32(0.5), float32(1)
+    momentum_sgd(theta, m, float32(0), 1.0, 0.1, 0.9)
+    assert (theta[0], m[0]) == (pytest.approx(0.41, rel=1e-6), pytest.approx(0.9, rel=1e-6))
 
 
 def test_the_clip_by_hand():

@@ -11,14 +11,28 @@ import nbrl
 from nbrl import CheckpointError, Conv, Dense, Trainer
 from nbrl.checkpoint import newest, read_tensors, write_tensors
 from nbrl.learner import PER_ACTOR
+from nbrl.nets.layers import Lstm
 
 ADAM = {"optimiser": "shared_adam", "learning_rate": 1e-3}
 SMALL = (Conv(4, 8, 4), Dense(8))
+REMEMBERS = {"network": (Dense(8, "tanh"), Lstm(6))}
+VALUES = {"target_interval": 700, "epsilon_steps": 4000}
 CASES = {
     "catch": ("Catch-v0", {}),
     "lockstep, adam": ("Catch-v0", {"lockstep": 2, "actors": 6} | ADAM),
     "cart pole": ("CartPole-v1", {"actors": 3, "rollout_length": 7} | ADAM),
     "bricks": ("Bricks-v0", {"network": SMALL, "gae_lambda": 0.9}),
+    "one-step Q": ("CartPole-v1", {"method": "one_step_q", "actors": 3} | VALUES | ADAM),
+    "one-step Sarsa": ("CartPole-v1", {"method": "one_step_sarsa", "actors": 3} | VALUES | ADAM),
+    "n-step Q": ("Catch-v0", {"method": "n_step_q", "lockstep": 2} | VALUES),
+    "n-step Q, bricks": ("Bricks-v0", {"method": "n_step_q", "network": SMALL, "steps": 3000} | VALUES),
+    "momentum of each actor": ("Catch-v0", {"method": "one_step_q", "optimiser": "momentum_sgd"} | VALUES),
+    "mean squares of each of two groups": ("CartPole-v1", {"lockstep": 2, "optimiser": "rmsprop"}),
+    "LSTM": ("Cue-v0", REMEMBERS),
+    "LSTM, pictures": ("Bricks-v0", {"network": (*SMALL, Lstm(6)), "steps": 3000, "lockstep": 2}),
+    "LSTM, one-step Q": ("Cue-v0", {"method": "one_step_q"} | VALUES | REMEMBERS),
+    "LSTM, one-step Sarsa": ("Cue-v0", {"method": "one_step_sarsa", "lockstep": 2} | VALUES | REMEMBERS),
+    "LSTM, n-step Q": ("Cue-v0", {"method": "n_step_q", "optimiser": "rmsprop", "lockstep": 2} | VALUES | REMEMBERS),
     "atari": ("ALE/Pong-v5", {"network": SMALL, "steps": 1200, "sticky_actions": 0.25}),
     "atari, lives": ("ALE/Breakout-v5", {"network": SMALL, "steps": 1200, "actors": 2, "lockstep": 2}),
 }
@@ -30,7 +44,8 @@ def settings(environment, more):
 
 def digest(trainer):
     learner = trainer._run.learner
-    arrays = [learner.shared.theta, learner.shared.statistics, learner.workers[0].random]
+    shared, worker = learner.shared, learner.workers[0]
+    arrays = [shared.theta, shared.target, shared.statistics, worker.random, worker.state, worker.next_action]
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest(), learner.steps
 
 
@@ -72,8 +87,10 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(environment, more, tmp
 
 @pytest.fixture(scope="module")
 def halfway(tmp_path_factory):
-    """(settings, a checkpoint of the middle of the run, how the run ends)."""
-    config = settings("Catch-v0", {"actors": 6, "lockstep": 2} | ADAM)
+    """(settings, a checkpoint of the middle of the run, how the run ends), of a run that needs all that is kept."""
+    config = settings(
+        "Catch-v0", {"method": "one_step_sarsa", "actors": 6, "lockstep": 2, "steps": 6000} | ADAM | VALUES | REMEMBERS
+    )
     saved = stopped(config, tmp_path_factory.mktemp("halfway") / "run", config.steps // 2)
     return config, saved, whole(config)
 
@@ -81,6 +98,9 @@ def halfway(tmp_path_factory):
 FIELDS = [
     "m/dense1/weights",
     "v/dense1/weights",
+    "m/lstm2/recurrent",
+    "target/lstm2/recurrent",
+    "target/q/bias",
     "turn",
     "states",
     "actors/state_size",
