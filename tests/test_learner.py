@@ -12,12 +12,15 @@ from methods.told import Told
 from oracles import TERMINATED, TRUNCATED
 from toys import tiny
 
-from nbrl import CheckpointError, NativeEnvironment
+from nbrl import CheckpointError, Dense, NativeEnvironment
 from nbrl.checkpoint import write_tensors
 from nbrl.envs.interface import ResetFunction, StepFunction
 from nbrl.learner import Learner
 from nbrl.methods import rollout
 from nbrl.methods.rollout import ABANDONED, FINISHED, PAUSED
+from nbrl.nets.layers import Lstm
+
+REMEMBERS = (Dense(8, "tanh"), Lstm(5))
 
 
 class Run:
@@ -207,6 +210,36 @@ def test_episodes_of_all_workers():
     assert run.learner.sums()[[rollout.UPDATES, rollout.SAMPLES]].tolist() == [3, 15]
 
 
+# Statistics of the optimisers
+
+
+@pytest.mark.parametrize("optimiser", ["momentum_sgd", "rmsprop"])
+def test_each_group_of_actors_has_statistics_of_its_own(optimiser):
+    # Six groups of two, dealt to two threads in turn.
+    run = Run(actors=12, lockstep=2, threads=2, optimiser=optimiser)
+    statistics = run.learner.shared.statistics
+    assert statistics.shape == (6, 1, run.learner.network.layout.size)
+    assert [worker.statistics.tolist() for worker in run.learner.workers] == [[0, 2, 4], [1, 3, 5]]
+    for worker, turns in ((1, (1, 3, 5, 1)), (0, (0, 2, 4, 0, 2))):
+        for group in turns:
+            before = statistics.copy()
+            assert run(1, worker) == PAUSED
+            changed = (statistics != before).any(axis=(1, 2))
+            assert np.flatnonzero(changed).tolist() == [group]
+    assert np.unique(statistics.astype(float).sum(axis=(1, 2))).size == 6
+
+
+@pytest.mark.parametrize(("optimiser", "arrays"), [("shared_rmsprop", 1), ("shared_adam", 2)])
+def test_all_threads_share_the_statistics_of_a_shared_optimiser(optimiser, arrays):
+    run = Run(actors=4, threads=2, optimiser=optimiser)
+    statistics = run.learner.shared.statistics
+    assert statistics.shape == (1, arrays, run.learner.network.layout.size)
+    for worker in (0, 1, 1, 0):
+        before = statistics.copy()
+        assert run(1, worker) == PAUSED
+        assert (statistics != before).any(axis=(0, 2)).all()
+
+
 # Agents and files
 
 
@@ -219,24 +252,76 @@ def test_an_agent_is_one_moment_s_copy():
     assert not np.array_equal(run.learner.agent().parameters, before)
 
 
-@pytest.mark.parametrize("optimiser", ["shared_rmsprop", "shared_adam"])
-def test_a_snapshot_restores_and_the_next_updates_are_the_same(optimiser, tmp_path):
-    # Every rollout of the script is whole episodes, so that what follows depends on the snapshot alone.
-    settings = {"optimiser": optimiser, "rollout_length": 4, "actors": 2, "steps": 10**4}
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"optimiser": "shared_rmsprop"},
+        {"optimiser": "shared_adam"},
+        {"optimiser": "rmsprop", "method": "n_step_q"},
+        {"optimiser": "momentum_sgd", "lockstep": 2},
+        {"optimiser": "shared_adam", "method": "one_step_q", "network": REMEMBERS},
+        {"optimiser": "momentum_sgd", "method": "one_step_sarsa", "network": REMEMBERS},
+    ],
+    ids=lambda more: ", ".join(value for value in more.values() if isinstance(value, str)),
+)
+def test_a_snapshot_restores_and_the_next_updates_are_the_same(more, tmp_path):
+    # Every rollout of the script is whole episodes, so that what follows depends on the snapshot alone. The target
+    # network is copied before the snapshot, at step 20, and after it, at step 40.
+    settings = {"rollout_length": 4, "actors": 2, "steps": 10**4, "target_interval": 20} | more
     environment = Told([(1.0, 0), (2.0, TERMINATED), (3.0, 0), (-1.0, TRUNCATED)] * 4)
     first = Run(environment, **settings)
-    first(6)
+    size = 4 * settings.get("lockstep", 1)
+    first(24 // size)
     path = tmp_path / "step.safetensors"
     write_tensors(path, *first.learner.snapshot())
     second = Run(environment, **settings)
-    assert second.learner.restore(path).items() >= {"steps": "24", "updates": "6"}.items()
+    assert second.learner.restore(path).items() >= {"steps": "24", "updates": str(24 // size)}.items()
     assert_same_snapshot(second.learner.snapshot(), first.learner.snapshot())
     third = Run(environment, **settings)
     third.learner.restore(path)
-    second(7)
-    third(7)
+    target = third.learner.shared.target.copy()
+    second(32 // size)
+    third(32 // size)
     assert_same_snapshot(second.learner.snapshot(), third.learner.snapshot())
-    assert third.learner.steps == 52
+    assert third.learner.steps == 56
+    assert np.array_equal(third.learner.shared.target, target) == ("method" not in more)
+
+
+def test_what_each_actor_remembers_and_does_next_is_in_the_snapshot_by_its_number(tmp_path):
+    # Actors 0, 1, 4 and 5 belong to the first thread. No episode ends within the first five steps.
+    settings = {"method": "one_step_sarsa", "network": REMEMBERS, "actors": 8, "lockstep": 2, "threads": 2}
+    run = Run("CartPole-v1", **settings)
+    for worker in (0, 1):
+        run(2, worker)
+    arrays, metadata = run.learner.snapshot()
+    assert arrays["actors/state"].shape == (8, 10)
+    assert np.unique(arrays["actors/state"], axis=0).shape[0] == 8
+    assert set(arrays["actors/next_action"].tolist()) == {0, 1}
+    path = tmp_path / "step.safetensors"
+    write_tensors(path, arrays, metadata)
+    learner = Learner(tiny("CartPole-v1", **settings))
+    learner.restore(path)
+    for one, other, actors in zip(learner.workers, run.learner.workers, learner.actors, strict=True):
+        assert set(actors.tolist()) in ({0, 1, 4, 5}, {2, 3, 6, 7})
+        for name in ("state", "next_action"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+            np.testing.assert_array_equal(getattr(one, name), arrays[f"actors/{name}"][actors])
+
+
+@pytest.mark.parametrize("optimiser", ["momentum_sgd", "rmsprop"])
+def test_statistics_of_each_group_are_in_the_snapshot_by_its_number(optimiser, tmp_path):
+    run = Run(actors=6, lockstep=2, threads=2, optimiser=optimiser)
+    run(3, 0)
+    run(1, 1)
+    path = tmp_path / "step.safetensors"
+    write_tensors(path, *run.learner.snapshot())
+    name = {"momentum_sgd": "m", "rmsprop": "g"}[optimiser]
+    saved = run.learner.snapshot()[0][f"{name}/dense1/weights"]
+    assert saved.shape == (3, *run.learner.network.shapes()["dense1/weights"])
+    assert saved.any(axis=(1, 2)).all()
+    learner = Learner(tiny(actors=6, lockstep=2, threads=2, optimiser=optimiser))
+    learner.restore(path)
+    np.testing.assert_array_equal(learner.shared.statistics, run.learner.shared.statistics)
 
 
 @pytest.mark.parametrize(
@@ -268,3 +353,37 @@ def test_a_checkpoint_that_does_not_fit_is_refused(damage, tmp_path):
     write_tensors(path, arrays, metadata)
     with pytest.raises(CheckpointError):
         Learner(tiny(actors=2)).restore(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("target/q/weights", None),
+        ("target/q/weights", lambda array: array[:, :1]),
+        ("target/q/weights", lambda array: array * math.nan),
+        ("target/lstm2/recurrent", lambda array: array.astype(np.float64)),
+        ("actors/state", None),
+        ("actors/state", lambda array: array[:, 1:]),
+        ("actors/state", lambda array: array + np.float32(math.inf)),
+        ("actors/next_action", None),
+        ("actors/next_action", lambda array: array - 3),
+        ("actors/next_action", lambda array: array + 4),
+        ("actors/next_action", lambda array: array.astype(np.int64)),
+        ("m/lstm2/bias", lambda array: array[:1]),
+        ("m/lstm2/bias", lambda array: array * math.nan),
+    ],
+)
+def test_a_checkpoint_of_sarsa_with_memory_that_does_not_fit_is_refused(name, damage, tmp_path):
+    settings = {"actors": 2, "method": "one_step_sarsa", "network": REMEMBERS, "optimiser": "momentum_sgd"}
+    run = Run(**settings)
+    run(2)
+    arrays, metadata = run.learner.snapshot()
+    path = tmp_path / "step.safetensors"
+    write_tensors(path, arrays, metadata)
+    Learner(tiny(**settings)).restore(path)  # as it is, it fits
+    array = arrays.pop(name)
+    if damage is not None:
+        arrays[name] = np.ascontiguousarray(damage(array))
+    write_tensors(path, arrays, metadata)
+    with pytest.raises(CheckpointError, match="cannot be gone on from"):
+        Learner(tiny(**settings)).restore(path)
