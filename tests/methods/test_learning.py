@@ -100,8 +100,8 @@ def test_every_method_learns_cart_pole(method, settings):
 
 @pytest.mark.parametrize(("method", "settings"), METHODS_ON_CART_POLE.items(), ids=METHODS_ON_CART_POLE)
 def test_every_method_learns_cart_pole_with_two_threads(method, settings):
-    # Ten runs ended with 350 to 500, most of them with 500: at random it is 22.
-    assert mean_return("CartPole-v1", threads=2, method=method, **settings) > 150
+    # Of ten runs of each nearly all ended with 450 to 500, but one of one-step Q with 165: at random it is 22.
+    assert mean_return("CartPole-v1", threads=2, method=method, **settings) > 60
 
 
 # Memory: the way to go is seen 10 steps before the junction
