@@ -160,8 +160,8 @@ METHOD_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "image": {},
     "vector": {
         "one_step_q": _VALUE_METHODS_ON_VECTORS | {"rollout_length": 5},
-        "one_step_sarsa": _VALUE_METHODS_ON_VECTORS | {"rollout_length": 5},
-        "n_step_q": _VALUE_METHODS_ON_VECTORS,
+        "one_step_sarsa": _VALUE_METHODS_ON_VECTORS | {"rollout_length": 5, "gradient_clip": 1e3},
+        "n_step_q": _VALUE_METHODS_ON_VECTORS | {"gradient_clip": 1e3},
     },
 }
 

@@ -28,7 +28,7 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 def compile_all():
     learner = Learner(CONFIG)
-    learner.loop(learner.shared, learner.workers[0], learner.settings, 0)
+    learner.method.loop(learner.shared, learner.workers[0], learner.settings, 0)
     rollout.annealed(learner.settings, 0)
     tasks = Path("/proc/self/task")
     assert not tasks.exists() or len(list(tasks.iterdir())) == 1

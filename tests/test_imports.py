@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "run": {"kernels", "learner", "methods", "config", "metrics", "checkpoint", "agent", "evaluation"},
     "trainer": {"run", "config", "metrics", "agent"},
+    "online": {"kernels", "learner", "methods", "run", "envs", "config", "checkpoint", "agent"},
     "play": {"kernels", "agent", "checkpoint", "envs", "evaluation"},
     "bench": {"kernels", "nets", "methods", "envs", "config", "learner", "trainer"},
     "cli": {
@@ -96,6 +97,7 @@ def test_public_names():
         "Lstm",
         "NativeEnvironment",
         "NumpyPolicy",
+        "OnlineLearner",
         "Report",
         "Trainer",
         "configure",

@@ -37,7 +37,7 @@ def repeat_learn(shared, worker, settings, repeats):
     mode = flush_denormals()
     for _ in range(repeats):
         forward(worker.work, 0, SAMPLES)
-        backward(worker.work, SAMPLES)
+        backward(worker.work, SAMPLES, 1)
         update(shared, worker, settings, 0)
     restore_denormals(mode)
 
