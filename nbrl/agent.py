@@ -12,41 +12,75 @@ import numpy as np
 
 from nbrl.checkpoint import CheckpointError, read_tensors, write_tensors
 from nbrl.kernels.compile import jit
-from nbrl.nets.heads import argmax, categorical_sample, epsilon_greedy
+from nbrl.kernels.random import normal, uniform
+from nbrl.nets.heads import argmax, categorical_sample, command, epsilon_greedy, gaussian_sample
 from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network, Workspace, enter, enter_state, forward, leave_state, outputs
 from nbrl.numpy_policy import EPSILON, NumpyPolicy, check_state
 
 FORMAT = "nbrl policy 1"
 LARGEST_OBSERVATION = 1 << 24  # numbers; what a file claims beyond that is damage
-CATEGORICAL, Q_VALUES = 0, 1
-KINDS = {("policy", "value"): CATEGORICAL, ("q",): Q_VALUES}  # of policies, by the names of their heads
+CATEGORICAL, Q_VALUES, GAUSSIAN = 0, 1, 2
+KINDS = {  # of policies, by the names of their heads
+    ("policy", "value"): CATEGORICAL,
+    ("q",): Q_VALUES,
+    ("mean", "variance", "value"): GAUSSIAN,
+}
 
 
 class Policy(NamedTuple):
     """What a thread needs to act: scratch with the parameters in place, and how outputs become actions."""
 
     work: Workspace
-    layer: int  # the table's row of the head that actions are chosen by
+    layer: int  # the table's row of the head that actions are chosen by; a Gaussian's variance is the next
     kind: int
+    bounds: np.ndarray  # float32 (4, parts): of a continuous action, see heads.py
+    noise: np.ndarray  # float64 (parts or 1,): what chance decides by, see `draw`
+    action: np.ndarray  # int32 (1,): the one that `choose` chose
+    sent: np.ndarray  # float32 (parts,): if it is continuous
 
 
 @jit
-def choose(policy, observation, state, u, greedy):
-    """The action for one observation, given as bytes; -1 if it is not finite. `u` is uniform in [0, 1).
+def draw(policy, row):
+    """Fill the policy's noise from a random row: standard normal numbers, or one uniform in [0, 1)."""
+    if policy.kind == GAUSSIAN:
+        for part in range(policy.noise.size):
+            policy.noise[part] = normal(row)
+    else:
+        policy.noise[0] = uniform(row)
+
+
+@jit
+def choose(policy, observation, state, greedy):
+    """Choose the action for one observation, given as bytes; whether that is finite. Chance was drawn before.
 
     `state` (state_size,) is what a recurrent policy remembers, and is brought up to date.
     """
     work = policy.work
     if not enter(work, 0, observation):
-        return -1
+        return False
     enter_state(work, 0, state)
     forward(work, 0, 1)
     leave_state(work, 0, state)
     values = outputs(work, policy.layer, 0, 1)[0]
-    if greedy:
-        return argmax(values)
-    return epsilon_greedy(values, EPSILON, u) if policy.kind == Q_VALUES else categorical_sample(values, u)
+    if policy.kind == GAUSSIAN:
+        if greedy:
+            policy.noise[:] = 0
+        gaussian_sample(values, outputs(work, policy.layer + 1, 0, 1)[0], policy.noise, policy.sent)
+        command(policy.bounds, policy.sent, policy.sent)
+    elif greedy:
+        policy.action[0] = argmax(values)
+    elif policy.kind == Q_VALUES:
+        policy.action[0] = epsilon_greedy(values, EPSILON, policy.noise[0])
+    else:
+        policy.action[0] = categorical_sample(values, policy.noise[0])
+    return True
+
+
+@jit
+def action_address(policy):
+    """Where the environment finds what `choose` chose."""
+    return policy.sent.ctypes.data if policy.kind == GAUSSIAN else policy.action.ctypes.data
 
 
 @dataclass(frozen=True)
@@ -57,6 +91,7 @@ class Preprocessing:
     observation_shape: tuple[int, ...]
     observation_dtype: str  # "uint8" (an image, scaled by 1/255 in the network) or "float32"
     sticky_actions: float = 0.0
+    action_shape: tuple[int, ...] = ()  # of a continuous action
 
 
 class Agent:
@@ -65,18 +100,33 @@ class Agent:
     Parameters
     ----------
     network : Network
-        With heads "policy" (one logit an action) and "value", or with the head "q" (one value an action).
+        With heads "policy" (one logit an action) and "value", with the head "q" (one value an action), or with heads
+        "mean" and "variance" (one number for each part of a continuous action) and "value".
     parameters : numpy.ndarray
         float32 (network.layout.size,); copied.
     preprocessing : Preprocessing
+    normal : numpy.ndarray, optional
+        float32 (2, observation): means of the observation's numbers, and one over their standard deviations.
+    bounds : numpy.ndarray, optional
+        Of a continuous action, as from `nbrl.nets.heads.action_bounds`.
 
     Examples
     --------
     ``Agent.load("runs/pong").act(observation)`` is an action for one observation.
     """
 
-    def __init__(self, network: Network, parameters: np.ndarray, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self,
+        network: Network,
+        parameters: np.ndarray,
+        preprocessing: Preprocessing,
+        *,
+        normal: np.ndarray | None = None,
+        bounds: np.ndarray | None = None,
+    ) -> None:
         self.network, self.preprocessing = network, preprocessing
+        self.normal = np.zeros((2, 0), np.float32) if normal is None else normal
+        self.bounds = np.zeros((4, 0), np.float32) if bounds is None else bounds
         self.parameters = np.array(parameters, np.float32)
         if self.parameters.shape != (network.layout.size,):
             raise ValueError(f"the parameters have shape {parameters.shape}: they must be ({network.layout.size},)")
@@ -86,8 +136,8 @@ class Agent:
 
     @property
     def action_count(self) -> int:
-        """How many actions it chooses from."""
-        return self.network.heads[next(iter(self.network.heads))]
+        """How many discrete actions it chooses from; 0 where they are continuous."""
+        return 0 if self.bounds.size else self.network.heads[next(iter(self.network.heads))]
 
     @property
     def recurrent(self) -> bool:
@@ -100,10 +150,19 @@ class Agent:
 
     def policy(self) -> Policy:
         """What one thread acts with, in compiled code."""
-        work = self.network.workspace(1)
+        work = self.network.workspace(1, normalised=self.normal.size > 0)
         work.theta[:] = self.parameters
-        heads = tuple(self.network.heads)
-        return Policy(work, self.network.head(heads[0]), KINDS[heads])
+        work.normal[:] = self.normal
+        heads, parts = tuple(self.network.heads), self.bounds.shape[1]
+        return Policy(
+            work=work,
+            layer=self.network.head(heads[0]),
+            kind=KINDS[heads],
+            bounds=self.bounds,
+            noise=np.zeros(parts or 1, np.float64),
+            action=np.zeros(1, np.int32),
+            sent=np.zeros(parts, np.float32),
+        )
 
     def act(
         self,
@@ -112,7 +171,8 @@ class Agent:
         *,
         greedy: bool = False,
         rng: np.random.Generator | None = None,
-    ) -> int:
+        out: np.ndarray | None = None,
+    ) -> Any:
         """Choose an action. Threads may share an agent: each has its own scratch and random numbers.
 
         Parameters
@@ -126,6 +186,13 @@ class Agent:
             Take the best action, instead of sampling one (or, of Q values, taking one at random now and then).
         rng : numpy.random.Generator, optional
             Source of the sampled action; by default a generator of the calling thread, freshly seeded.
+        out : numpy.ndarray, optional
+            Where a continuous action is put, float32 of the action space's shape; by default a new array.
+
+        Returns
+        -------
+        int or numpy.ndarray
+            A discrete action's number from 0 on, or a continuous action within its space.
 
         Raises
         ------
@@ -147,15 +214,35 @@ class Agent:
         check_state(state, self.network.state_size)
         if state is None:
             state = local.no_state
-        u = (local.rng if rng is None else rng).random()
-        action = choose(local.policy, array.reshape(-1).view(np.uint8), state, u, greedy)
-        if action < 0:
+        policy, rng = local.policy, local.rng if rng is None else rng
+        shape = self.preprocessing.action_shape
+        if shape:
+            rng.standard_normal(out=policy.noise)
+            if out is None:
+                out = np.empty(shape, np.float32)
+        else:
+            policy.noise[0] = rng.random()
+        if out is not None and (not shape or out.shape != shape or out.dtype != np.float32):
+            raise ValueError(
+                f"out must be a float32 array of shape {shape}, as the actions are"
+                if shape
+                else "out is given, but this policy's actions are numbers: leave it out"
+            )
+        if not choose(policy, array.reshape(-1).view(np.uint8), state, greedy):
             raise ValueError("the observation has a number that is not finite")
-        return int(action)
+        if out is None:
+            return int(policy.action[0])
+        out[...] = policy.sent.reshape(shape)
+        return out
 
     def to_numpy(self) -> NumpyPolicy:
         """The policy as plain arrays, with a forward pass in NumPy, for hosts without numba."""
-        return NumpyPolicy.from_tensors(self.network.layout.views(self.parameters), self.metadata())
+        return NumpyPolicy.from_tensors(self.arrays(), self.metadata())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `from_tensors` needs: the parameters by name, and what observations and actions are scaled by."""
+        scales = {"observations/normal": self.normal, "actions/bounds": self.bounds}
+        return self.network.layout.views(self.parameters) | {name: a for name, a in scales.items() if a.size}
 
     def metadata(self) -> dict[str, str]:
         """What `from_tensors` needs besides the parameters, as text."""
@@ -163,15 +250,18 @@ class Agent:
             "format": FORMAT,
             "network": json.dumps(layers_to_list(self.network.layers)),
             "heads": json.dumps(self.network.heads),
+            "separate": json.dumps(self.network.separate),
+            "constant": json.dumps(self.network.constant),
             "environment": self.preprocessing.environment,
             "observation_shape": json.dumps(self.preprocessing.observation_shape),
             "observation_dtype": self.preprocessing.observation_dtype,
             "sticky_actions": json.dumps(self.preprocessing.sticky_actions),
+            "action_shape": json.dumps(self.preprocessing.action_shape),
         }
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the policy alone, as one safetensors file: parameters by name, network, preprocessing."""
-        write_tensors(path, self.network.layout.views(self.parameters), self.metadata())
+        write_tensors(path, self.arrays(), self.metadata())
 
     @classmethod
     def load(cls, source: str | os.PathLike | bytes) -> "Agent":
@@ -199,10 +289,17 @@ class Agent:
                 raise ValueError(f"its observations cannot have shape {shape}")
             if not all(type(units) is int and units > 0 for units in heads.values()) or not 0 <= sticky < 1:
                 raise ValueError("its heads or its sticky_actions are no possible numbers")
-            preprocessing = Preprocessing(metadata["environment"], tuple(shape), dtype, sticky)
+            # Older files have none of these three.
+            separate, constant, action_shape = (
+                json.loads(metadata.get(name, absent))
+                for name, absent in (("separate", "false"), ("constant", "[]"), ("action_shape", "[]"))
+            )
+            if type(separate) is not bool or constant not in ([], ["variance"]):
+                raise ValueError("its network is of no known kind")
+            preprocessing = Preprocessing(metadata["environment"], tuple(shape), dtype, sticky, tuple(action_shape))
             if math.prod(shape) > LARGEST_OBSERVATION:
                 raise ValueError("its observations are too large")
-            network = Network(layers, preprocessing.observation_shape, heads)
+            network = Network(layers, preprocessing.observation_shape, heads, separate=separate, constant=constant)
             # Before memory is taken: the file holds all that its network claims.
             for name, expected in network.shapes().items():
                 if arrays[name].shape != expected or arrays[name].dtype != np.float32:
@@ -210,9 +307,27 @@ class Agent:
             parameters = np.zeros(network.layout.size, np.float32)
             for name, view in network.layout.views(parameters).items():
                 view[...] = arrays[name]
+            normal = arrays.get("observations/normal", np.zeros((2, 0), np.float32))
+            bounds = arrays.get("actions/bounds", np.zeros((4, 0), np.float32))
+            _check_scales(normal, bounds, network, preprocessing)
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             missing = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f"the file holds no policy that can be used: {missing}") from error
         if not np.isfinite(parameters).all():
             raise CheckpointError("the file holds no policy that can be used: a parameter is not finite")
-        return cls(network, parameters, preprocessing)
+        return cls(network, parameters, preprocessing, normal=np.array(normal), bounds=np.array(bounds))
+
+
+def _check_scales(normal: np.ndarray, bounds: np.ndarray, network: Network, seen: Preprocessing) -> None:
+    """Raise ``ValueError`` for what a file's observations and actions cannot be scaled by."""
+    size, parts = math.prod(seen.observation_shape), network.heads.get("mean", 0)
+    if seen.observation_dtype == "uint8" and normal.size:
+        raise ValueError("observations/normal is for vectors")
+    if normal.shape not in ((2, 0), (2, size)) or normal.dtype != np.float32 or not np.isfinite(normal).all():
+        raise ValueError(f"observations/normal is no array of (2, {size}) finite float32")
+    if not all(type(n) is int and n > 0 for n in seen.action_shape):
+        raise ValueError(f"its actions cannot have shape {seen.action_shape}")
+    if parts != (math.prod(seen.action_shape) if seen.action_shape else 0) or network.heads.get("variance", 0) != parts:
+        raise ValueError("its heads do not fit its actions")
+    if bounds.shape != (4, parts) or bounds.dtype != np.float32 or np.isnan(bounds).any():
+        raise ValueError(f"actions/bounds is no array of (4, {parts}) float32")

@@ -28,11 +28,12 @@ from nbrl.kernels.compile import jit
 from nbrl.kernels.gemm import HOST_WIDTH
 from nbrl.kernels.native import call_reset, call_step, copy, flush_denormals, restore_denormals
 from nbrl.kernels.peak import CHAINS, multiply_add
-from nbrl.kernels.random import integer, next_uint64
+from nbrl.kernels.random import integer, next_uint64, normal
 from nbrl.learner import Learner
 from nbrl.methods.rollout import GO_ON, update
+from nbrl.nets.heads import command
 from nbrl.nets.lstm import GATES
-from nbrl.nets.network import FILTERS, FROM_OBSERVATION, KIND, LSTM, PIXELS, TAPS, backward, enter, forward
+from nbrl.nets.network import CONSTANT, FILTERS, FROM_OBSERVATION, KIND, LSTM, PIXELS, TAPS, backward, enter, forward
 from nbrl.trainer import Trainer
 
 ROUNDS = 5  # of each measurement; the median counts
@@ -268,8 +269,15 @@ def _step_environments(shared, worker, settings, actions, rollouts):
                 worker.failed[0] = actor
                 if not worker.begun[actor] and not call_reset(reset, state, next_uint64(row), observation) & STEPPED:
                     return False
-                worker.action[0, 0] = integer(row, actions)
-                status = call_step(step, state, worker.action.ctypes.data, observation, worker.raw_reward.ctypes.data)
+                action = worker.action.ctypes.data
+                if worker.sent.size:
+                    for part in range(worker.sent.size):
+                        worker.sent[part] = normal(row)
+                    command(worker.bounds, worker.sent, worker.sent)
+                    action = worker.sent.ctypes.data
+                else:
+                    worker.action[0, 0] = integer(row, actions)
+                status = call_step(step, state, action, observation, worker.raw_reward.ctypes.data)
                 if not status & STEPPED:
                     return False
                 worker.begun[actor] = status & (TERMINATED | TRUNCATED) == 0
@@ -341,8 +349,6 @@ class Parts(contextlib.AbstractContextManager):
     """
 
     def __init__(self, learner: Learner) -> None:
-        if learner.environment.action_count == 0:
-            raise ValueError(f"{learner.environment.name} has continuous actions, which cannot be drawn at random yet")
         self.learner = learner
         self.instances = [learner.attach(worker) for worker in range(learner.config.threads)]
         random = np.random.default_rng(0)
@@ -439,7 +445,8 @@ def layer_flops(table: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray
     """
     lstm = table[:, KIND] == LSTM
     columns = table[:, FILTERS] * np.where(lstm, GATES, 1)
-    product = 2 * samples * table[:, PIXELS] * table[:, TAPS] * columns
+    products = table[:, KIND] != CONSTANT
+    product = 2 * samples * table[:, PIXELS] * table[:, TAPS] * columns * products
     recurrent = 2 * samples * np.where(lstm, table[:, FILTERS], 0) * columns
     return product + recurrent, product * np.where(table[:, FROM_OBSERVATION], 1, 2) + 2 * recurrent
 

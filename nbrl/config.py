@@ -14,6 +14,7 @@ from nbrl.nets.layers import NETWORKS, Dense, Layer, layers_from_list, layers_to
 METHODS = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c")
 OPTIMISERS = ("momentum_sgd", "rmsprop", "shared_rmsprop", "shared_adam")
 INITIALISATIONS = ("uniform", "orthogonal")
+VARIANCES = ("softplus", "constant")
 
 
 def _setting(
@@ -55,6 +56,20 @@ class Config:
     discount: float = _setting(0.99, "gamma, weight of the next step's return; paper: 0.99", least=0, most=1)
     gae_lambda: float = _setting(
         1.0, "lambda of generalised advantage estimation; paper: 1, the whole rollout's return", least=0, most=1
+    )
+    separate_networks: bool = _setting(
+        False, "whether policy and value share no layer; paper: false on Atari, true on MuJoCo"
+    )
+    policy_variance: str = _setting(
+        "softplus",
+        "variance of continuous actions: softplus of a layer's outputs, or constant, learnt; paper: softplus",
+        choices=VARIANCES,
+    )
+    normalise_observations: bool = _setting(
+        False, "whether vectors are scaled by their running mean and deviation; not in the paper"
+    )
+    normalise_rewards: bool = _setting(
+        False, "whether rewards are divided by the running deviation of the return; not in the paper"
     )
     initialisation: str = _setting(
         "uniform",
@@ -155,6 +170,21 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "steps": 300_000,
     },
 }
+# On top of these, for continuous actions.
+CONTINUOUS: dict[str, Any] = {
+    "separate_networks": True,
+    "policy_variance": "constant",
+    "normalise_observations": True,
+    "normalise_rewards": True,
+    "reward_clip": 10.0,
+    "gae_lambda": 0.95,
+    "initialisation": "orthogonal",
+    "entropy_weight": 0.0,
+    "lockstep": 4,
+    "rollout_length": 32,
+    "learning_rate": 7e-4,
+    "steps": 1_000_000,
+}
 _VALUE_METHODS_ON_VECTORS = {"target_interval": 500, "epsilon_steps": 50_000}
 METHOD_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "image": {},
@@ -170,7 +200,12 @@ METHOD_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "image": {},
-        "vector": {"network": (Dense(200, "relu"),), "entropy_weight": 1e-4, "reward_clip": None},
+        "vector": {
+            "network": (Dense(200, "relu"),),
+            "separate_networks": True,
+            "entropy_weight": 1e-4,
+            "reward_clip": None,
+        },
     },
     "quick": {
         "image": {
@@ -217,6 +252,10 @@ def configure(environment: Any, *, preset: str | None = None, frames: int | None
     spec = envs.make(environment)
     name = envs.description(environment, spec.name)
     values = dict(PRESETS[preset][spec.kind] if preset else DEFAULTS[spec.kind])
+    if spec.action_count == 0 and preset != "paper":
+        values |= CONTINUOUS
+        if spec.kind == "image":
+            values["normalise_observations"] = False
     if preset != "paper":
         values |= METHOD_DEFAULTS[spec.kind].get(settings.get("method", "a3c"), {})
     values |= settings

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from nbrl import envs
-from nbrl.agent import Agent, choose
+from nbrl.agent import Agent, action_address, choose, draw
 from nbrl.config import available_cores
 from nbrl.envs.atari import human_normalised
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment, Instance
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import atomic_load, call_reset, call_step
-from nbrl.kernels.random import ROW, next_uint64, seed_row, uniform
+from nbrl.kernels.random import ROW, next_uint64, seed_row
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Evaluation:
 
 
 @jit
-def _play_episode(policy, functions, observation, state, action, reward, row, greedy, control):
+def _play_episode(policy, functions, observation, state, reward, row, greedy, control):
     """One episode: how it went, its return, its length."""
     reset, step, environment = functions
     total, length = 0.0, 0
@@ -89,10 +89,10 @@ def _play_episode(policy, functions, observation, state, action, reward, row, gr
     while True:
         if atomic_load(control.ctypes.data):
             return STOPPED, total, length
-        action[0] = choose(policy, observation, state, uniform(row), greedy)
-        if action[0] < 0:
+        draw(policy, row)
+        if not choose(policy, observation, state, greedy):
             return NOT_FINITE, total, length
-        status = call_step(step, environment, action.ctypes.data, observation.ctypes.data, reward.ctypes.data)
+        status = call_step(step, environment, action_address(policy), observation.ctypes.data, reward.ctypes.data)
         if not status & STEPPED:
             return FAILED, total, length
         total += reward[0]
@@ -267,6 +267,10 @@ def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = F
             f"the policy takes observations of {seen.observation_dtype} with shape {seen.observation_shape}, "
             f"{spec.name} gives {spec.observation_dtype} with shape {spec.observation_shape}"
         )
+    if spec.action_shape != seen.action_shape:
+        raise ValueError(
+            f"the policy's actions have shape {seen.action_shape}, those of {spec.name} have {spec.action_shape}"
+        )
     if spec.action_count != agent.action_count:
         raise ValueError(f"the policy has {agent.action_count} actions, {spec.name} takes {spec.action_count}")
     return spec
@@ -280,14 +284,14 @@ class _Player:
         self.policy, self.state = agent.policy(), agent.initial_state()
         size = math.prod(spec.observation_shape) * spec.observation_dtype.itemsize
         self.observation, self.row = np.zeros(size, np.uint8), np.zeros(ROW, np.uint64)
-        self.action, self.reward = np.zeros(1, np.int32), np.zeros(1, np.float32)
+        self.reward = np.zeros(1, np.float32)
 
     def play(self, seed: int, episode: int) -> tuple[bool, float, int]:
         seed_row(self.row, np.uint64(seed), np.uint64(STREAM + episode))
         functions = (self.instance.reset_address, self.instance.step_address, self.instance.state_address)
         outcome, total, length = _play_episode(
             self.policy, functions, self.observation, self.state,
-            self.action, self.reward, self.row, self.greedy, self.control,
+            self.reward, self.row, self.greedy, self.control,
         )  # fmt: skip
         if outcome == FAILED:
             error = self.instance.error

@@ -20,8 +20,10 @@ from nbrl.config import Config
 from nbrl.envs.interface import Instance
 from nbrl.kernels.random import ROW, seed_row
 from nbrl.methods import rollout
+from nbrl.methods.normalisation import COUNT, ROWS, SQUARES, fill_normal, merge
 from nbrl.methods.q_values import final_epsilon
 from nbrl.methods.rollout import Settings, Shared, Worker
+from nbrl.nets.heads import action_bounds
 from nbrl.nets.layout import aligned_zeros
 from nbrl.nets.network import Network
 from nbrl.optimisers import OPTIMISERS
@@ -29,7 +31,7 @@ from nbrl.optimisers import OPTIMISERS
 logger = logging.getLogger(__name__)
 
 # What each actor has in `Worker` that checkpoints keep.
-PER_ACTOR = ("random", "begun", "observation", "episode_return", "episode_length", "state", "next_action")
+PER_ACTOR = ("random", "begun", "observation", "episode_return", "episode_length", "state", "next_action", "discounted")
 
 
 class Learner:
@@ -73,14 +75,25 @@ class Learner:
             sticky_actions=config.sticky_actions,
             cut_on_life_loss=config.cut_on_life_loss,
         )
-        if self.environment.action_count == 0:
+        self.method: Any = importlib.import_module(f"nbrl.methods.{config.method}")
+        discrete = self.environment.action_count > 0
+        if not discrete and not self.method.CONTINUOUS_HEADS:
             raise ValueError(
                 f"{self.environment.name} has continuous actions: "
                 f"{config.method} takes an environment with discrete ones"
             )
-        self.method: Any = importlib.import_module(f"nbrl.methods.{config.method}")
-        heads = {name: 1 if name == "value" else self.environment.action_count for name in self.method.HEADS}
-        self.network = Network(config.network, self.environment.observation_shape, heads)
+        if config.normalise_observations and self.environment.kind == "image":
+            raise ValueError(f"normalise_observations is for vectors, and {self.environment.name} gives images")
+        names = self.method.HEADS if discrete else self.method.CONTINUOUS_HEADS
+        choices = self.environment.action_count if discrete else math.prod(self.environment.action_shape)
+        self.network = Network(
+            config.network,
+            self.environment.observation_shape,
+            {name: 1 if name == "value" else choices for name in names},
+            separate=config.separate_networks and "value" in names,
+            constant=("variance",) if "variance" in names and config.policy_variance == "constant" else (),
+        )
+        self.bounds = action_bounds(self.environment.action_low, self.environment.action_high)
         self.optimiser = OPTIMISERS[config.optimiser]
         size, groups = self.network.layout.size, np.arange(config.actors).reshape(-1, config.lockstep)
         owners = 1 if self.optimiser.shared else len(groups)
@@ -88,6 +101,8 @@ class Learner:
             theta=aligned_zeros(size, np.float32),
             target=aligned_zeros(size if self.method.HAS_TARGET else 0, np.float32),
             target_copies=aligned_zeros(rollout.LINE, np.int64),
+            moments=aligned_zeros((config.threads, 2, ROWS, self._features()), np.float64),
+            published=aligned_zeros((config.threads, rollout.LINE), np.int64),
             statistics=aligned_zeros((owners, len(self.optimiser.statistics), size), np.float32),
             steps=aligned_zeros((config.threads, rollout.LINE), np.int64),
             updates=aligned_zeros(rollout.LINE, np.int64),
@@ -103,6 +118,11 @@ class Learner:
         self.instances: list[list[Instance]] = [[] for _ in self.workers]
         self._saved: dict[int, bytes] = {}
 
+    def _features(self) -> int:
+        """Numbers whose running statistics are kept: an observation's, if it is normalised, and the return."""
+        seen = math.prod(self.environment.observation_shape) if self.config.normalise_observations else 0
+        return seen + 1
+
     def _begin(self, parameters: np.ndarray) -> None:
         self.shared.theta[:] = parameters
         if self.method.HAS_TARGET:
@@ -117,7 +137,8 @@ class Learner:
             seed_row(row, np.uint64(seed), np.uint64(1 + actor))
         per_step = {"action": np.int32, "reward": np.float32, "discount": np.float32, "ended": np.bool_}
         per_step |= {"truncated": np.bool_, "end_value": np.float32}
-        work = target = self.network.workspace((t_max + 1) * k)
+        parts = 0 if self.environment.action_count else math.prod(self.environment.action_shape)
+        work = target = self.network.workspace((t_max + 1) * k, normalised=config.normalise_observations)
         if self.method.HAS_TARGET:
             target = self.network.workspace((t_max + 1) * k)._replace(theta=self.shared.target, dtheta=work.dtheta)
         return Worker(
@@ -132,6 +153,13 @@ class Learner:
             state=np.zeros((n, self.network.state_size), np.float32),
             final_epsilon=np.array([final_epsilon(seed, actor) for actor in actors.tolist()]),
             next_action=np.full(n, -1, np.int32),
+            discounted=np.zeros(n, np.float64),
+            moments=np.zeros((ROWS, self._features()), np.float64),
+            total=np.zeros((ROWS, self._features()), np.float64),
+            motion=np.zeros((t_max, k, parts), np.float32),
+            noise=np.zeros(parts, np.float32),
+            sent=np.zeros(parts, np.float32),
+            bounds=self.bounds,
             statistics=np.zeros(n // k, np.int64) if self.optimiser.shared else actors[::k] // k,
             episode_return=np.zeros(n, np.float64),
             episode_length=np.zeros(n, np.int64),
@@ -183,8 +211,18 @@ class Learner:
             self.environment.observation_shape,
             self.environment.observation_dtype.name,
             self.config.sticky_actions,
+            self.environment.action_shape,
         )
-        return Agent(self.network, self.shared.theta, seen)
+        normal = self.network.workspace(0, normalised=self.config.normalise_observations).normal
+        fill_normal(self._moments(), normal)
+        return Agent(self.network, self.shared.theta, seen, normal=normal, bounds=self.bounds)
+
+    def _moments(self) -> np.ndarray:
+        """Running statistics of all workers, float64 (ROWS, features)."""
+        total = np.zeros_like(self.workers[0].moments)
+        for worker in self.workers:
+            merge(total, worker.moments)
+        return total
 
     def snapshot(self, *, with_episodes: bool = True) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """One moment's state, for `checkpoint.write_tensors`: what `Agent` reads, and what training needs besides.
@@ -193,7 +231,7 @@ class Learner:
         the environment can be.
         """
         agent, layout = self.agent(), self.network.layout
-        arrays = layout.views(agent.parameters)
+        arrays = agent.arrays() | {"moments": self._moments()}
         for name, rows in self._kept().items():
             arrays |= {f"{name}/{part}": view for part, view in layout.views(rows.copy()).items()}
         arrays["turn"] = np.concatenate([worker.group for worker in self.workers])
@@ -269,6 +307,11 @@ class Learner:
                     getattr(worker, name)[:] = rows[actors]
             if not arrays["actors/random"].any(axis=1).all():
                 raise ValueError("actors/random has a row of zeros, which gives no random numbers")
+            moments = _checked(arrays, "moments", self.workers[0].moments)
+            if not np.isfinite(moments).all() or (moments[[COUNT, SQUARES]] < 0).any():
+                raise ValueError("moments has numbers that it cannot have")
+            self.workers[0].moments[:] = moments
+            self.shared.moments[0, :] = moments
             self._check_memory(arrays["actors/state"], arrays["actors/next_action"])
             turns = _checked(arrays, "turn", np.zeros(self.config.threads, np.int64))
             for worker, turn in zip(self.workers, turns, strict=True):

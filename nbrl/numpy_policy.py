@@ -13,6 +13,8 @@ import numpy as np
 from nbrl.checkpoint import CheckpointError, read_tensors
 
 EPSILON = 0.01  # probability of a random action where a policy of Q values is not greedy: it ends loops
+SMALLEST_VARIANCE = 1e-4  # of a Gaussian policy
+FARTHEST = 10.0  # a normalised observation is no farther from 0
 
 
 class NumpyPolicy(NamedTuple):
@@ -25,14 +27,19 @@ class NumpyPolicy(NamedTuple):
         ``["lstm", units]``.
     arrays : dict of str to numpy.ndarray
         float32 parameters: ``conv1/weights`` (taps, filters), ``dense3/bias`` (units,), ``policy/weights`` and so on.
-        Taps lie as the observation does; above the first layer as (row, column, channel).
+        Taps lie as the observation does; above the first layer as (row, column, channel). Layers that only the value
+        has are named ``value_dense1`` and so on. ``observations/normal`` and ``actions/bounds`` are what observations
+        and continuous actions are scaled by.
     heads : list of str
-        ["policy", "value"] or ["q"].
+        ["policy", "value"], ["q"] or ["mean", "variance", "value"].
+    action_shape : tuple of int
+        Of a continuous action.
     """
 
     layers: list[list[Any]]
     arrays: dict[str, np.ndarray]
     heads: list[str]
+    action_shape: tuple[int, ...]
 
     @classmethod
     def load(cls, source: str | os.PathLike | bytes) -> "NumpyPolicy":
@@ -53,31 +60,57 @@ class NumpyPolicy(NamedTuple):
     def from_tensors(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> "NumpyPolicy":
         """The policy within a file's arrays; those of other names are left out."""
         layers, heads = json.loads(metadata["network"]), list(json.loads(metadata["heads"]))
-        parts = [f"{name}/{part}" for name in heads for part in ("weights", "bias")]
+        constant = json.loads(metadata.get("constant", "[]"))
+        prefixes = ("", "value_") if json.loads(metadata.get("separate", "false")) else ("",)
+        parts = [f"{name}/bias" for name in heads] + [f"{name}/weights" for name in heads if name not in constant]
         for place, layer in enumerate(layers, start=1):
             names = ("weights", "recurrent", "bias") if layer[0] == "lstm" else ("weights", "bias")
-            parts += [f"{layer[0]}{place}/{part}" for part in names]
-        return cls(layers, {name: np.array(arrays[name]) for name in parts}, heads)
+            parts += [f"{prefix}{layer[0]}{place}/{part}" for prefix in prefixes for part in names]
+        parts += [name for name in ("observations/normal", "actions/bounds") if name in arrays]
+        shape = tuple(json.loads(metadata.get("action_shape", "[]")))
+        return cls(layers, {name: np.array(arrays[name]) for name in parts}, heads, shape)
+
+    def _prefixes(self) -> tuple[str, ...]:
+        """What the names of layers begin with: of those that all heads have, and of those that the value has alone."""
+        return ("", "value_") if any(name.startswith("value_") for name in self.arrays) else ("",)
 
     def initial_state(self) -> np.ndarray:
         """What the policy remembers before an episode: zeros, float32, two for each LSTM cell."""
-        return np.zeros(2 * sum(layer[1] for layer in self.layers if layer[0] == "lstm"), np.float32)
+        cells = sum(layer[1] for layer in self.layers if layer[0] == "lstm")
+        return np.zeros(2 * cells * len(self._prefixes()), np.float32)
 
     def outputs(self, observation: Any, state: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """The heads' outputs for one observation: "policy", logits, and "value", (1,), or "q", values (actions,).
+        """The heads' outputs for one observation, by name, each (units,).
 
+        "policy", logits, and "value"; or "q", values; or "mean" and "variance", before its softplus, and "value".
         `state`, for a recurrent policy, is brought up to date.
         """
         x = np.asarray(observation)
         x = x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)
+        if "observations/normal" in self.arrays:
+            mean, scale = self.arrays["observations/normal"].reshape(2, *x.shape)
+            x = np.clip((x - mean) * scale, -FARTHEST, FARTHEST)
         check_state(state, self.initial_state().size)
         rest = np.zeros(0, np.float32) if state is None else state
+        found = {}
+        for prefix in self._prefixes():
+            found[prefix], rest = self._walk(prefix, x, rest)
+        values = {}
+        for head in self.heads:
+            y = found[self._prefixes()[-1] if head == "value" else ""]
+            values[head] = self.arrays[f"{head}/bias"].copy()
+            if f"{head}/weights" in self.arrays:
+                values[head] += y @ self.arrays[f"{head}/weights"]
+        return values
+
+    def _walk(self, prefix: str, x: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The output of the last layer, and the part of the state that the layers left over."""
         for place, (kind, *shape, activation) in enumerate(self.layers, start=1):
-            weights, bias = (self.arrays[f"{kind}{place}/{part}"] for part in ("weights", "bias"))
+            weights, bias = (self.arrays[f"{prefix}{kind}{place}/{part}"] for part in ("weights", "bias"))
             if kind == "lstm":
                 units = activation
                 h, c, rest = rest[:units], rest[units : 2 * units], rest[2 * units :]
-                z = x.reshape(-1) @ weights + h @ self.arrays[f"{kind}{place}/recurrent"] + bias
+                z = x.reshape(-1) @ weights + h @ self.arrays[f"{prefix}{kind}{place}/recurrent"] + bias
                 i, f, g, o = z.reshape(4, units)
                 c[:] = _sigmoid(f + 1) * c + _sigmoid(i) * np.tanh(g)
                 h[:] = _sigmoid(o) * np.tanh(c)
@@ -94,8 +127,7 @@ class NumpyPolicy(NamedTuple):
             else:
                 y = x.reshape(-1) @ weights + bias
             x = np.maximum(y, 0) if activation == "relu" else np.tanh(y) if activation == "tanh" else y
-        x = x.reshape(-1)
-        return {head: x @ self.arrays[f"{head}/weights"] + self.arrays[f"{head}/bias"] for head in self.heads}
+        return x.reshape(-1), rest
 
     def act(
         self,
@@ -104,10 +136,17 @@ class NumpyPolicy(NamedTuple):
         *,
         greedy: bool = False,
         rng: np.random.Generator | None = None,
-    ) -> int:
+    ) -> Any:
         """An action for one observation, as `Agent.act` chooses it."""
-        values = self.outputs(observation, state)[self.heads[0]].astype(np.float64)
-        u = 0.0 if greedy else (rng or np.random.default_rng()).random()
+        outputs, rng = self.outputs(observation, state), rng or np.random.default_rng()
+        values = outputs[self.heads[0]].astype(np.float64)
+        if self.heads[0] == "mean":
+            variance = np.logaddexp(0, outputs["variance"]) + SMALLEST_VARIANCE
+            noise = 0 if greedy else rng.standard_normal(values.size)
+            centre, half, low, high = self.arrays["actions/bounds"]
+            action = np.clip(centre + half * (values + np.sqrt(variance) * noise), low, high)
+            return action.astype(np.float32).reshape(self.action_shape)
+        u = 0.0 if greedy else rng.random()
         if greedy or (self.heads[0] == "q" and u >= EPSILON):
             return int(values.argmax())
         if self.heads[0] == "q":

@@ -17,14 +17,15 @@ from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment
 from nbrl.kernels.compile import announce, jit
 from nbrl.learner import Learner
 from nbrl.methods.rollout import GO_ON, begin_episode, begin_rollout, note, observe
+from nbrl.nets.heads import command
 from nbrl.run import FAILURES
 
 
 @jit
-def _observe(shared, worker, t):
+def _observe(shared, worker, settings, t):
     """What comes before the action of step t in a method's loop, for a worker of one actor."""
     if t == 0:
-        begin_rollout(shared, worker)  # theta' = theta
+        begin_rollout(shared, worker, settings)  # theta' = theta
     if not worker.begun[0]:
         begin_episode(worker, 0)
     return observe(worker, 0, t)
@@ -41,7 +42,7 @@ class OnlineLearner:
         parameters; `threads` and `lockstep` mean nothing here.
     observation_space : gymnasium.Space
         Box, Discrete, MultiDiscrete, or a Dict or Tuple of these.
-    action_space : gymnasium.spaces.Discrete
+    action_space : gymnasium.spaces.Discrete or gymnasium.spaces.Box
     restore : path, optional
         What `save` wrote, to go on from.
 
@@ -103,7 +104,7 @@ class OnlineLearner:
         announce(method.learn)
         for function, *arguments in (
             (note, learner.workers[0], learner.settings, 0, 0, 0, 0.0, 0),
-            (_observe, *both, 0),
+            (_observe, *both, learner.settings, 0),
             (method.act, *both, learner.settings, 0, 0),
             (method.end_values, *both, learner.settings, 0, 0),
             (method.learn, *both, learner.settings, 0),
@@ -130,9 +131,7 @@ class OnlineLearner:
         other._begin(worker)
         return other
 
-    def step(
-        self, observation: Any, reward: float = 0.0, terminated: bool = False, truncated: bool = False
-    ) -> int | None:
+    def step(self, observation: Any, reward: float = 0.0, terminated: bool = False, truncated: bool = False) -> Any:
         """Learn from what the last action led to, and choose the next one.
 
         Parameters
@@ -146,8 +145,8 @@ class OnlineLearner:
 
         Returns
         -------
-        int or None
-            An action of the action space; None where the episode has ended.
+        int, numpy.ndarray or None
+            An action of the action space, discrete or continuous; None where the episode has ended.
 
         Raises
         ------
@@ -173,9 +172,12 @@ class OnlineLearner:
                     self._check(method.learn(learner.shared, worker, learner.settings, 0))
         if terminated or truncated:
             return None
-        self._check(_observe(learner.shared, worker, self._t))
+        self._check(_observe(learner.shared, worker, learner.settings, self._t))
         method.act(learner.shared, worker, learner.settings, 0, self._t)
         self._acted = True
+        if worker.sent.size:
+            command(worker.bounds, worker.motion[self._t, 0], worker.sent)
+            return worker.sent.reshape(learner.environment.action_shape).copy()
         return self._first_action + int(worker.action[self._t, 0])
 
     def _check(self, code: int) -> None:

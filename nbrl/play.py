@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbrl.agent import Agent, choose
+from nbrl.agent import Agent, choose, draw
 from nbrl.checkpoint import replace_file
 from nbrl.envs.interface import TERMINATED, TRUNCATED, Environment, Player
 from nbrl.evaluation import STREAM, check_seed, environment_for
-from nbrl.kernels.random import ROW, next_uint64, seed_row, uniform
+from nbrl.kernels.random import ROW, next_uint64, seed_row
 
 LONGEST = 60  # seconds of picture: what comes later is played, but not shown
 SHORTEST = 3  # seconds: a shorter episode is shown slower, so that it can be followed
@@ -91,10 +91,11 @@ def play(
                 frames.append(_frame(spec, player.instance.picture(observation), total))
             if status & (TERMINATED | TRUNCATED):
                 break
-            action = choose(policy, observation.reshape(-1).view(np.uint8), state, uniform(row), greedy)
-            if action < 0:
+            draw(policy, row)
+            if not choose(policy, observation.reshape(-1).view(np.uint8), state, greedy):
                 raise FloatingPointError(f"an observation of {spec.name} has a number that is not finite")
-            observation, reward, status = player.step(action)
+            chosen = policy.sent.reshape(spec.action_shape) if spec.action_shape else policy.action[0]
+            observation, reward, status = player.step(chosen)
             total, length = total + reward, length + 1
             if on_step:
                 on_step(length, total)

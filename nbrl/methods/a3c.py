@@ -3,6 +3,8 @@
 With gae_lambda below 1, R is the lambda-return, so that R - V is the generalised advantage estimate of Schulman et al.
 (2016), equation 16; 1 is the paper.
 
+Continuous actions have a Gaussian policy (section 9 of the paper) and pass through the same loop.
+
 The paper's symbols: theta and theta' (here `shared.theta` and `work.theta`; policy and value are two heads of one
 network), T the shared step count, R the return, pi the policy, V the value, beta the weight of the entropy.
 """
@@ -11,7 +13,7 @@ import numpy as np
 
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import flush_denormals, restore_denormals
-from nbrl.kernels.random import uniform
+from nbrl.kernels.random import normal, uniform
 from nbrl.methods.rollout import (
     ENTROPY,
     GO_ON,
@@ -27,12 +29,12 @@ from nbrl.methods.rollout import (
     step,
     update,
 )
-from nbrl.nets.heads import categorical_gradient, categorical_sample
+from nbrl.nets.heads import categorical_gradient, categorical_sample, gaussian_gradient, gaussian_sample
 from nbrl.nets.network import backward, forward, leave_state, output_gradients, outputs
 
-HEADS = ("policy", "value")
+HEADS, CONTINUOUS_HEADS = ("policy", "value"), ("mean", "variance", "value")
 HAS_TARGET = False
-POLICY, VALUE = -2, -1  # the network's last two layers
+MEAN, VARIANCE, POLICY, VALUE = -3, -2, -2, -1  # the network's last layers
 
 
 @jit
@@ -56,7 +58,7 @@ def loop(shared, worker, settings, rollouts):
 @jit
 def _rollout(shared, worker, settings, mode):
     """One pass of the algorithm's outer loop for the group of k actors whose turn it is."""
-    first = begin_rollout(shared, worker)  # theta' = theta
+    first = begin_rollout(shared, worker, settings)  # theta' = theta
     for t in range(worker.action.shape[0]):
         code = begin_episodes(worker, first, mode)
         if code == GO_ON:
@@ -76,10 +78,17 @@ def act(shared, worker, settings, first, t):
     """Draw a_t from pi(a_t | s_t; theta')."""
     work, k = worker.work, worker.action.shape[1]
     forward(work, t * k, k)
-    pi = outputs(work, work.table.shape[0] + POLICY, t * k, k)
+    layers = work.table.shape[0]
     for i in range(k):
-        worker.action[t, i] = categorical_sample(pi[i], uniform(worker.random[first + i]))
-        leave_state(work, t * k + i, worker.state[first + i])
+        row, sample = worker.random[first + i], t * k + i
+        if worker.noise.size:
+            for part in range(worker.noise.size):
+                worker.noise[part] = normal(row)
+            mean, s = outputs(work, layers + MEAN, sample, 1)[0], outputs(work, layers + VARIANCE, sample, 1)[0]
+            gaussian_sample(mean, s, worker.noise, worker.motion[t, i])
+        else:
+            worker.action[t, i] = categorical_sample(outputs(work, layers + POLICY, sample, 1)[0], uniform(row))
+        leave_state(work, sample, worker.state[first + i])
 
 
 @jit
@@ -101,17 +110,19 @@ def end_values(shared, worker, settings, first, t):
 def learn(shared, worker, settings, first):
     """Accumulate the gradients of a rollout and update theta."""
     work, (t_max, k) = worker.work, worker.action.shape
-    policy, value = work.table.shape[0] + POLICY, work.table.shape[0] + VALUE
+    layers, samples = work.table.shape[0], t_max * k
+    value = layers + VALUE
     # R = V(s_t) where the rollout stops inside an episode. (Where it does not, `ended` keeps R from being used.)
     code = observe(worker, first, t_max)
     if code != GO_ON:
         return code
-    forward(work, t_max * k, k)
-    pi, v = outputs(work, policy, 0, t_max * k), outputs(work, value, 0, (t_max + 1) * k)[:, 0]
-    dpi, dv = output_gradients(work, policy, 0, t_max * k), output_gradients(work, value, 0, t_max * k)[:, 0]
+    forward(work, samples, k)
+    v, dv = outputs(work, value, 0, samples + k)[:, 0], output_gradients(work, value, 0, samples)[:, 0]
+    pi, dpi = outputs(work, layers + POLICY, 0, samples), output_gradients(work, layers + POLICY, 0, samples)
+    mean, dmean = outputs(work, layers + MEAN, 0, samples), output_gradients(work, layers + MEAN, 0, samples)
     beta, gae_lambda = np.float32(settings.entropy_weight), np.float32(settings.gae_lambda)
     for i in range(k):
-        R = V = v[t_max * k + i]
+        R = V = v[samples + i]
         for t in range(t_max - 1, -1, -1):
             sample = t * k + i
             if worker.ended[t, i]:
@@ -120,11 +131,16 @@ def learn(shared, worker, settings, first):
             V = v[sample]
             advantage = R - V
             # d theta:   -log pi(a|s) (R - V) - beta H(pi);   d theta_v:   (R - V)^2 / 2
-            log_pi, entropy = categorical_gradient(pi[sample], worker.action[t, i], advantage, beta, dpi[sample])
+            if worker.noise.size:  # here pi is what the variance is made from
+                log_pi, entropy = gaussian_gradient(
+                    mean[sample], pi[sample], worker.motion[t, i], advantage, beta, dmean[sample], dpi[sample]
+                )
+            else:
+                log_pi, entropy = categorical_gradient(pi[sample], worker.action[t, i], advantage, beta, dpi[sample])
             dv[sample] = -np.float32(settings.value_weight) * advantage
             worker.sums[POLICY_LOSS] -= log_pi * advantage
             worker.sums[VALUE_LOSS] += advantage * advantage / 2
             worker.sums[ENTROPY] += entropy
     worker.sums[SAMPLES] += t_max * k
-    backward(work, t_max * k, k)  # accumulates d theta and d theta_v over the rollout
+    backward(work, samples, k)  # accumulates d theta and d theta_v over the rollout
     return update(shared, worker, settings, first)  # asynchronous update of theta

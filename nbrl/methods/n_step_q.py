@@ -23,6 +23,7 @@ from nbrl.nets.heads import argmax, q_gradient
 from nbrl.nets.network import backward, output_gradients, outputs
 
 HEADS = ("q",)
+CONTINUOUS_HEADS = ()
 HAS_TARGET = True
 
 
@@ -47,7 +48,7 @@ def loop(shared, worker, settings, rollouts):
 @jit
 def _rollout(shared, worker, settings, mode):
     """One pass of the algorithm's outer loop for the group of k actors whose turn it is."""
-    first = begin_rollout(shared, worker)  # theta' = theta
+    first = begin_rollout(shared, worker, settings)  # theta' = theta
     for t in range(worker.action.shape[0]):
         code = begin_episodes(worker, first, mode)
         if code == GO_ON:

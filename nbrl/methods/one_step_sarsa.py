@@ -28,6 +28,7 @@ from nbrl.nets.heads import epsilon_greedy, q_gradient
 from nbrl.nets.network import backward, forward, leave_state, output_gradients, outputs
 
 HEADS = ("q",)
+CONTINUOUS_HEADS = ()
 HAS_TARGET = True
 
 
@@ -52,7 +53,7 @@ def loop(shared, worker, settings, rollouts):
 @jit
 def _rollout(shared, worker, settings, mode):
     """One update interval of the group of k actors whose turn it is."""
-    first = begin_rollout(shared, worker)  # theta' = theta
+    first = begin_rollout(shared, worker, settings)  # theta' = theta
     for t in range(worker.action.shape[0]):
         code = begin_episodes(worker, first, mode)
         if code == GO_ON:

@@ -5,7 +5,8 @@ a group in turn. Sample number t * k + i of its workspace is step t of the group
 
 A method is a module of this folder with
 
-- HEADS: the names of its network's heads, the one that actions are chosen by first;
+- HEADS: the names of its network's heads, the one that actions are chosen by first, for discrete actions;
+- CONTINUOUS_HEADS: those for continuous actions, empty where it takes none;
 - HAS_TARGET: whether it keeps a target network;
 - loop(shared, worker, settings, rollouts): the algorithm, over environments that the engine steps;
 - act, end_values and learn, the parts that `nbrl.online` puts together where the host steps its own environment.
@@ -28,6 +29,8 @@ from nbrl.kernels.native import (
     restore_denormals,
 )
 from nbrl.kernels.random import next_uint64
+from nbrl.methods.normalisation import fill_normal, measure, measure_observation, publish, scale_of
+from nbrl.nets.heads import command
 from nbrl.nets.network import Workspace, enter, enter_state
 from nbrl.optimisers import ADAM, MOMENTUM_SGD, adam, clip_scale, gradient_norm, momentum_sgd, rmsprop
 
@@ -53,6 +56,8 @@ class Shared(NamedTuple):
     target: np.ndarray  # float32 (parameters,): theta^-, the target network; empty where a method has none
     target_copies: np.ndarray  # int64 (LINE,): how often it was due
     statistics: np.ndarray  # float32 (1 or groups of actors, 1 or 2, parameters): the optimiser's
+    moments: np.ndarray  # float64 (threads, 2, ROWS, features): each worker's statistics, see normalisation.py
+    published: np.ndarray  # int64 (threads, LINE): which of the two is whole
     steps: np.ndarray  # int64 (threads, LINE): column 0 is one thread's steps, alone in its cache line
     updates: np.ndarray  # int64 (LINE,): updates by all threads
     control: np.ndarray  # int64 (LINE,): RUN, PARK or ABANDON
@@ -78,6 +83,7 @@ class Settings(NamedTuple):
     value_weight: float
     gradient_clip: float
     reward_clip: float
+    normalise_rewards: bool
 
 
 class Worker(NamedTuple):
@@ -94,10 +100,17 @@ class Worker(NamedTuple):
     state: np.ndarray  # float32 (n, state_size): what a recurrent network remembers
     final_epsilon: np.ndarray  # float64 (n,): where exploration ends, of the value methods
     next_action: np.ndarray  # int32 (n,): Sarsa's, chosen at the end of a rollout; -1 for none
+    discounted: np.ndarray  # float64 (n,): discounted sum of the episode's rewards so far
+    moments: np.ndarray  # float64 (ROWS, features): statistics of what its actors saw
+    total: np.ndarray  # float64 (ROWS, features): of what all actors saw, when the rollout began
     statistics: np.ndarray  # int64 (groups,): each group's row of the optimiser's statistics
     episode_return: np.ndarray  # float64 (n,): raw rewards so far
     episode_length: np.ndarray  # int64 (n,)
-    action: np.ndarray  # int32 (t_max, k)
+    action: np.ndarray  # int32 (t_max, k): discrete ones
+    motion: np.ndarray  # float32 (t_max, k, parts): continuous ones in the policy's units; no parts where discrete
+    noise: np.ndarray  # float32 (parts,): independent standard normal numbers
+    sent: np.ndarray  # float32 (parts,): a continuous action in the action space's units
+    bounds: np.ndarray  # float32 (4, parts): of the action space, see heads.py
     reward: np.ndarray  # float32 (t_max, k): as learning sees it
     discount: np.ndarray  # float32 (t_max, k): 0 where the return is cut
     ended: np.ndarray  # bool (t_max, k): the episode's last step
@@ -135,9 +148,12 @@ def ready(shared, settings):
 
 
 @jit
-def begin_rollout(shared, worker):
-    """theta' = theta; the first actor of the group whose turn it is."""
+def begin_rollout(shared, worker, settings):
+    """theta' = theta, and the scales of what is seen; the first actor of the group whose turn it is."""
     copy(worker.work.theta, shared.theta)
+    if worker.work.normal.shape[1] or settings.normalise_rewards:
+        publish(shared, worker)
+        fill_normal(worker.total, worker.work.normal)
     groups, k = worker.statistics.size, worker.action.shape[1]
     group = worker.group[0]
     worker.group[0] = (group + 1) % groups
@@ -151,6 +167,7 @@ def begin_episode(worker, actor):
     worker.episode_return[actor] = 0
     worker.episode_length[actor] = 0
     worker.state[actor] = 0
+    worker.discounted[actor] = 0
     worker.next_action[actor] = -1
 
 
@@ -206,11 +223,15 @@ def step(shared, worker, settings, first, t, mode):
             return ABANDONED
         actor = first + i
         _, function, state = worker.functions[actor]
+        action = worker.action[t, i:].ctypes.data
+        if worker.sent.size:
+            command(worker.bounds, worker.motion[t, i], worker.sent)
+            action = worker.sent.ctypes.data
         restore_denormals(mode)
         status = call_step(
             function,
             state,
-            worker.action[t, i:].ctypes.data,
+            action,
             worker.observation[actor].ctypes.data,
             worker.raw_reward.ctypes.data,
         )
@@ -231,7 +252,15 @@ def note(worker, settings, first, t, i, reward, status):
     if not np.isfinite(reward):
         return BAD_REWARD
     terminated, truncated = status & TERMINATED != 0, status & TRUNCATED != 0
-    worker.reward[t, i] = min(max(reward, -settings.reward_clip), settings.reward_clip)
+    scaled = reward
+    if worker.work.normal.shape[1] or settings.normalise_rewards:
+        worker.discounted[actor] = settings.discount * worker.discounted[actor] + reward
+        returns = worker.moments.shape[1] - 1
+        measure(worker.moments, returns, worker.discounted[actor])
+        measure_observation(worker.moments, worker.observation[actor])
+        if settings.normalise_rewards:
+            scaled *= scale_of(worker.total, returns)
+    worker.reward[t, i] = min(max(scaled, -settings.reward_clip), settings.reward_clip)
     worker.discount[t, i] = 0 if terminated or status & CUT else settings.discount
     worker.ended[t, i] = terminated or truncated
     worker.truncated[t, i] = truncated and not terminated

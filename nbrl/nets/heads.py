@@ -1,10 +1,20 @@
-"""What a policy does with the outputs of a network: sample, log-probability, entropy, and their gradients."""
+"""What a policy does with the outputs of a network: sample, log-probability, entropy, and their gradients.
+
+A Gaussian policy has two outputs for each part of an action, independent of the others: its mean, and a number s whose
+softplus is its variance (Mnih et al., 2016, section 9). It acts in units of the action space: `command` turns them into
+the space's own.
+"""
 
 import math
 
 import numpy as np
 
+from nbrl import numpy_policy
 from nbrl.kernels.compile import jit
+
+CENTRE, HALF, LOW, HIGH = range(4)  # rows of the bounds of an action space, float32 (4, parts)
+SMALLEST_VARIANCE = np.float32(numpy_policy.SMALLEST_VARIANCE)
+LOG_2_PI = np.float32(math.log(2 * math.pi))
 
 
 @jit
@@ -85,3 +95,59 @@ def categorical_gradient(logits, action, advantage, entropy_weight, dlogits):
         dlogits[i] = p * advantage + entropy_weight * p * (log_p + entropy)
     dlogits[action] -= advantage
     return logits[action] - log_total, entropy
+
+
+def action_bounds(low: np.ndarray | None, high: np.ndarray | None) -> np.ndarray:
+    """What `command` needs, float32 (4, parts): -1 and 1 become the bounds of a part that has two; others stay.
+
+    Discrete actions have no bounds: None, and no parts.
+    """
+    if low is None or high is None:
+        return np.zeros((4, 0), np.float32)
+    low, high = low.astype(np.float64).reshape(-1), high.astype(np.float64).reshape(-1)
+    bounded = np.isfinite(low) & np.isfinite(high)
+    with np.errstate(invalid="ignore"):
+        centre, half = np.where(bounded, (low + high) / 2, 0), np.where(bounded, (high - low) / 2, 1)
+    return np.stack([centre, half, low, high]).astype(np.float32)
+
+
+@jit
+def command(bounds, action, sent):
+    """Fill `sent` (parts,) with an action in the action space's own units, clipped to it."""
+    for i in range(sent.size):
+        sent[i] = min(max(bounds[CENTRE, i] + bounds[HALF, i] * action[i], bounds[LOW, i]), bounds[HIGH, i])
+
+
+@jit
+def variance(s):
+    """softplus(s), which is never 0, and its slope."""
+    exponential = np.float32(math.exp(-abs(s)))
+    one = np.float32(1.0)
+    slope = one / (one + exponential) if s > 0 else exponential / (one + exponential)
+    return max(s, np.float32(0.0)) + np.float32(math.log(one + exponential)) + SMALLEST_VARIANCE, slope
+
+
+@jit
+def gaussian_sample(mean, s, noise, action):
+    """Fill `action` (parts,) from independent standard normal numbers (parts,)."""
+    for i in range(action.size):
+        action[i] = mean[i] + math.sqrt(variance(s[i])[0]) * noise[i]
+
+
+@jit
+def gaussian_gradient(mean, s, action, advantage, entropy_weight, dmean, ds):
+    """Gradient of ``-log pi(action) * advantage - entropy_weight * H(pi)`` with respect to the mean and s.
+
+    Fills dmean and ds (parts,); returns log pi(action), in the policy's units, and the entropy H in nats.
+    """
+    log_pi, entropy, half = np.float32(0.0), np.float32(0.0), np.float32(0.5)
+    for i in range(action.size):
+        v, slope = variance(s[i])
+        difference = action[i] - mean[i]
+        squared = difference * difference / v
+        log_v = np.float32(math.log(v))
+        log_pi -= half * (squared + LOG_2_PI + log_v)
+        entropy += half * (LOG_2_PI + log_v + np.float32(1.0))
+        dmean[i] = -advantage * difference / v
+        ds[i] = half / v * (advantage * (np.float32(1.0) - squared) - entropy_weight) * slope
+    return log_pi, entropy

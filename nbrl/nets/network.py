@@ -8,13 +8,14 @@ outputs of layer i, each (capacity, size); then come what LSTM layers keep. The 
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numba import carray
 
+from nbrl import numpy_policy
 from nbrl.kernels.compile import announce, cfunction, jit
 from nbrl.kernels.native import call_words, copy, void_pointer
 from nbrl.kernels.random import seed_row, uniform
@@ -38,7 +39,9 @@ from nbrl.nets.lstm import GATES, lstm_backward, lstm_forward
     KIND, ACTIVATION, INPUTS, TAPS, PIXELS, FILTERS, WEIGHTS, BIAS, INPUT, OUTPUT, ROW, TAP, BACK_ROW, RUN,
     FROM_OBSERVATION, ACCUMULATE, RECURRENT, STATE, STATE_ROW, GATE, CELL, COLUMNS,
 ) = range(22)  # fmt: skip
-DENSE, CONV, LSTM = 0, 1, 2
+DENSE, CONV, LSTM, CONSTANT = 0, 1, 2, 3  # CONSTANT: a bias alone
+MEAN, SCALE = 0, 1  # rows of what observations are normalised by
+FARTHEST = np.float32(numpy_policy.FARTHEST)
 PIXEL_SCALE = np.float32(1 / 255)
 ACTIVATION_CODES = {"none": NONE, "relu": RELU, "tanh": TANH}
 
@@ -65,6 +68,7 @@ class Workspace(NamedTuple):
     continues: np.ndarray  # bool (capacity,): its state is what the sample k before it left, in `backward`
     code: np.ndarray  # int64 (2,): addresses of the functions FORWARD and BACKWARD
     words: np.ndarray  # int64 (WORDS,): what they are called with
+    normal: np.ndarray  # float32 (2, observation or 0): MEAN and SCALE, one over the standard deviation
 
 
 class Network:
@@ -79,6 +83,10 @@ class Network:
         is the channels if it is smaller than the last.
     heads : mapping of str to int
         Dense layers without activation on top of the last layer: name and units.
+    separate : bool, optional
+        The head "value" has layers of its own, alike.
+    constant : collection of str, optional
+        Heads that are the same for every observation.
 
     Attributes
     ----------
@@ -94,14 +102,36 @@ class Network:
         A layer that cannot follow the one before it, named by its place in the table.
     """
 
-    def __init__(self, layers: Sequence[Layer], observation_shape: Sequence[int], heads: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        observation_shape: Sequence[int],
+        heads: Mapping[str, int],
+        *,
+        separate: bool = False,
+        constant: Collection[str] = (),
+    ) -> None:
         self.layers, self.observation_shape, self.heads = tuple(layers), tuple(observation_shape), dict(heads)
+        self.separate, self.constant = separate, tuple(constant)
         self._plans: list[_Plan] = []
+        shape, block = self._add_layers("")
+        own_shape, own_block = self._add_layers("value_") if separate else (shape, block)
+        for name, units in self.heads.items():
+            if name == "value":
+                plan = _dense_plan(name, units, "none", math.prod(own_shape), own_block)
+            else:
+                plan = _dense_plan(name, units, "none", math.prod(shape), block)
+            self._plans.append(plan._replace(kind=CONSTANT) if name in self.constant else plan)
+        self.layout = Layout((f"{plan.name}/{part}", shape) for plan in self._plans for part, shape in plan.parts())
+        self.state_size = sum(2 * plan.filters for plan in self._plans if plan.kind == LSTM)
+
+    def _add_layers(self, prefix: str) -> tuple[tuple[int, ...], int]:
+        """Add the layers, from the observation up; the shape of the last one's output, and its block."""
         shape: tuple[int, ...] = self.observation_shape
         strides = _image_strides(shape)
         block = 0
         for place, layer in enumerate(self.layers, start=1):
-            name = f"{kind_of(layer)}{place}"
+            name = f"{prefix}{kind_of(layer)}{place}"
             if isinstance(layer, Lstm):
                 plan = _dense_plan(name, layer.units, "none", math.prod(shape), block)._replace(kind=LSTM)
                 shape, strides = plan.shape, None
@@ -113,39 +143,42 @@ class Network:
                 plan = _dense_plan(name, layer.units, layer.activation, math.prod(shape), block)
                 shape, strides = plan.shape, None
             self._plans.append(plan)
-            block = place
-        for name, units in self.heads.items():
-            self._plans.append(_dense_plan(name, units, "none", math.prod(shape), block))
-        self.layout = Layout((f"{plan.name}/{part}", shape) for plan in self._plans for part, shape in plan.parts())
-        self.state_size = sum(2 * plan.filters for plan in self._plans if plan.kind == LSTM)
+            block = len(self._plans)
+        return shape, block
 
     def initial(self, seed: int, initialisation: str = "uniform") -> np.ndarray:
         """The first parameters, float32 (layout.size,).
 
         "uniform" draws weights and biases from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), Torch's default of the paper's time.
         "orthogonal" (Saxe et al., 2014) makes each layer's weights sqrt(2) times orthonormal, so that a signal keeps
-        its size through ReLUs, the heads' once and a policy's 0.01 times, so that it begins almost even; biases are 0.
+        its size through ReLUs, the heads' once and a policy's 0.01 times, so that it begins almost even; biases are 0,
+        and so are constant heads.
         """
         parameters, row = np.zeros(self.layout.size, np.float32), np.zeros(4, np.uint64)
         if initialisation == "orthogonal":
             rng = np.random.default_rng(seed)
             for plan in self._plans:
                 once = plan.name in self.heads or plan.kind == LSTM
-                gain = 0.01 if plan.name == "policy" else 1.0 if once else math.sqrt(2)
+                gain = 0.01 if plan.name in ("policy", "mean") else 1.0 if once else math.sqrt(2)
                 for part, shape in plan.parts():
                     if part != "bias":
                         self.layout.view(parameters, f"{plan.name}/{part}")[...] = gain * _orthogonal(shape, rng)
             return parameters
         seed_row(row, np.uint64(seed), np.uint64(0))
         for plan in self._plans:
+            if plan.kind == CONSTANT:
+                continue
             fan_in = plan.taps + (plan.filters if plan.kind == LSTM else 0)
             bound = 1 / math.sqrt(fan_in)
             for part, _ in plan.parts():
                 _fill_uniform(self.layout.view(parameters, f"{plan.name}/{part}").reshape(-1), bound, row)
         return parameters
 
-    def workspace(self, capacity: int) -> Workspace:
-        """Arrays for up to `capacity` samples at once; ValueError where that is more than int32 offsets reach."""
+    def workspace(self, capacity: int, *, normalised: bool = False) -> Workspace:
+        """Arrays for up to `capacity` samples at once; ValueError where that is more than int32 offsets reach.
+
+        `normalised` is for vectors: it makes room for `Workspace.normal`, which begins with means of 0 and scales of 1.
+        """
         table = np.zeros((len(self._plans), COLUMNS), np.int64)
         sizes = [math.prod(self.observation_shape)] + [plan.rows * plan.filters for plan in self._plans]
         # An LSTM of u units needs 2 u of state, 4 u of gates and u of cells for each sample.
@@ -164,13 +197,15 @@ class Network:
             first_row, tap = plan.offsets()
             line[KIND], line[ACTIVATION] = plan.kind, ACTIVATION_CODES[plan.activation]
             line[INPUTS], line[TAPS], line[PIXELS], line[FILTERS] = plan.inputs, plan.taps, plan.rows, plan.filters
-            line[WEIGHTS] = self.layout.offset(f"{plan.name}/weights")
+            if plan.kind != CONSTANT:
+                line[WEIGHTS] = self.layout.offset(f"{plan.name}/weights")
             line[BIAS] = self.layout.offset(f"{plan.name}/bias")
             line[INPUT], line[OUTPUT] = blocks[plan.input], blocks[i + 1]
             line[RUN], line[FROM_OBSERVATION] = plan.run, plan.input == 0
             # Going backward, the first layer to reach an input overwrites its gradient; the others add to it.
             line[ACCUMULATE] = plan.input in fed
-            fed.add(plan.input)
+            if plan.kind != CONSTANT:
+                fed.add(plan.input)
             row = (np.arange(capacity)[:, None] * plan.inputs + first_row).reshape(-1)
             back_row = np.arange(plan.rows) * plan.filters
             for column, values in ((ROW, row), (TAP, tap), (BACK_ROW, back_row)):
@@ -187,6 +222,8 @@ class Network:
             if plan.kind == CONV:
                 scratch = max(scratch, (plan.filters + plan.rows) * plan.taps)
         activations = int(blocks[-1])
+        normal = np.zeros((2, math.prod(self.observation_shape) if normalised else 0), np.float32)
+        normal[SCALE] = 1
         return Workspace(
             table=table,
             indices=np.concatenate(indices).astype(np.int32),
@@ -198,6 +235,7 @@ class Network:
             continues=np.zeros(capacity, np.bool_),
             code=_compiled(),
             words=np.zeros(WORDS, np.int64),
+            normal=normal,
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -206,7 +244,7 @@ class Network:
 
     def head(self, name: str) -> int:
         """The table's row of a head, for `outputs`."""
-        return len(self.layers) + list(self.heads).index(name)
+        return len(self._plans) - len(self.heads) + list(self.heads).index(name)
 
     def describe(self) -> str:
         """One line a layer: name, output shape, number of parameters."""
@@ -235,6 +273,8 @@ class _Plan(NamedTuple):
     def parts(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of its parameters."""
         taps, filters = self.taps, self.filters
+        if self.kind == CONSTANT:
+            return [("bias", (filters,))]
         if self.kind == LSTM:
             filters *= GATES
             return [("weights", (taps, filters)), ("recurrent", (self.filters, filters)), ("bias", (filters,))]
@@ -354,6 +394,7 @@ def _workspace_of(words):
         carray(void_pointer(words[CONTINUES_AT]), words[CAPACITY], np.bool_),
         words,
         words,
+        carray(void_pointer(words[SCRATCH_AT]), (2, 0), np.float32),  # observations were normalised as they came
     )
 
 
@@ -412,6 +453,13 @@ def _forward(work, first, samples):
                 _slice(work.activations, line[OUTPUT] + first * filters, samples * filters),
             )  # fmt: skip
             continue
+        if line[KIND] == CONSTANT:
+            for sample in range(first, first + samples):
+                copy(
+                    _slice(work.activations, line[OUTPUT] + sample * filters, filters),
+                    _slice(work.theta, line[BIAS], filters),
+                )
+            continue
         affine_forward(
             x,
             row,
@@ -433,6 +481,13 @@ def _backward(work, samples, k):
         tap = _slice(work.indices, line[TAP], taps)
         y = _slice(work.activations, line[OUTPUT], samples * pixels * filters)
         dy = _slice(work.dactivations, line[OUTPUT], samples * pixels * filters)
+        if line[KIND] == CONSTANT:
+            db = _slice(work.dtheta, line[BIAS], filters)
+            db[:] = 0
+            for sample in range(samples):
+                for j in range(filters):
+                    db[j] += dy[sample * filters + j]
+            continue
         numbers = work.indices[:filters]
         columns = GATES * filters if line[KIND] == LSTM else filters
         w, dw = _slice(work.theta, line[WEIGHTS], taps * columns), _slice(work.dtheta, line[WEIGHTS], taps * columns)
@@ -468,7 +523,7 @@ def _backward(work, samples, k):
 
 @jit
 def enter(work, sample, observation):
-    """Put one observation, as bytes, into block 0: uint8 images scaled to [0, 1], float32 vectors as they are.
+    """Put one observation, as bytes, into block 0: uint8 images scaled to [0, 1], float32 vectors normalised.
 
     Returns whether every number is finite.
     """
@@ -482,6 +537,9 @@ def enter(work, sample, observation):
     for i in range(x.size):
         x[i] = vector[i]
         finite = finite and np.isfinite(vector[i])
+    for i in range(work.normal.shape[1]):
+        z = (x[i] - work.normal[MEAN, i]) * work.normal[SCALE, i]
+        x[i] = min(max(z, -FARTHEST), FARTHEST)
     return finite
 
 
