@@ -213,7 +213,7 @@ class Learner:
             self.config.sticky_actions,
             self.environment.action_shape,
         )
-        normal = self.network.workspace(0, normalised=self.config.normalise_observations).normal
+        normal = self.network.normal(self.config.normalise_observations)
         fill_normal(self._moments(), normal)
         return Agent(self.network, self.shared.theta, seen, normal=normal, bounds=self.bounds)
 

@@ -46,7 +46,9 @@ def merge(total, moments):
     """Add a worker's statistics to others' (Chan, Golub and LeVeque, 1979)."""
     for i in range(total.shape[1]):
         old, new = total[COUNT, i], moments[COUNT, i]
-        if new == 0:
+        if old == 0:
+            total[:, i] = moments[:, i]
+        if old == 0 or new == 0:
             continue
         difference = moments[AVERAGE, i] - total[AVERAGE, i]
         total[COUNT, i] = old + new

@@ -222,8 +222,6 @@ class Network:
             if plan.kind == CONV:
                 scratch = max(scratch, (plan.filters + plan.rows) * plan.taps)
         activations = int(blocks[-1])
-        normal = np.zeros((2, math.prod(self.observation_shape) if normalised else 0), np.float32)
-        normal[SCALE] = 1
         return Workspace(
             table=table,
             indices=np.concatenate(indices).astype(np.int32),
@@ -235,8 +233,14 @@ class Network:
             continues=np.zeros(capacity, np.bool_),
             code=_compiled(),
             words=np.zeros(WORDS, np.int64),
-            normal=normal,
+            normal=self.normal(normalised),
         )
+
+    def normal(self, normalised: bool) -> np.ndarray:
+        """What observations are normalised by at first, float32 (2, observation), or (2, 0) where they are not."""
+        normal = np.zeros((2, math.prod(self.observation_shape) if normalised else 0), np.float32)
+        normal[SCALE] = 1
+        return normal
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every parameter array by name."""
