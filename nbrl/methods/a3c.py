@@ -141,6 +141,6 @@ def learn(shared, worker, settings, first):
             worker.sums[POLICY_LOSS] -= log_pi * advantage
             worker.sums[VALUE_LOSS] += advantage * advantage / 2
             worker.sums[ENTROPY] += entropy
-    worker.sums[SAMPLES] += t_max * k
+    worker.sums[SAMPLES] += samples
     backward(work, samples, k)  # accumulates d theta and d theta_v over the rollout
     return update(shared, worker, settings, first)  # asynchronous update of theta
