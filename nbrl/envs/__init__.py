@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import gymnasium
 
-from nbrl.envs import atari
+from nbrl.envs import atari, mujoco
 from nbrl.envs.interface import Environment, Instance, NativeEnvironment, Player
 
 __all__ = [
@@ -35,12 +35,13 @@ def names() -> dict[str, list[str]]:
         games = atari.names()
     except ValueError:
         games = []
+    native = sorted([*NATIVE, *(mujoco.NAMES if mujoco.works() else ())])
     others = [
         name
         for name, spec in gymnasium.registry.items()
-        if name not in NATIVE and not str(spec.entry_point).startswith("ale_py")  # which also has its games' old ids
+        if name not in native and not str(spec.entry_point).startswith("ale_py")  # which also has its games' old ids
     ]
-    return {"native": sorted(NATIVE), "atari": games, "gymnasium": sorted(others)}
+    return {"native": native, "atari": games, "gymnasium": sorted(others)}
 
 
 def description(environment: str | Callable[[], gymnasium.Env] | Environment, name: str) -> str:
@@ -82,12 +83,13 @@ def make(
     Parameters
     ----------
     environment : str, callable or Environment
-        An id (those of `NATIVE` are compiled here, "ALE/..." is Atari, all others gymnasium's), a function that
-        returns a gymnasium environment, or a description, which is returned as it is.
+        An id (those of `NATIVE` are compiled here, and MuJoCo's tasks if `mujoco.works`; "ALE/..." is Atari, all others
+        gymnasium's), a function that returns a gymnasium environment, or a description, which is returned as it is.
     sticky_actions, cut_on_life_loss, seed_every_reset
         As in `nbrl.envs.atari.AtariEnvironment`, for "ALE/..." ids; the last two mean nothing elsewhere.
     pictures
-        Whether it will be drawn: as in `nbrl.envs.gym.GymEnvironment`; it means nothing elsewhere.
+        Whether it will be drawn: as in `nbrl.envs.gym.GymEnvironment`, which then runs MuJoCo's tasks too, since it can
+        draw them; it means nothing elsewhere.
 
     Returns
     -------
@@ -113,6 +115,8 @@ def make(
     if isinstance(environment, str) and environment in NATIVE:
         module, function = NATIVE[environment]
         return getattr(importlib.import_module(f"nbrl.envs.{module}"), function)()
+    if isinstance(environment, str) and environment in mujoco.NAMES and mujoco.works() and not pictures:
+        return mujoco.make(environment)
     if isinstance(environment, str) or callable(environment):
         from nbrl.envs.gym import GymEnvironment
 

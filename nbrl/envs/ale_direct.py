@@ -29,7 +29,7 @@ from nbrl.envs.interface import (
     python_instance,
 )
 from nbrl.kernels.compile import cfunction, jit
-from nbrl.kernels.native import emit_call
+from nbrl.kernels.native import emit_call, pointer_to
 from nbrl.kernels.random import ROW, integer, next_uint64, seed_row
 
 logger = logging.getLogger(__name__)
@@ -92,21 +92,8 @@ def _call_pointer(context, function, emulator):
     return types.int64(types.int64, types.int64), codegen
 
 
-def _pointer_to(element: Any) -> Any:
-    @intrinsic
-    def cast(context, address):
-        pointer = types.CPointer(element)
-
-        def codegen(context, builder, signature, args):
-            return builder.inttoptr(args[0], context.get_value_type(pointer))
-
-        return pointer(types.int64), codegen
-
-    return cast
-
-
-_bytes_at, _words_at, _rewards_at = _pointer_to(types.uint8), _pointer_to(types.int64), _pointer_to(types.float32)
-_rows_at, _actions_at = _pointer_to(types.uint64), _pointer_to(types.int32)
+_bytes_at, _words_at, _rewards_at = pointer_to(types.uint8), pointer_to(types.int64), pointer_to(types.float32)
+_rows_at, _actions_at = pointer_to(types.uint64), pointer_to(types.int32)
 _lines_at = _actions_at
 
 

@@ -46,6 +46,21 @@ def void_pointer(context, address):
     return types.voidptr(types.int64), codegen
 
 
+def pointer_to(element: Any) -> Any:
+    """A cast for jitted code: ``cast(address)`` is a pointer to a numba type, for `numba.carray`."""
+
+    @intrinsic
+    def cast(context, address):
+        pointer = types.CPointer(element)
+
+        def codegen(context, builder, signature, args):
+            return builder.inttoptr(args[0], context.get_value_type(pointer))
+
+        return pointer(types.int64), codegen
+
+    return cast
+
+
 @jit
 def copy(target, source):
     """Copy a flat array; ``target[:] = source`` goes through a temporary one, since the two might overlap."""

@@ -1,0 +1,51 @@
+"""MuJoCo tasks without the interpreter: gymnasium's, with physics through MuJoCo's C library.
+
+A step of gymnasium's environments holds the interpreter's lock. Here threads step side by side.
+"""
+
+import functools
+import importlib.metadata
+import importlib.util
+import logging
+import platform
+import sys
+
+import gymnasium
+
+from nbrl.envs.interface import Environment
+
+logger = logging.getLogger(__name__)
+
+NAMES = (
+    "Ant-v5",
+    "HalfCheetah-v5",
+    "Hopper-v5",
+    "Humanoid-v5",
+    "HumanoidStandup-v5",
+    "InvertedDoublePendulum-v5",
+    "InvertedPendulum-v5",
+    "Pusher-v5",
+    "Reacher-v5",
+    "Swimmer-v5",
+    "Walker2d-v5",
+)
+# Compared with gymnasium's environments to the bit: versions of mujoco and gymnasium, sys.platform, machine.
+KNOWN = {("4.0.0", "1.4.0", "linux", "x86_64")}
+
+
+@functools.cache
+def works() -> bool:
+    """Whether the tasks can be run this way: MuJoCo is installed, and its and gymnasium's versions are known ones."""
+    if importlib.util.find_spec("mujoco") is None:
+        return False
+    build = (importlib.metadata.version("mujoco"), gymnasium.__version__, sys.platform, platform.machine())
+    if build not in KNOWN:
+        logger.info("mujoco %s with gymnasium %s on %s %s is run through gymnasium, which is slower", *build)
+    return build in KNOWN
+
+
+def make(name: str) -> Environment:
+    """Describe one of the tasks in `NAMES`; `works` must be true."""
+    from nbrl.envs.mujoco.environment import MujocoEnvironment  # compiles
+
+    return MujocoEnvironment(name)
