@@ -25,6 +25,8 @@ NATIVE = {
     "CartPole-v1": ("classic", "cart_pole"),
     "Catch-v0": ("classic", "catch"),
     "Cue-v0": ("cue", "cue"),
+    "MountainCarContinuous-v0": ("continuous", "mountain_car"),
+    "Pendulum-v1": ("continuous", "pendulum"),
     "Rooms-v0": ("rooms", "rooms"),
 }
 
