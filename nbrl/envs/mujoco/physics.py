@@ -21,6 +21,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
+from nbrl.envs.interface import function_address
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import emit_call, pointer_to
 from nbrl.kernels.random import ROW
@@ -155,7 +156,7 @@ class Model:
         self.row_size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION)
         data = mujoco.MjData(self.model)
         # The struct's layout is nowhere promised, but the package's own arrays tell where its pointers are.
-        self._offsets = [_offset(data._address, getattr(data, name)) for name in FIELDS]
+        self._offsets = _offsets(data._address, [getattr(data, name) for name in FIELDS])
         self._offsets.append(data.warning.lastinfo.ctypes.data - data._address)
 
     def simulate(self, words: np.ndarray) -> None:
@@ -174,7 +175,7 @@ class Model:
             raise RuntimeError(f"MuJoCo could not make a simulation: {problem.value.decode(errors='replace')}")
         words[BATCH], words[STATE_ROW], words[WARNINGS] = batch, library.mjb_state(batch), library.mjb_warning(batch)
         for word, name in enumerate(FUNCTIONS, start=STEP):
-            words[word] = ctypes.cast(library[name], ctypes.c_void_p).value
+            words[word] = function_address(library[name], name)
         words[QPOS : COUNTERS + 1] = self._offsets
         model = self.model
         words[POSITIONS : ROW_SIZE + 1] = model.nq, model.nv, model.nu, model.nbody, self.row_size
@@ -182,9 +183,14 @@ class Model:
         numbers[MASSES:] = np.concatenate([model.body_mass, *model.actuator_ctrlrange.astype(np.float32).T])
 
 
-def _offset(start: int, array: np.ndarray) -> int:
-    """Where in a C struct the pointer to an array's numbers is; 0 for an empty array, which may have none."""
+def _offsets(start: int, arrays: list[np.ndarray]) -> list[int]:
+    """Where in a C struct the pointers to arrays' numbers are, in bytes; 0 for an empty array, which may have none."""
+    wanted = {array.ctypes.data for array in arrays if array.size}
+    found: dict[int, int] = {}
     offset = 0
-    while array.size and ctypes.c_int64.from_address(start + offset).value != array.ctypes.data:
+    while len(found) < len(wanted):
+        address = ctypes.c_int64.from_address(start + offset).value
+        if address in wanted:
+            found.setdefault(address, offset)
         offset += 8
-    return offset
+    return [found.get(array.ctypes.data, 0) for array in arrays]
