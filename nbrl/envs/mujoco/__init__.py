@@ -29,8 +29,10 @@ NAMES = (
     "Swimmer-v5",
     "Walker2d-v5",
 )
-# Compared with gymnasium's environments to the bit: versions of mujoco and gymnasium, sys.platform, machine.
-KNOWN = {("4.0.0", "1.4.0", "linux", "x86_64")}
+# Where the physics was compared with gymnasium's environments to the bit; platforms are sys.platform and machine.
+MUJOCO_VERSIONS = {"4.0.0"}
+GYMNASIUM_VERSIONS = {"1.0.0", "1.1.1", "1.2.3", "1.3.0", "1.4.0"}
+PLATFORMS = {("linux", "x86_64")}
 
 
 @functools.cache
@@ -38,10 +40,20 @@ def works() -> bool:
     """Whether the tasks can be run this way: MuJoCo is installed, and its and gymnasium's versions are known ones."""
     if importlib.util.find_spec("mujoco") is None:
         return False
-    build = (importlib.metadata.version("mujoco"), gymnasium.__version__, sys.platform, platform.machine())
-    if build not in KNOWN:
-        logger.info("mujoco %s with gymnasium %s on %s %s is run through gymnasium, which is slower", *build)
-    return build in KNOWN
+    try:
+        version = importlib.metadata.version("mujoco")
+    except importlib.metadata.PackageNotFoundError:  # something else of that name, or built by hand
+        version = "of no version"
+    system = (sys.platform, platform.machine())
+    known = version in MUJOCO_VERSIONS and gymnasium.__version__ in GYMNASIUM_VERSIONS and system in PLATFORMS
+    if not known:
+        logger.info(
+            "mujoco %s with gymnasium %s on %s %s is not known: MuJoCo's tasks run through gymnasium, which is slower",
+            version,
+            gymnasium.__version__,
+            *system,
+        )
+    return known
 
 
 def make(name: str) -> Environment:
