@@ -216,18 +216,20 @@ class Agent:
             state = local.no_state
         policy, rng = local.policy, local.rng if rng is None else rng
         shape = self.preprocessing.action_shape
+        if out is not None:
+            whole = isinstance(out, np.ndarray) and out.dtype == np.float32 and out.flags.writeable
+            if not shape or not whole or out.shape != shape:
+                raise ValueError(
+                    f"out must be a writable float32 array of shape {shape}, as the actions are"
+                    if shape
+                    else "out is given, but this policy's actions are numbers: leave it out"
+                )
+        elif shape:
+            out = np.empty(shape, np.float32)
         if shape:
             rng.standard_normal(out=policy.noise)
-            if out is None:
-                out = np.empty(shape, np.float32)
         else:
             policy.noise[0] = rng.random()
-        if out is not None and (not shape or out.shape != shape or out.dtype != np.float32):
-            raise ValueError(
-                f"out must be a float32 array of shape {shape}, as the actions are"
-                if shape
-                else "out is given, but this policy's actions are numbers: leave it out"
-            )
         if not choose(policy, array.reshape(-1).view(np.uint8), state, greedy):
             raise ValueError("the observation has a number that is not finite")
         if out is None:

@@ -270,6 +270,10 @@ class Learner:
                 f"the policy to begin with has the layers {agent.network.layers} and the heads {agent.network.heads}: "
                 f"the run has {self.network.layers} and {self.network.heads}"
             )
+        if agent.network.shapes() != self.network.shapes():
+            raise ValueError(
+                "the policy to begin with has another separate_networks or policy_variance than the run"
+            )
         if (seen.observation_shape, seen.observation_dtype) != (
             environment.observation_shape, environment.observation_dtype.name
         ):  # fmt: skip
@@ -310,6 +314,8 @@ class Learner:
             moments = _checked(arrays, "moments", self.workers[0].moments)
             if not np.isfinite(moments).all() or (moments[[COUNT, SQUARES]] < 0).any():
                 raise ValueError("moments has numbers that it cannot have")
+            if not np.isfinite(arrays["actors/discounted"]).all():
+                raise ValueError("actors/discounted has a number that is not finite")
             self.workers[0].moments[:] = moments
             self.shared.moments[0, :] = moments
             self._check_memory(arrays["actors/state"], arrays["actors/next_action"])

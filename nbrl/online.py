@@ -110,6 +110,9 @@ class OnlineLearner:
             (method.learn, *both, learner.settings, 0),
         ):
             function.compile(tuple(numba.typeof(argument) for argument in arguments))
+        worker = learner.workers[0]
+        if worker.sent.size:
+            command(worker.bounds, worker.motion[0, 0], worker.sent)
 
     def another(self) -> "OnlineLearner":
         """One more learner of the same parameters, for another thread and another course of episodes.

@@ -93,7 +93,8 @@ def test_what_threads_write_lies_in_cache_lines_of_their_own():
     assert {(ends.ctypes.data + 8 * end) % 64 for end in (rollout.WRITTEN, rollout.READ, rollout.DROPPED)} == {0}
 
 
-def test_continuous_actions_are_refused():
+@pytest.mark.parametrize("method", ["one_step_q", "one_step_sarsa", "n_step_q"])
+def test_continuous_actions_are_not_for_methods_of_values(method):
     environment = NativeEnvironment(
         ResetFunction(lambda *_: 1),
         StepFunction(lambda *_: 1),
@@ -102,8 +103,9 @@ def test_continuous_actions_are_refused():
         action_space=spaces.Box(-1, 1, (1,), np.float32),
         name="Pole",
     )
-    with pytest.raises(ValueError, match="Pole has continuous actions: a3c takes an environment with discrete ones"):
-        Learner(tiny(environment), environment)
+    sentence = f"Pole has continuous actions: {method} takes an environment with discrete ones"
+    with pytest.raises(ValueError, match=sentence):
+        Learner(tiny(environment, method=method, lockstep=1), environment)
 
 
 # The loop's codes and counts

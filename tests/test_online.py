@@ -138,8 +138,9 @@ def test_what_is_seen_twice_is_one_sentence_and_nothing_is_lost():
 
 
 def test_what_cannot_be_learnt_is_refused():
-    with pytest.raises(ValueError, match="host has continuous actions: a3c takes an environment with discrete ones"):
-        OnlineLearner({}, BOX, BOX)
+    sentence = "host has continuous actions: one_step_q takes an environment with discrete ones"
+    with pytest.raises(ValueError, match=sentence):
+        OnlineLearner({"method": "one_step_q"}, BOX, BOX)
     with pytest.raises(ValueError, match="the observation space Text cannot be used"):
         OnlineLearner({}, spaces.Text(3), TWO)
     with pytest.raises(ValueError, match=r"unknown setting 'learning_rat': did you mean 'learning_rate'?"):

@@ -106,9 +106,8 @@ def action_bounds(low: np.ndarray | None, high: np.ndarray | None) -> np.ndarray
         return np.zeros((4, 0), np.float32)
     low, high = low.astype(np.float64).reshape(-1), high.astype(np.float64).reshape(-1)
     bounded = np.isfinite(low) & np.isfinite(high)
-    with np.errstate(invalid="ignore"):
-        centre, half = np.where(bounded, (low + high) / 2, 0), np.where(bounded, (high - low) / 2, 1)
-    return np.stack([centre, half, low, high]).astype(np.float32)
+    from_, to = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+    return np.stack([(from_ + to) / 2, (to - from_) / 2, low, high]).astype(np.float32)
 
 
 @jit
@@ -124,7 +123,7 @@ def variance(s):
     exponential = np.float32(math.exp(-abs(s)))
     one = np.float32(1.0)
     slope = one / (one + exponential) if s > 0 else exponential / (one + exponential)
-    return max(s, np.float32(0.0)) + np.float32(math.log(one + exponential)) + SMALLEST_VARIANCE, slope
+    return max(s, np.float32(0.0)) + np.float32(math.log1p(exponential)) + SMALLEST_VARIANCE, slope
 
 
 @jit

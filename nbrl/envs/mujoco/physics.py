@@ -151,8 +151,7 @@ class Model:
     def __init__(self, path: Path) -> None:
         import mujoco
 
-        with warnings.catch_warnings():  # some of gymnasium's files use old words
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):  # some of gymnasium's files use old words
             self.model = mujoco.MjSpec.from_file(str(path)).compile()
         self.row_size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION)
         data = mujoco.MjData(self.model)
