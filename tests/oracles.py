@@ -193,11 +193,25 @@ def kind(layer):
     return "conv" if hasattr(layer, "filters") else "dense" if hasattr(layer, "activation") else "lstm"
 
 
-def parameter_shapes(layers, observation_shape, heads):
-    """{name: shape} of every parameter, in the order of the network; heads is {"policy": A, "value": 1}."""
+def parameter_shapes(layers, observation_shape, heads, *, separate=False, constant=()):
+    """{name: shape} of every parameter, in the order of the network; heads is {"policy": A, "value": 1}.
+
+    Where `separate`, the value has layers of its own, alike; heads that are `constant` have a bias alone.
+    """
+    shapes, shape = _layer_shapes(layers, observation_shape, "")
+    if separate:
+        shapes |= _layer_shapes(layers, observation_shape, "value_")[0]
+    for name, outputs in heads.items():
+        weights = {} if name in constant else {f"{name}/weights": (math.prod(shape), outputs)}
+        shapes |= weights | {f"{name}/bias": (outputs,)}
+    return shapes
+
+
+def _layer_shapes(layers, observation_shape, prefix):
+    """({name: shape} of the layers' parameters, the shape of what leaves them)."""
     shapes, shape, in_front = {}, tuple(observation_shape), channels_first(observation_shape)
     for number, layer in enumerate(layers, 1):
-        name, inputs = f"{kind(layer)}{number}", math.prod(shape)
+        name, inputs = f"{prefix}{kind(layer)}{number}", math.prod(shape)
         if kind(layer) == "conv":
             outputs, inputs = layer.filters, image_sizes(shape, in_front)[0] * layer.kernel**2
             shape, in_front = conv_shape(shape, in_front, layer.filters, layer.kernel, layer.stride), False
@@ -208,9 +222,7 @@ def parameter_shapes(layers, observation_shape, heads):
             shapes |= {f"{name}/bias": (4 * outputs,)}
         else:
             shapes |= {f"{name}/weights": (inputs, outputs), f"{name}/bias": (outputs,)}
-    for name, outputs in heads.items():
-        shapes |= {f"{name}/weights": (math.prod(shape), outputs), f"{name}/bias": (outputs,)}
-    return shapes
+    return shapes, shape
 
 
 def state_size(layers):
@@ -223,6 +235,8 @@ def network_forward(layers, parameters, observations, k=1, continues=None, state
 
     For a table with LSTM layers sample t * k + i is step t of actor i. Where continues[s], sample s follows on sample
     s - k, elsewhere it begins with states[s] (state_size,), zeros by default: all samples are then first steps.
+
+    The names of the parameters tell whether the value has layers of its own, and which heads are a bias alone.
     """
     parameters = {name: np.asarray(value, np.float64) for name, value in parameters.items()}
     observations = np.asarray(observations)
@@ -230,10 +244,33 @@ def network_forward(layers, parameters, observations, k=1, continues=None, state
     if observations.dtype == np.uint8:
         x = x / 255
     continues = np.zeros(len(x), bool) if continues is None else continues
-    states = np.zeros((len(x), state_size(layers))) if states is None else np.asarray(states, np.float64)
+    prefixes = ("", "value_") if any(name.startswith("value_") for name in parameters) else ("",)
+    remembers = state_size(layers)
+    states = np.zeros((len(x), len(prefixes) * remembers)) if states is None else np.asarray(states, np.float64)
+    tape, hidden = [], {}
+    for place, prefix in enumerate(prefixes):
+        own = states[:, place * remembers : (place + 1) * remembers]
+        more, hidden[prefix] = _layers_forward(layers, parameters, prefix, x, shape, k, continues, own)
+        tape += more
+    outputs = {}
+    for name in [name.removesuffix("/bias") for name in parameters if name.endswith("/bias")]:
+        if name.startswith(("conv", "dense", "lstm", "value_")):
+            continue
+        weights = parameters.get(f"{name}/weights", np.zeros((hidden[""].shape[1], len(parameters[f"{name}/bias"]))))
+        outputs[name] = dense_forward(_below(name, hidden), weights, parameters[f"{name}/bias"])
+    return outputs, (parameters, tape, hidden, k)
+
+
+def _below(head, hidden):
+    """What a head reads, of the last layers' outputs by the prefix of their names."""
+    return hidden["value_"] if head == "value" and "value_" in hidden else hidden[""]
+
+
+def _layers_forward(layers, parameters, prefix, x, shape, k, continues, states):
+    """(tape, the last layer's output) of the layers whose names have a prefix."""
     tape, in_front, remembered = [], channels_first(shape), 0
     for number, layer in enumerate(layers, 1):
-        name = f"{kind(layer)}{number}"
+        name = f"{prefix}{kind(layer)}{number}"
         weights, bias = parameters[f"{name}/weights"], parameters[f"{name}/bias"]
         if kind(layer) == "lstm":
             own = states[:, remembered : remembered + 2 * layer.units]
@@ -249,32 +286,37 @@ def network_forward(layers, parameters, observations, k=1, continues=None, state
             y = activation_forward(z, layer.activation)
         tape.append((name, x, kept, z, y))
         x = y
-    heads = [
-        name.removesuffix("/weights")
-        for name in parameters
-        if not name.startswith(("conv", "dense", "lstm")) and name.endswith("/weights")
-    ]
-    outputs = {name: dense_forward(x, parameters[f"{name}/weights"], parameters[f"{name}/bias"]) for name in heads}
-    return outputs, (parameters, tape, x, k)
+    return tape, x
 
 
 def left_states(tape):
     """(B, state_size): what each sample of `network_forward` left, h and c of each LSTM layer in turn."""
     _, layer_tape, hidden, _ = tape
-    lstms = [kept for name, _, kept, _, _ in layer_tape if name.startswith("lstm")]
+    lstms = [kept for name, _, kept, _, _ in layer_tape if "lstm" in name]
     parts = [np.array([step[part] for step in steps]) for steps in lstms for part in ("h", "c")]
-    return np.concatenate(parts, axis=1) if parts else np.zeros((len(hidden), 0))
+    return np.concatenate(parts, axis=1) if parts else np.zeros((len(hidden[""]), 0))
 
 
 def network_backward(layers, tape, doutputs):
     """{name: gradient} from {head: dL/doutput (B, outputs)}."""
     parameters, layer_tape, hidden, k = tape
-    gradients, dy = {}, np.zeros_like(hidden)
+    gradients, below = {}, {prefix: np.zeros_like(x) for prefix, x in hidden.items()}
     for name, doutput in doutputs.items():
-        dx, gradients[f"{name}/weights"], gradients[f"{name}/bias"] = dense_backward(
-            hidden, parameters[f"{name}/weights"], doutput
-        )
-        dy += dx
+        gradients[f"{name}/bias"] = doutput.sum(axis=0)
+        if f"{name}/weights" in parameters:
+            dx, gradients[f"{name}/weights"], _ = dense_backward(
+                _below(name, hidden), parameters[f"{name}/weights"], doutput
+            )
+            below["value_" if name == "value" and "value_" in hidden else ""] += dx
+    for place, dy in enumerate(below.values()):
+        own = layer_tape[place * len(layers) : (place + 1) * len(layers)]
+        gradients |= _layers_backward(layers, parameters, own, dy, k)
+    return gradients
+
+
+def _layers_backward(layers, parameters, layer_tape, dy, k):
+    """{name: gradient} of some layers from the gradient of the last one's output."""
+    gradients = {}
     for layer, (name, x, kept, _, y) in zip(reversed(layers), reversed(layer_tape), strict=True):
         weights = parameters[f"{name}/weights"]
         if kind(layer) == "lstm":
@@ -319,6 +361,33 @@ def a3c_gradient(logits, values, actions, returns, *, entropy_weight, value_weig
     dlogits = (pi - chosen) * (returns - values)[:, None]
     dlogits += entropy_weight * pi * (log_pi + entropy(logits)[:, None])
     return dlogits, -value_weight * (returns - values)
+
+
+SMALLEST_VARIANCE = 1e-4
+
+
+def gaussian_variance(s):
+    """softplus(s), and a little."""
+    return np.logaddexp(0.0, np.asarray(s, np.float64)) + SMALLEST_VARIANCE
+
+
+def gaussian_log_pi(mean, s, actions):
+    """(T,) log densities of (T, parts) actions, each part independent of the others."""
+    v = gaussian_variance(s)
+    return -0.5 * ((actions - mean) ** 2 / v + np.log(2 * np.pi * v)).sum(axis=-1)
+
+
+def gaussian_entropy(s):
+    """(T,) differential entropies."""
+    return 0.5 * np.log(2 * np.pi * np.e * gaussian_variance(s)).sum(axis=-1)
+
+
+def gaussian_gradient(mean, s, actions, advantages, entropy_weight):
+    """(dmean, ds), (T, parts), of the sum of ``-log pi(action) * advantage - entropy_weight * H(pi)``."""
+    v, advantages = gaussian_variance(s), np.asarray(advantages, np.float64)[:, None]
+    slope = np.exp(s - np.logaddexp(0.0, np.asarray(s, np.float64)))  # of softplus
+    dv = -advantages * ((actions - mean) ** 2 / (2 * v**2) - 1 / (2 * v)) - entropy_weight / (2 * v)
+    return -advantages * (actions - mean) / v, dv * slope
 
 
 def discounted_returns(rewards, statuses, discount, last_values, bootstrap):
@@ -503,6 +572,12 @@ class A3CReference(Reference):
             returns = values + generalised_advantages(
                 rewards, statuses, config.discount, config.gae_lambda, values, next_values
             )
+        if "mean" in outputs:  # the actions are in the policy's units
+            dmean, ds = gaussian_gradient(
+                outputs["mean"], outputs["variance"], rollout["actions"], returns - values, config.entropy_weight
+            )
+            dvalues = -config.value_weight * (returns - values)
+            return self.backward(tape, {"mean": dmean, "variance": ds, "value": dvalues[:, None]})
         dlogits, dvalues = a3c_gradient(
             outputs["policy"],
             values,

@@ -299,8 +299,10 @@ def test_any_action_is_taken_now_and_then(best):
     told = {0.0: 0, third * 0.999999: 0, third * 1.000001: 1, 2 * third * 0.999999: 1, 2 * third * 1.000001: 2}
     told |= {below(0.01, 0): 2, 0.01: best, below(0.01, 1): best, 0.5: best, below(1, 0): best}
     for u, action in told.items():
-        assert choose(policy, observation, agent.initial_state(), float(u), False) == action
-        assert choose(policy, observation, agent.initial_state(), float(u), True) == best
+        policy.noise[0] = u
+        for greedy, expected in ((False, action), (True, best)):
+            assert choose(policy, observation, agent.initial_state(), greedy)
+            assert policy.action[0] == expected
 
 
 def test_the_generator_decides_when():

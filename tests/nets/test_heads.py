@@ -10,8 +10,20 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbrl.kernels.random import seed_row, uniform
-from nbrl.nets.heads import argmax, categorical_gradient, categorical_sample, epsilon_greedy, q_gradient, softmax
+from nbrl.kernels.random import normal, seed_row, uniform
+from nbrl.nets.heads import (
+    action_bounds,
+    argmax,
+    categorical_gradient,
+    categorical_sample,
+    command,
+    epsilon_greedy,
+    gaussian_gradient,
+    gaussian_sample,
+    q_gradient,
+    softmax,
+    variance,
+)
 
 logits_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=18)
 EPSILON = float(np.finfo(np.float32).eps)
@@ -214,3 +226,159 @@ def test_the_gradient_of_q_is_the_slope_of_its_loss(seed, size, target, data):
             q_gradient(up, action, np.float32(target), unused) - q_gradient(down, action, np.float32(target), unused)
         ) / 16
         assert dvalues[i] == pytest.approx(slope, abs=7000 * 8 * EPSILON / 16 + 1e-5)
+
+
+# Gaussian policies
+
+
+INFINITE = math.inf
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        # -1 and 1 become the bounds, 0 their middle; what lies beyond is clipped.
+        (-2, 6, {-1: -2, 0: 2, 1: 6, 0.5: 4, -1.5: -2, 3: 6}),
+        (0, 1, {-1: 0, 0: 0.5, 1: 1, -7: 0, 7: 1}),
+        (5, 5, {-1: 5, 0: 5, 1: 5}),
+        # With one bound or none an action is in the space's own units.
+        (-2, INFINITE, {-1: -1, -3: -2, 1e9: 1e9}),
+        (-INFINITE, 0.5, {-1e9: -1e9, 0: 0, 0.75: 0.5}),
+        (3, INFINITE, {0: 3, 4: 4}),
+        (-INFINITE, INFINITE, {-1e30: -1e30, 0: 0, 2.5: 2.5}),
+    ],
+)
+def test_an_action_in_its_space_s_units(low, high, told):
+    bounds, sent = action_bounds(np.array([low], np.float32), np.array([high], np.float32)), np.zeros(1, np.float32)
+    assert (bounds.shape, bounds.dtype) == ((4, 1), np.float32)
+    for action, expected in told.items():
+        command(bounds, np.array([action], np.float32), sent)
+        assert sent[0] == np.float32(expected)
+
+
+def test_each_part_has_its_own_bounds_in_the_order_of_memory():
+    low = np.array([[-1, 0], [-INFINITE, -4]], np.float32)
+    high = np.array([[1, 10], [INFINITE, 0]], np.float32)
+    bounds = action_bounds(low, high)
+    assert bounds.tolist() == [[0, 5, 0, -2], [1, 5, 1, 2], low.ravel().tolist(), high.ravel().tolist()]
+    action = np.array([0.5, 0.5, 0.5, 0.5], np.float32)
+    command(bounds, action, action)  # in place
+    assert action.tolist() == [0.5, 7.5, 0.5, -1]
+    assert action_bounds(None, None).shape == (4, 0)
+
+
+@given(ends=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=2), action=st.floats(width=32, allow_nan=False))
+@settings(max_examples=100)
+def test_no_action_leaves_its_space(ends, action):
+    low, high = (np.array([end], np.float32) for end in sorted(ends))
+    sent = np.zeros(1, np.float32)
+    command(action_bounds(low, high), np.array([action], np.float32), sent)
+    assert low[0] <= sent[0] <= high[0]
+
+
+def test_a_variance_by_hand():
+    # softplus(0) = ln 2, softplus(ln 3) = ln 4, softplus(-ln 3) = ln(4 / 3); slopes 1/2, 3/4, 1/4.
+    for s, expected, slope in ((0, math.log(2), 0.5), (math.log(3), math.log(4), 0.75), (-math.log(3), math.log(4 / 3), 0.25)):
+        assert variance(np.float32(s)) == (pytest.approx(expected + 1e-4, rel=1e-6), pytest.approx(slope, rel=1e-6))
+    assert variance(np.float32(-1e30)) == (np.float32(1e-4), 0)
+    assert variance(np.float32(1e30)) == (np.float32(1e30), 1)
+
+
+@given(s=st.floats(-200, 200, width=32))
+@settings(max_examples=200)
+def test_a_variance_equals_the_oracle(s):
+    found, slope = variance(np.float32(s))
+    assert found == pytest.approx(oracles.gaussian_variance(s), rel=8 * EPSILON)
+    # exp(s) carries the rounding of s itself: none, s is exact; its own is a few last places.
+    assert slope == pytest.approx(math.exp(s - np.logaddexp(0.0, s)), rel=16 * EPSILON, abs=1e-37)
+    assert found > 0
+
+
+def test_the_gradient_of_a_gaussian_by_hand():
+    # s = ln(e - 1) makes the variance 1 (and the smallest one more: left out here, since it moves nothing by more than
+    # 1e-4), and its slope (e - 1) / e = 0.632121. Mean 1, action 3, advantage 2, beta 0.1:
+    #   log pi = -(2^2 + ln 2 pi) / 2 = -2.918939      H = (ln 2 pi + 1) / 2 = 1.418939
+    #   d(-log pi A)/d mean = -2 * 2 / 1 = -4
+    #   d(-log pi A)/dv = 2 * (1 - 4) / 2 = -3          d(-beta H)/dv = -0.1 / 2 = -0.05
+    #   d/ds = -3.05 * 0.632121 = -1.927968
+    s, dmean, ds = np.array([math.log(math.e - 1)], np.float32), np.zeros(1, np.float32), np.zeros(1, np.float32)
+    mean, action = np.array([1], np.float32), np.array([3], np.float32)
+    log_pi, entropy = gaussian_gradient(mean, s, action, np.float32(2), np.float32(0.1), dmean, ds)
+    assert log_pi == pytest.approx(-2.918939, abs=3e-4)
+    assert entropy == pytest.approx(1.418939, abs=1e-4)
+    assert dmean[0] == pytest.approx(-4, abs=1e-3)
+    assert ds[0] == pytest.approx(-1.927968, abs=2e-3)
+
+
+@given(
+    seed=strategies.seeds, parts=st.integers(1, 17), advantage=st.floats(-40, 40, width=32),
+    beta=st.floats(0, 1, width=32), low=st.floats(-30, 30),
+)  # fmt: skip
+@settings(max_examples=200)
+def test_the_gradient_of_a_gaussian_equals_the_oracle(seed, parts, advantage, beta, low):
+    rng = np.random.default_rng(seed)
+    mean = rng.uniform(-3, 3, parts).astype(np.float32)
+    s = np.clip(rng.uniform(low, low + 5, parts), -30, 30).astype(np.float32)
+    v = oracles.gaussian_variance(s)
+    action = (mean + np.sqrt(v) * rng.standard_normal(parts)).astype(np.float32)
+    dmean, ds = np.full((2, parts), np.nan, np.float32)
+    log_pi, entropy = gaussian_gradient(mean, s, action, np.float32(advantage), np.float32(beta), dmean, ds)
+    rows = [array[None].astype(float) for array in (mean, s, action)]
+    expected_mean, expected_s = oracles.gaussian_gradient(*rows, [advantage], beta)
+    # Differences of float32 numbers are exact near each other; each quotient and product has its own last place.
+    assert dmean == pytest.approx(expected_mean[0], rel=32 * EPSILON, abs=1e-30)
+    terms = 0.5 / v * (abs(advantage) * (1 + (action - mean) ** 2 / v) + beta)
+    assert (np.abs(ds - expected_s[0]) <= 64 * EPSILON * terms + 1e-30).all()
+    magnitude = 0.5 * ((action - mean) ** 2 / v + np.abs(np.log(v)) + 3).sum()
+    assert log_pi == pytest.approx(oracles.gaussian_log_pi(*rows)[0], abs=32 * EPSILON * magnitude)
+    assert entropy == pytest.approx(oracles.gaussian_entropy(rows[1])[0], abs=32 * EPSILON * magnitude)
+
+
+@given(seed=strategies.seeds, advantage=st.floats(-5, 5), beta=st.floats(0, 1))
+@settings(max_examples=50)
+def test_the_oracle_s_gradient_of_a_gaussian_is_the_slope_of_its_loss(seed, advantage, beta):
+    rng = np.random.default_rng(seed)
+    mean, s, action = rng.uniform(-2, 2, (3, 1, 4))
+    dmean, ds = oracles.gaussian_gradient(mean, s, action, [advantage], beta)
+
+    def loss(mean, s):
+        return (-oracles.gaussian_log_pi(mean, s, action) * advantage - beta * oracles.gaussian_entropy(s))[0]
+
+    step = 1e-5
+    for i in range(4):
+        along = step * np.eye(4)[i]
+        assert dmean[0, i] == pytest.approx((loss(mean + along, s) - loss(mean - along, s)) / (2 * step), abs=1e-4)
+        assert ds[0, i] == pytest.approx((loss(mean, s + along) - loss(mean, s - along)) / (2 * step), abs=1e-4)
+
+
+@numba.njit
+def gaussian_moments(mean, s, row, draws):
+    noise, action = np.zeros(mean.size), np.zeros(mean.size, np.float32)
+    total, products = np.zeros(mean.size), np.zeros((mean.size, mean.size))
+    for _ in range(draws):
+        for i in range(noise.size):
+            noise[i] = normal(row)
+        gaussian_sample(mean, s, noise, action)
+        for i in range(mean.size):
+            total[i] += action[i]
+            for j in range(mean.size):
+                products[i, j] += (action[i] - mean[i]) * (action[j] - mean[j])
+    return total / draws, products / draws
+
+
+def test_continuous_actions_have_the_policy_s_mean_and_variance():
+    mean, s, draws = np.array([0.5, -3, 0], np.float32), np.array([-2, 0, 3], np.float32), 200_000
+    average, products = gaussian_moments(mean, s, row_of(3), draws)
+    v = oracles.gaussian_variance(s)
+    assert (np.abs(average - mean) <= 5 * np.sqrt(v / draws)).all()
+    # Of independent parts: the diagonal is the variance, whose own deviation is sqrt(2 / n) v, and the rest 0.
+    deviation = np.sqrt(np.outer(v, v) * (1 + np.eye(3)) / draws)
+    assert (np.abs(products - np.diag(v)) <= 5 * deviation).all()
+
+
+def test_a_continuous_action_without_noise_is_the_mean():
+    mean, action = np.array([0.25, -7], np.float32), np.zeros(2, np.float32)
+    gaussian_sample(mean, np.array([3, -3], np.float32), np.zeros(2), action)
+    assert np.array_equal(action, mean)
+    gaussian_sample(mean, np.array([0, 0], np.float32), np.array([1.0, -2.0]), action)
+    assert action == pytest.approx(mean + np.sqrt(math.log(2) + 1e-4) * np.array([1, -2]), rel=1e-6)

@@ -46,10 +46,21 @@ def networks(draw, activations=None):
     table = draw(strategies.tables(Dense, Conv, shape, lstm=Lstm))
     if activations is not None:
         table = smooth(table, [draw(st.sampled_from(activations)) for _ in table])
-    heads = draw(st.sampled_from([{"policy": 3, "value": 1}, {"policy": 18, "value": 1}, {"q": 5}]))
+    heads = draw(
+        st.sampled_from(
+            [{"policy": 3, "value": 1}, {"policy": 18, "value": 1}, {"q": 5}, {"mean": 2, "variance": 2, "value": 1}]
+        )
+    )
+    separate = "value" in heads and draw(st.booleans())
+    constant = ("variance",) if "variance" in heads and draw(st.booleans()) else ()
     seed = draw(strategies.seeds)
-    network = Network(table, shape, heads)
-    return network, network.initial(seed), np.random.default_rng(seed)
+    network, rng = Network(table, shape, heads, separate=separate, constant=constant), np.random.default_rng(seed)
+    parameters = network.initial(seed)
+    for name in constant:  # which begin with 0
+        view = network.layout.view(parameters, f"{name}/bias")
+        assert not view.any()
+        view[...] = rng.standard_normal(view.shape)
+    return network, parameters, rng
 
 
 def smooth(table, activations):
@@ -134,7 +145,7 @@ def check_against_the_oracle(network, parameters, sequence, doutputs):
     samples = len(sequence.inputs)
     expected, tape = oracle(network, parameters, sequence)
     layer_tape = tape[1]
-    for layer, (*_, z, _) in zip(network.layers, layer_tape, strict=True):
+    for layer, (*_, z, _) in zip(network.layers * (1 + network.separate), layer_tape, strict=True):
         if getattr(layer, "activation", None) == "relu":
             assume(np.abs(z).min() > KINK * np.abs(z).max())
 
@@ -160,6 +171,10 @@ def check_against_the_oracle(network, parameters, sequence, doutputs):
 @settings(max_examples=80)
 def test_every_layer_forward_and_every_gradient_equal_the_oracle(drawn, steps, k):
     network, parameters, rng = drawn
+    shapes = oracles.parameter_shapes(
+        network.layers, network.observation_shape, network.heads, separate=network.separate, constant=network.constant
+    )
+    assert list(network.shapes().items()) == list(shapes.items())
     sequence = draw_sequence(rng, network, steps, k)
     check_against_the_oracle(network, parameters, sequence, draw_gradients(rng, network, steps * k))
 
@@ -498,6 +513,51 @@ def test_bytes_enter_as_fractions_and_numbers_as_they_are():
             numbers = np.ones(3, np.float32)
             numbers[place] = bad
             assert not enter(vector, 1, numbers.view(np.uint8))
+
+
+def normalised():
+    """A workspace whose three numbers have the means 1, -2, 0 and the deviations 2, 1/2, 1/10."""
+    work = Network((Dense(2),), (3,), {"value": 1}).workspace(2, normalised=True)
+    assert work.normal.tolist() == [[0, 0, 0], [1, 1, 1]]
+    work.normal[...] = [[1, -2, 0], [0.5, 2, 10]]
+    return work
+
+
+def test_vectors_are_normalised_as_they_enter():
+    # (3 - 1) / 2, (-2.5 + 2) * 2, 0.4 * 10; and no farther than 10 from 0 on either side.
+    work = normalised()
+    for numbers, expected in (
+        ([3, -2.5, 0.4], [1, -1, 4]),
+        ([1, -2, 0], [0, 0, 0]),
+        ([21, -7, 1], [10, -10, 10]),
+        ([21.5, -7.5, 1e30], [10, -10, 10]),
+        ([-3e38, 3e38, -1.5], [-10, 10, -10]),
+    ):
+        assert enter(work, 1, np.array(numbers, np.float32).view(np.uint8))
+        assert observations(work, 1, 1)[0] == pytest.approx(expected, rel=1e-6)
+        assert not observations(work, 0, 1).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", range(3))
+def test_normalising_hides_no_number_that_is_not_finite(bad, place):
+    numbers = np.ones(3, np.float32)
+    numbers[place] = bad
+    assert not enter(normalised(), 0, numbers.view(np.uint8))
+
+
+def test_the_value_alone_learns_from_its_own_layers():
+    network = Network((Dense(5, "tanh"),), (4,), {"mean": 2, "variance": 2, "value": 1}, separate=True)
+    work, rng = network.workspace(3), np.random.default_rng(0)
+    work.theta[:] = network.initial(0)
+    observations(work, 0, 3)[...] = rng.standard_normal((3, 4))
+    for taught, learns in (("value", {"value_dense1", "value"}), ("mean", {"dense1", "mean"})):
+        forward(work, 0, 3)
+        fill_gradients(network, work, {name: np.zeros((3, units)) for name, units in network.heads.items()})
+        output_gradients(work, network.head(taught), 0, 3)[...] = 1
+        backward(work, 3, 1)
+        found = {name.split("/")[0] for name, view in network.layout.views(work.dtheta).items() if view.any()}
+        assert found == learns
 
 
 @pytest.mark.parametrize("name", ["paper", "paper-lstm"])

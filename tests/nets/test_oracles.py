@@ -141,3 +141,33 @@ def test_entropy_and_log_softmax_by_hand():
     logits = np.log([[0.5, 0.25, 0.25]]) + 7
     assert oracles.log_softmax(logits)[0] == pytest.approx(np.log([0.5, 0.25, 0.25]))
     assert oracles.entropy(logits)[0] == pytest.approx(1.5 * math.log(2))
+
+
+@given(seed=strategies.seeds)
+@settings(max_examples=25)
+def test_the_gradient_of_separate_networks_of_a_gaussian_policy_is_the_slope_of_its_loss(seed):
+    layers, heads, rng = [Dense(4, "tanh"), Lstm(3)], {"mean": 2, "variance": 2, "value": 1}, np.random.default_rng(seed)
+    shapes = oracles.parameter_shapes(layers, (3,), heads, separate=True, constant=("variance",))
+    assert "value_lstm2/recurrent" in shapes
+    assert "variance/weights" not in shapes
+    parameters = {name: rng.normal(size=size) for name, size in shapes.items()}
+    direction = {name: rng.normal(size=size) for name, size in shapes.items()}
+    observations, actions, advantages = rng.normal(size=(4, 3)), rng.normal(size=(4, 2)), rng.normal(size=4)
+    memory = {"k": 1, "continues": [False, True, False, True], "states": rng.normal(size=(4, 12))}
+
+    def loss(step):
+        moved = {name: parameters[name] + step * direction[name] for name in parameters}
+        outputs, _ = oracles.network_forward(layers, moved, observations, **memory)
+        log_pi = oracles.gaussian_log_pi(outputs["mean"], outputs["variance"], actions)
+        entropy = oracles.gaussian_entropy(outputs["variance"])
+        return -(log_pi * advantages).sum() - 0.3 * entropy.sum() + (outputs["value"] ** 2).sum() / 2
+
+    outputs, tape = oracles.network_forward(layers, parameters, observations, **memory)
+    dmean, ds = oracles.gaussian_gradient(outputs["mean"], outputs["variance"], actions, advantages, 0.3)
+    gradient = oracles.network_backward(layers, tape, {"mean": dmean, "variance": ds, "value": outputs["value"]})
+    assert gradient.keys() == parameters.keys()
+    step = 1e-6
+    slope = (loss(step) - loss(-step)) / (2 * step)
+    inner = sum((gradient[name] * direction[name]).sum() for name in gradient)
+    size = math.sqrt(sum((values**2).sum() for values in gradient.values()))
+    assert inner == pytest.approx(slope, rel=1e-4, abs=1e-5 * (1 + size))

@@ -1,0 +1,142 @@
+"""Running statistics against NumPy's, for any numbers in any parts, and what learning sees through them."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nbrl.methods.normalisation import (
+    AVERAGE,
+    COUNT,
+    ROWS,
+    SQUARES,
+    fill_normal,
+    measure,
+    measure_observation,
+    merge,
+    publish,
+    scale_of,
+)
+
+numbers = st.lists(st.floats(-1e6, 1e6), max_size=12)
+
+
+def measured(values, features=1):
+    """Statistics of rows of numbers, (n, features)."""
+    moments = np.zeros((ROWS, features))
+    for row in np.reshape(values, (-1, features)):
+        for feature, value in enumerate(row):
+            measure(moments, feature, value)
+    return moments
+
+
+def assert_those_of(moments, values):
+    """Whether statistics of one feature are NumPy's, to a few last places of the largest number."""
+    values = np.array(values)
+    assert moments[COUNT, 0] == values.size
+    if values.size:
+        size = np.abs(values).max() + 1e-300
+        assert moments[AVERAGE, 0] == pytest.approx(values.mean(), abs=1e-13 * size)
+        assert moments[SQUARES, 0] == pytest.approx(values.size * values.var(), rel=1e-9, abs=1e-13 * size**2)
+        assert moments[SQUARES, 0] >= 0
+
+
+def test_statistics_by_hand():
+    # Mean 5, squared differences 9 + 1 + 1 + 9.
+    moments = measured([2.0, 4.0, 6.0, 8.0])
+    assert moments[:, 0].tolist() == [4, 5, 20]
+    assert scale_of(moments, 0) == pytest.approx(1 / math.sqrt(5 + 1e-8))
+    # With 11 twice: mean (20 + 22) / 6 = 7, squares 25 + 9 + 1 + 1 + 16 + 16.
+    merge(moments, measured([11.0, 11.0]))
+    assert moments[:, 0] == pytest.approx([6, 7, 68])
+
+
+@given(parts=st.lists(numbers, max_size=5))
+@settings(max_examples=100)
+def test_any_numbers_in_any_parts_have_numpy_s_mean_and_variance(parts):
+    total = np.zeros((ROWS, 1))
+    for part in parts:
+        own = measured(part)
+        assert_those_of(own, part)
+        merge(total, own)
+    assert_those_of(total, [value for part in parts for value in part])
+
+
+@given(values=numbers)
+def test_statistics_of_one_worker_are_its_own(values):
+    own, total = measured(values), np.zeros((ROWS, 1))
+    merge(total, np.zeros((ROWS, 1)))
+    merge(total, own)
+    merge(total, np.zeros((ROWS, 1)))
+    assert total.tobytes() == own.tobytes()
+
+
+def test_a_scale_is_1_until_two_numbers_are_there():
+    assert scale_of(measured([]), 0) == 1
+    assert scale_of(measured([7.0]), 0) == 1
+    assert scale_of(measured([7.0, 9.0]), 0) == pytest.approx(1)
+    assert scale_of(measured([7.0, 11.0]), 0) == pytest.approx(0.5)
+    assert scale_of(measured([7.0, 7.0]), 0) == pytest.approx(1e4)  # of a number that never changes
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_observations_with_a_number_that_is_not_finite_do_not_count(bad):
+    moments = np.zeros((ROWS, 3))  # two of an observation, one of the return
+    for observation in ([1.0, 10.0], [bad, 20.0], [3.0, 30.0], [5.0, bad]):
+        measure_observation(moments, np.array(observation, np.float32).view(np.uint8))
+    assert moments[COUNT].tolist() == [2, 2, 0]
+    assert moments[AVERAGE].tolist() == [2, 20, 0]
+    assert moments[SQUARES].tolist() == [2, 200, 0]
+
+
+def test_where_observations_are_not_normalised_none_is_measured():
+    moments = np.zeros((ROWS, 1))
+    measure_observation(moments, np.ones(4, np.float32).view(np.uint8))
+    assert not moments.any()
+
+
+def test_means_and_scales_of_an_observation():
+    moments, normal = measured([[1.0, -2.0, 9.0], [5.0, -2.5, 7.0]], 3), np.zeros((2, 2), np.float32)
+    fill_normal(moments, normal)
+    assert normal[0].tolist() == [3, -2.25]
+    assert normal[1] == pytest.approx([0.5, 4])
+
+
+class Everyone(NamedTuple):
+    """What `publish` reads of `Shared`."""
+
+    moments: np.ndarray
+    published: np.ndarray
+
+
+class One(NamedTuple):
+    """What `publish` reads of `Worker`."""
+
+    thread: int
+    moments: np.ndarray
+    total: np.ndarray
+
+
+def test_workers_see_each_other_s_published_numbers():
+    shared = Everyone(np.zeros((2, 2, ROWS, 1)), np.zeros((2, 8), np.int64))
+    first, second = (One(thread, np.zeros((ROWS, 1)), np.full((ROWS, 1), 7.0)) for thread in (0, 1))
+
+    def measure_and_publish(worker, values):
+        for value in values:
+            measure(worker.moments, 0, value)
+        publish(shared, worker)
+
+    measure_and_publish(first, [1.0, 2.0])
+    assert_those_of(first.total, [1, 2])
+    measure(second.moments, 0, 99.0)  # not yet published
+    measure_and_publish(first, [6.0])
+    assert_those_of(first.total, [1, 2, 6])
+    measure_and_publish(second, [3.0])
+    assert_those_of(second.total, [1, 2, 6, 99, 3])
+    assert_those_of(first.total, [1, 2, 6])  # until its next rollout
+    measure_and_publish(first, [])
+    assert_those_of(first.total, [1, 2, 6, 99, 3])
+    assert_those_of(first.moments, [1, 2, 6])
