@@ -1,6 +1,7 @@
 """Asynchronous deep reinforcement learning on CPUs, by hand, with Numba."""
 
 import importlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,12 +54,16 @@ _MODULES = {
     "train": "trainer",
 }
 
+# Python gives up where two threads import a module and its package from both ends.
+_importing = threading.RLock()
+
 if not TYPE_CHECKING:  # else a type checker takes any name for a public one
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        with _importing:
+            value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
         globals()[name] = value
         return value
 
