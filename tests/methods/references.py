@@ -8,7 +8,7 @@ of the largest move, and to ten times its own last place.
 import numpy as np
 import oracles
 from methods.loops import Loop
-from methods.scripted import Scripted, rollouts, transitions
+from methods.scripted import HIGH, LOW, Scripted, motions, rollouts, transitions
 
 from nbrl import configure
 from nbrl.methods import rollout
@@ -45,13 +45,20 @@ def assert_same_gradient(dtheta, gradient, norm):
         assert np.abs(values - gradient[name]).max() <= 3e-5 * scale, name
 
 
-def follow(config, make_reference):
+def in_the_space_s_units(motion):
+    """Continuous actions of `Scripted`: the first part has two bounds, which are -1 and 1 of the policy; both clip."""
+    middle, half = (LOW[0] + HIGH[0]) / 2, (HIGH[0] - LOW[0]) / 2
+    return np.clip(motion * [half, 1] + [middle, 0], LOW, HIGH)
+
+
+def follow(config, make_reference, *, continuous=False):
     """Ten updates of the loop and of a reference, compared after each: (loop, reference).
 
     `make_reference` takes layers, parameters and settings. Of a value method the actions are compared as well, with
-    those that its actors' random numbers give.
+    those that its actors' random numbers give. Continuous actions are learnt from in the policy's units, and those that
+    the environment got are compared.
     """
-    environment = Scripted()
+    environment = Scripted(continuous=continuous)
     loop = Loop(config, environment)
     first = {name: values.astype(float) for name, values in loop.theta.items()}
     reference, worker = make_reference(config.network, first, config), loop.run.workers[0]
@@ -70,6 +77,10 @@ def follow(config, make_reference):
             acted = rollouts(transitions(environment.records(loop.instances[actor])), config.rollout_length)
             assert len(acted) == seen[actor] + 1
             one = acted[seen[actor]] | {"actor": actor}
+            if continuous:
+                one["actions"] = worker.motion[:, actor % config.lockstep].astype(float)
+                sent = motions(environment.records(loop.instances[actor]))[-config.rollout_length :]
+                np.testing.assert_allclose(sent, in_the_space_s_units(one["actions"]), rtol=1e-6, atol=1e-6)
             if greedy:
                 q, next_q = reference.outputs(one)[0]["q"], reference.next_outputs(one, reference.parameters)["q"]
                 one["next_actions"] = greedy[actor].replay(one, q, next_q, reference.steps)

@@ -17,7 +17,11 @@ from nbrl.kernels.random import seed_row, uniform
 SIZE = 6  # of an observation
 ACTIONS = 4
 RECORDS = 4000
-RECORD = SIZE + 3  # float64: the observation given, the action (-1 for a reset), the reward, the status
+PARTS = 2  # of a continuous action
+LOW, HIGH = (-1.5, -np.inf), (0.5, 2.0)  # its bounds
+# float64: the observation given, the action (-1 for a reset, 0 for a continuous one), the reward, the status, and the
+# parts of a continuous action.
+RECORD = SIZE + 3 + PARTS
 HEAD = 5  # uint64: the random row, the count of records
 
 
@@ -42,14 +46,9 @@ def scripted_reset(state, seed, observation):
     return STEPPED
 
 
-@numba.cfunc("int32(voidptr, CPointer(int32), CPointer(float32), CPointer(float32))")
-def scripted_step(state, action, observation, reward):
-    head = carray(state, HEAD, np.uint64)
-    log = carray(state, HEAD + RECORD * RECORDS, np.float64)[HEAD:].reshape((RECORDS, RECORD))
-    if head[4] >= RECORDS:
-        return 0
-    reward[0] = 6 * uniform(head) - 3 + 0.5 * action[0]
-    chance, status = uniform(head), STEPPED
+@numba.njit
+def _status(chance):
+    status = STEPPED
     if chance < 0.1:
         status |= TERMINATED
     elif chance < 0.2:
@@ -58,20 +57,46 @@ def scripted_step(state, action, observation, reward):
         status |= CUT
     elif chance < 0.34:
         status |= TERMINATED | TRUNCATED
+    return status
+
+
+@numba.cfunc("int32(voidptr, CPointer(int32), CPointer(float32), CPointer(float32))")
+def scripted_step(state, action, observation, reward):
+    head = carray(state, HEAD, np.uint64)
+    log = carray(state, HEAD + RECORD * RECORDS, np.float64)[HEAD:].reshape((RECORDS, RECORD))
+    if head[4] >= RECORDS:
+        return 0
+    reward[0] = 6 * uniform(head) - 3 + 0.5 * action[0]
+    status = _status(uniform(head))
     _write(head, log, carray(observation, SIZE), action[0], reward[0], status)
     return status
 
 
-class Scripted(NativeEnvironment):
-    """The environment; `made` holds every instance that was made of it, in order."""
+@numba.cfunc("int32(voidptr, CPointer(float32), CPointer(float32), CPointer(float32))")
+def scripted_motion(state, action, observation, reward):
+    head = carray(state, HEAD, np.uint64)
+    log = carray(state, HEAD + RECORD * RECORDS, np.float64)[HEAD:].reshape((RECORDS, RECORD))
+    if head[4] >= RECORDS:
+        return 0
+    reward[0] = 6 * uniform(head) - 3 + 0.5 * action[0] - 0.25 * action[1]
+    status = _status(uniform(head))
+    for part in range(PARTS):
+        log[np.int64(head[4]), SIZE + 3 + part] = action[part]
+    _write(head, log, carray(observation, SIZE), 0, reward[0], status)
+    return status
 
-    def __init__(self):
+
+class Scripted(NativeEnvironment):
+    """The environment, with discrete or continuous actions; `made` holds every instance that was made of it, in order."""
+
+    def __init__(self, *, continuous=False):
+        motions = spaces.Box(np.array(LOW, np.float32), np.array(HIGH, np.float32))
         super().__init__(
             scripted_reset,
-            scripted_step,
+            scripted_motion if continuous else scripted_step,
             state_size=8 * (HEAD + RECORD * RECORDS),
             observation_space=spaces.Box(-1.0, 1.0, (SIZE,), np.float32),
-            action_space=spaces.Discrete(ACTIONS),
+            action_space=motions if continuous else spaces.Discrete(ACTIONS),
             name="Scripted",
         )
         self.made = []
@@ -85,6 +110,11 @@ class Scripted(NativeEnvironment):
         size = 8 * (HEAD + RECORD * RECORDS)
         state = np.frombuffer(ctypes.string_at(instance.state_address, size), np.float64)
         return state[HEAD:].reshape(RECORDS, RECORD)[: int(state[:HEAD].view(np.uint64)[4])]
+
+
+def motions(records):
+    """(N, PARTS): the continuous actions of every step, in the space's units."""
+    return records[records[:, SIZE] != -1, SIZE + 3 :]
 
 
 def transitions(records):

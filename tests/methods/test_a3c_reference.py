@@ -13,6 +13,7 @@ from methods.scripted import SIZE, Scripted, rollouts, transitions
 from nbrl import Conv, Dense, Trainer, envs
 from nbrl.envs import Player
 from nbrl.methods import rollout
+from nbrl.nets.network import observations
 
 ADAM = OPTIMISERS["shared_adam"]
 TWO_LAYERS = (Dense(20, "tanh"), Dense(17, "tanh"))
@@ -45,6 +46,83 @@ CASES = {
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 def test_ten_updates_equal_the_reference(config):
     follow(config, oracles.A3CReference)
+
+
+CONTINUOUS = {
+    "the paper's": settings(separate_networks=True, seed=4),
+    "one network": settings(entropy_weight=0.1),
+    "a constant variance": settings(separate_networks=True, policy_variance="constant", **ADAM),
+    "generalised advantages, orthogonal": settings(
+        gae_lambda=0.8, initialisation="orthogonal", policy_variance="constant", seed=4
+    ),
+    "two pairs in lockstep": settings(actors=4, lockstep=2, separate_networks=True, gradient_clip=0.7),
+    "three actors in turn, one step": settings(actors=3, length=1),
+}
+
+
+@pytest.mark.parametrize("config", CONTINUOUS.values(), ids=CONTINUOUS)
+def test_ten_updates_of_continuous_actions_equal_the_reference(config):
+    follow(config, oracles.A3CReference, continuous=True)
+
+
+def test_continuous_actions_are_drawn_from_the_policy():
+    # As the actor's row gives them, by Box and Muller, with the parameters of the reference.
+    config, environment = settings(length=7, seed=21, separate_networks=True), Scripted(continuous=True)
+    loop = Loop(config, environment)
+    generator, begun = oracles.Xoshiro([int(word) for word in loop.run.workers[0].random[0]]), False
+    for update in range(UPDATES):
+        parameters = {name: values.astype(float) for name, values in loop.theta.items()}
+        assert loop.rollout() == rollout.PAUSED
+        one = rollouts(transitions(environment.records(loop.instances[0])), config.rollout_length)[update]
+        outputs, _ = oracles.network_forward(config.network, parameters, one["observations"])
+        for t, status in enumerate(one["statuses"]):
+            if not begun:
+                generator.next_uint64()
+            begun = not status & (oracles.TERMINATED | oracles.TRUNCATED)
+            noise = [
+                np.sqrt(-2 * np.log(1 - generator.uniform())) * np.cos(2 * np.pi * generator.uniform())
+                for _ in range(2)
+            ]
+            deviation = np.sqrt(oracles.gaussian_variance(outputs["variance"][t]))
+            expected = outputs["mean"][t] + deviation * noise
+            np.testing.assert_allclose(loop.run.workers[0].motion[t, 0], expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_learning_sees_normalised_observations_and_rewards(continuous):
+    # The statistics of a rollout are those of all steps before it; an episode's discounted return goes on through
+    # rollouts. 0.3 is low enough to clip some rewards.
+    config = settings(normalise_observations=True, normalise_rewards=True, reward_clip=0.3, actors=2, seed=4)
+    environment = Scripted(continuous=continuous)
+    loop = Loop(config, environment)
+    worker, length = loop.run.workers[0], config.rollout_length
+    seen, returns, discounted, clipped = [], [], [0.0, 0.0], 0
+    for update in range(UPDATES):
+        assert loop.rollout() == rollout.PAUSED
+        actor = update % 2
+        one = rollouts(transitions(environment.records(loop.instances[actor])), length)[update // 2]
+        mean, deviation, scale = np.zeros(SIZE), np.ones(SIZE), 1.0
+        if update:
+            mean, deviation = np.mean(seen, axis=0), np.sqrt(np.var(seen, axis=0) + 1e-8)
+            scale = 1 / np.sqrt(np.var(returns) + 1e-8)
+        expected = np.clip((one["observations"] - mean) / deviation, -10, 10)
+        np.testing.assert_allclose(observations(worker.work, 0, length), expected, rtol=0, atol=1e-4)
+        rewards = np.clip(one["rewards"] * scale, -0.3, 0.3)
+        clipped += (np.abs(rewards) == 0.3).sum()
+        np.testing.assert_allclose(worker.reward[:, 0], rewards, rtol=1e-5)
+        for t in range(length):
+            if one["begins"][t]:
+                discounted[actor] = 0.0
+            discounted[actor] = config.discount * discounted[actor] + one["rewards"][t]
+            returns.append(discounted[actor])
+            seen.append(one["next_observations"][t])
+    assert 0 < clipped < UPDATES * length
+    # The policy as it is given out has the statistics of all steps.
+    normal = loop.run.agent().normal
+    np.testing.assert_allclose(normal[0], np.mean(seen, axis=0), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(normal[1], 1 / np.sqrt(np.var(seen, axis=0) + 1e-8), rtol=1e-5)
+    raw = worker.ring[: worker.ring_ends[rollout.WRITTEN], rollout.RETURN]
+    assert np.abs(raw).max() > 1  # episodes are reported in the environment's own rewards
 
 
 def test_the_trainer_s_own_run_equals_the_reference():
