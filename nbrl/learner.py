@@ -271,9 +271,7 @@ class Learner:
                 f"the run has {self.network.layers} and {self.network.heads}"
             )
         if agent.network.shapes() != self.network.shapes():
-            raise ValueError(
-                "the policy to begin with has another separate_networks or policy_variance than the run"
-            )
+            raise ValueError("the policy to begin with has another separate_networks or policy_variance than the run")
         if (seen.observation_shape, seen.observation_dtype) != (
             environment.observation_shape, environment.observation_dtype.name
         ):  # fmt: skip

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import left_states, log_softmax, network_forward
+from oracles import gaussian_variance, left_states, log_softmax, network_forward
 
-from nbrl import Agent, CheckpointError, Conv, Dense, Lstm
+from nbrl import Agent, CheckpointError, Conv, Dense, Lstm, NumpyPolicy
 from nbrl.agent import EPSILON, Preprocessing, choose
 from nbrl.checkpoint import write_tensors
+from nbrl.nets.heads import action_bounds
 from nbrl.nets.network import Network
 
 ACTIONS = 3
+REFUSED = r"^the file holds no policy that can be used: "
 
 
 SMALL = (Dense(8, "tanh"),)
@@ -315,6 +317,196 @@ def test_the_generator_decides_when():
         assert [policy.act(np.zeros(4), rng=rng) for _ in numbers] == expected
 
 
+# Continuous actions
+
+
+SHAPE = (2, 3)
+LOW = np.array([[-1, 0, -np.inf], [-2, -0.1, 5]], np.float32)
+HIGH = np.array([[1, 10, np.inf], [np.inf, 0.1, 6]], np.float32)
+
+
+def continuous_agent(layers=SMALL, normalised=True, seed=0, **options):
+    """A Gaussian policy whose actions have the shape (2, 3), and parts with two bounds, with one and with none."""
+    network = Network(layers, (4,), {"mean": 6, "variance": 6, "value": 1}, **options)
+    normal = network.normal(normalised)
+    normal[:] = np.random.default_rng(seed).uniform(0.5, 1.5, normal.shape)
+    seen = Preprocessing("Six", (4,), "float32", 0.0, SHAPE)
+    return Agent(network, network.initial(seed), seen, normal=normal, bounds=action_bounds(LOW, HIGH))
+
+
+def gaussian(agent, observation):
+    """Mean and variance in the policy's units, (6,), by the float64 oracle."""
+    mean, scale = agent.normal if agent.normal.size else (0, 1)
+    seen = np.clip((np.asarray(observation, np.float64) - mean) * scale, -10, 10)
+    outputs, _ = network_forward(agent.network.layers, agent.network.layout.views(agent.parameters), seen[None])
+    return outputs["mean"][0], gaussian_variance(outputs["variance"][0])
+
+
+def in_units(actions):
+    """Actions (..., 6) in their space's units, by hand: where both bounds are finite, -1 and 1 are the bounds."""
+    low, high = LOW.reshape(-1).astype(float), HIGH.reshape(-1).astype(float)
+    return np.clip(actions * [1, 5, 1, 1, 0.1, 0.5] + [0, 5, 0, 0, 0, 5.5], low, high).reshape(-1, *SHAPE)
+
+
+GAUSSIANS = [{}, {"normalised": False}, {"separate": True}, {"separate": True, "constant": ("variance",)}]
+
+
+@pytest.mark.parametrize("options", GAUSSIANS, ids=str)
+def test_a_continuous_action_is_the_mean_or_drawn_around_it(options):
+    agent, rng = continuous_agent(**options), np.random.default_rng(0)
+    assert agent.action_count == 0
+    for seed in range(20):
+        observation = rng.uniform(-3, 3, 4)
+        mean, variance = gaussian(agent, observation)
+        greedy = agent.act(observation, greedy=True)
+        assert (greedy.shape, greedy.dtype) == (SHAPE, np.float32)
+        np.testing.assert_allclose(greedy, in_units(mean)[0], rtol=0, atol=1e-4)
+        noise = np.random.default_rng(seed).standard_normal(6)
+        for policy in (agent, agent.to_numpy()):
+            sampled = policy.act(observation, rng=np.random.default_rng(seed))
+            np.testing.assert_allclose(sampled, in_units(mean + np.sqrt(variance) * noise)[0], rtol=0, atol=1e-4)
+        np.testing.assert_array_equal(np.clip(sampled, LOW, HIGH), sampled)
+
+
+def test_continuous_actions_have_the_policy_s_moments():
+    agent, rng, count, observation = continuous_agent(), np.random.default_rng(1), 8000, np.ones(4)
+    mean, variance = gaussian(agent, observation)
+    actions = np.array([agent.act(observation, rng=rng) for _ in range(count)])
+    assert (actions >= LOW).all()
+    assert (actions <= HIGH).all()
+    free = actions[:, 0, 2]  # the part without bounds is as it was drawn
+    assert free.mean() == pytest.approx(mean[2], abs=5 * math.sqrt(variance[2] / count))
+    assert free.var() == pytest.approx(variance[2], abs=5 * variance[2] * math.sqrt(2 / count))
+
+
+def test_an_action_goes_where_it_should():
+    agent, out = continuous_agent(), np.full((3, *SHAPE), np.nan, np.float32)
+    expected = agent.act(np.ones(4), rng=np.random.default_rng(3))
+    assert agent.act(np.ones(4), rng=np.random.default_rng(3), out=out[1]) is not None
+    assert out[1].tobytes() == expected.tobytes()
+    assert np.isnan(out[[0, 2]]).all()
+    gaps = np.zeros((2, 6), np.float32)[:, ::2]
+    assert agent.act(np.ones(4), rng=np.random.default_rng(3), out=gaps) is gaps
+    np.testing.assert_array_equal(gaps, expected)
+    agent.act(np.ones(4))
+    np.testing.assert_array_equal(gaps, expected)  # nothing is written there again
+
+
+def frozen():
+    array = np.zeros(SHAPE, np.float32)
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    "out",
+    [np.zeros(6, np.float32), np.zeros((3, 2), np.float32), np.zeros(SHAPE), [[0.0] * 3] * 2, 5, frozen()],
+    ids=["flat", "turned", "float64", "list", "number", "read-only"],
+)
+def test_no_other_place_is_taken_for_an_action(out):
+    agent, rng = continuous_agent(), np.random.default_rng(2)
+    with pytest.raises(
+        ValueError, match=r"^out must be a writable float32 array of shape \(2, 3\), as the actions are$"
+    ):
+        agent.act(np.ones(4), out=out, rng=rng)
+    assert out == 5 if isinstance(out, int) else not np.any(out)
+    assert rng.random() == np.random.default_rng(2).random(), "no chance was drawn"
+    with pytest.raises(ValueError, match=r"^out is given, but this policy's actions are numbers: leave it out$"):
+        agent_of().act(np.ones(4), out=out)
+
+
+@pytest.mark.parametrize("options", [*GAUSSIANS, {"layers": (Dense(6, "tanh"), Lstm(5)), "separate": True}], ids=str)
+def test_a_saved_continuous_policy_is_the_same_again(options, tmp_path):
+    agent = continuous_agent(**options)
+    agent.save(tmp_path / "policy")
+    loaded = Agent.load(tmp_path / "policy")
+    for name in ("parameters", "normal", "bounds"):
+        assert getattr(loaded, name).tobytes() == getattr(agent, name).tobytes()
+    assert loaded.preprocessing == agent.preprocessing
+    assert loaded.metadata() == agent.metadata()
+    states = [agent.initial_state(), loaded.initial_state()]
+    for turn in range(5):
+        first, again = (
+            policy.act(np.full(4, turn), state, rng=np.random.default_rng(turn))
+            for policy, state in zip((agent, loaded), states, strict=True)
+        )
+        assert first.tobytes() == again.tobytes()
+    assert states[0].tobytes() == states[1].tobytes()
+    assert agent.initial_state().size == (20 if "layers" in options else 0)  # both networks remember
+
+
+def normal_of(rows=2, size=4, dtype=np.float32):
+    return {"observations/normal": np.ones((rows, size), dtype)}
+
+
+def bounds_of(rows=4, parts=6, dtype=np.float32, value=0.0):
+    return {"actions/bounds": np.full((rows, parts), value, dtype)}
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        normal_of(size=3), normal_of(rows=1), normal_of(dtype=np.float64),
+        {"observations/normal": np.ones(8, np.float32)}, {"observations/normal": np.full((2, 4), math.nan, np.float32)},
+        {"observations/normal": np.full((2, 4), math.inf, np.float32)},
+        bounds_of(parts=5), bounds_of(rows=3), bounds_of(parts=0), bounds_of(dtype=np.float64),
+        bounds_of(value=math.nan), {"actions/bounds": np.zeros(24, np.float32)},
+    ],
+    ids=lambda arrays: " ".join(f"{name} {a.shape} {a.dtype} {a[:1, :1]}" for name, a in arrays.items() if a.ndim > 1),
+)  # fmt: skip
+def test_scales_that_do_not_fit_are_refused(arrays):
+    agent = continuous_agent()
+    with pytest.raises(CheckpointError, match=REFUSED):
+        Agent.from_tensors(agent.arrays() | arrays, agent.metadata())
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"action_shape": [6, 2]}, {"action_shape": []}, {"action_shape": 6}, {"action_shape": [-2, -3]},
+        {"action_shape": [2.0, 3]}, {"action_shape": [True, 6]}, {"action_shape": "6"}, {"action_shape": None},
+        {"action_shape": [[6]]}, {"action_shape": [10**12, 10**12]}, {"separate": 1}, {"separate": None},
+        {"separate": True}, {"separate": "true"}, {"constant": ["variance"]}, {"constant": ["mean"]}, {"constant": 5},
+        {"constant": ["variance", "mean"]}, {"heads": {"mean": 6, "variance": 5, "value": 1}},
+        {"heads": {"mean": 6, "value": 1, "variance": 6}}, {"heads": {"mean": 6, "variance": 6}},
+        {"heads": {"mean": 3, "variance": 3, "value": 1}}, {"heads": {"policy": 6, "value": 1}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_claims_of_a_continuous_policy_that_do_not_hold_are_refused(metadata):
+    agent = continuous_agent()
+    told = {name: json.dumps(value) for name, value in metadata.items()}
+    arrays = agent.arrays()
+    if told == {"constant": '["variance"]'}:  # its own weights are then passed over, as others' are
+        assert Agent.from_tensors(arrays, agent.metadata() | told).network.constant == ("variance",)
+        return
+    with pytest.raises(CheckpointError, match=REFUSED):
+        Agent.from_tensors(arrays, agent.metadata() | told)
+
+
+def test_pictures_are_not_normalised_and_numbers_have_no_bounds():
+    agent = agent_of(**PICTURES)
+    normal = {"observations/normal": np.ones((2, 162), np.float32)}
+    with pytest.raises(CheckpointError, match="observations/normal is for vectors"):
+        Agent.from_tensors(agent.arrays() | normal, agent.metadata())
+    agent = agent_of()
+    for parts in (1, 3):
+        with pytest.raises(CheckpointError, match=REFUSED):
+            Agent.from_tensors(agent.arrays() | bounds_of(parts=parts), agent.metadata())
+    with pytest.raises(CheckpointError, match="its heads do not fit its actions"):
+        Agent.from_tensors(agent.arrays(), agent.metadata() | {"action_shape": "[3]"})
+
+
+def test_older_files_of_policies_are_read():
+    agent = agent_of()
+    metadata = agent.metadata()
+    for name in ("separate", "constant", "action_shape"):
+        del metadata[name]
+    loaded = Agent.from_tensors(agent.arrays(), metadata)
+    assert loaded.metadata() == agent.metadata()
+    assert NumpyPolicy.from_tensors(agent.arrays(), metadata).action_shape == ()
+
+
 # Files
 
 
@@ -348,7 +540,6 @@ def test_a_saved_policy_is_the_same_again(kind, tmp_path):
     assert Agent.load(path).metadata() == agent.metadata()
 
 
-REFUSED = r"^the file holds no policy that can be used: "
 DEEP = "[" * 50_000
 DAMAGES = [
     ("format", None), ("format", "nbrl policy 2"), ("network", None), ("network", "["), ("network", DEEP),

@@ -57,6 +57,27 @@ def test_pictures_from_gymnasium():
     check(bench.benchmark(config, Picture, seconds=SECONDS), ["conv1", "dense2", "policy", "value"])
 
 
+def test_continuous_actions():
+    config = tiny("Pendulum-v1", actors=4, lockstep=2)
+    result = bench.benchmark(config, seconds=SECONDS)
+    assert [part.name for part in result.parts] == PARTS
+    assert all(part.alone > 0 for part in result.parts[:-1])
+    assert [layer.name for layer in result.layers] == ["dense1", "value_dense1", "mean", "variance", "value"]
+    # A constant variance has no products.
+    speeds = {layer.name: (layer.forward > 0, layer.backward > 0) for layer in result.layers}
+    assert speeds == {name: (name != "variance",) * 2 for name in speeds}
+    assert "Pendulum-v1, a3c: 4 actors" in result.table()
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_operations_of_separate_networks():
+    network = Network((Dense(3),), (4,), {"mean": 2, "variance": 2, "value": 1}, separate=True, constant=("variance",))
+    forward, backward = bench.layer_flops(network.workspace(7).table, 7)
+    # Both first layers read the observation, which needs no gradient.
+    assert forward.tolist() == [7 * 24, 7 * 24, 7 * 12, 0, 7 * 6]
+    assert backward.tolist() == [7 * 24, 7 * 24, 2 * 7 * 12, 0, 2 * 7 * 6]
+
+
 def test_every_environment_is_closed():
     walks = Walks()
     walks.probes = 3  # configure, and the learners of the parts and of the training

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from nbrl import envs
 from nbrl.config import (
+    CONTINUOUS,
     DEFAULTS,
     METHOD_DEFAULTS,
     METHODS,
     OPTIMISERS,
     PRESETS,
+    VARIANCES,
     Config,
     available_cores,
     check_names,
@@ -49,6 +51,10 @@ def configs(draw):
             rollout_length=counts,
             steps=counts,
             discount=st.floats(0, 1),
+            separate_networks=st.booleans(),
+            policy_variance=st.sampled_from(VARIANCES),
+            normalise_observations=st.booleans(),
+            normalise_rewards=st.booleans(),
             learning_rate=positive,
             optimiser=st.sampled_from(OPTIMISERS),
             momentum=fractions,
@@ -138,6 +144,11 @@ def test_impossible_numbers_are_refused_by_name(name, value):
         ({"reward_clip": 0}, "reward_clip is 0: it must be a finite number above 0, or none"),
         ({"sticky_actions": 1}, "sticky_actions is 1: it must be a finite number of at least 0 and below 1"),
         ({"cut_on_life_loss": 1}, "cut_on_life_loss is 1: it must be true or false"),
+        ({"separate_networks": 1}, "separate_networks is 1: it must be true or false"),
+        ({"normalise_observations": None}, "normalise_observations is None: it must be true or false"),
+        ({"normalise_rewards": "true"}, "normalise_rewards is 'true': it must be true or false"),
+        ({"policy_variance": "const"}, "unknown policy_variance 'const': did you mean 'constant'?"),
+        ({"policy_variance": 1}, "policy_variance is 1: it must be a name"),
         ({"environment": ""}, "environment is '': it must be a name"),
         ({"method": "a2c"}, "unknown method 'a2c': did you mean 'a3c'?"),
         ({"optimiser": "momentum"}, "unknown optimiser 'momentum': did you mean 'momentum_sgd'?"),
@@ -222,7 +233,9 @@ def test_every_setting_is_described_in_a_line():
     assert all(line and "\n" not in line for line in lines.values())
 
 
-@pytest.mark.parametrize("table", [*DEFAULTS.values(), *(kinds[kind] for kinds in PRESETS.values() for kind in kinds)])
+@pytest.mark.parametrize(
+    "table", [*DEFAULTS.values(), CONTINUOUS, *(kinds[kind] for kinds in PRESETS.values() for kind in kinds)]
+)
 def test_the_tables_hold_possible_settings(table):
     check_names(table)
     Config(environment="x", threads=1, **table)
@@ -263,6 +276,29 @@ def test_configure_suits_the_kind_of_observation():
     assert configure("CartPole-v1", actors=1).threads == 1
     assert configure("CartPole-v1", actors=6, lockstep=3, threads=2).threads == 2
     assert configure(envs.make("CartPole-v1"), seed=3) == configure("CartPole-v1", seed=3)
+
+
+def test_continuous_actions_have_defaults_of_their_own():
+    config = configure("Pendulum-v1")
+    expected = DEFAULTS["vector"] | CONTINUOUS
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert configure("Pendulum-v1", lockstep=1, normalise_rewards=False).normalise_rewards is False
+    assert not configure("CartPole-v1").separate_networks
+    # The paper's, of its section 9: nothing is normalised, and the variance is a layer's output.
+    paper = configure("Pendulum-v1", preset="paper")
+    assert (paper.network, paper.entropy_weight, paper.reward_clip) == ((Dense(200, "relu"),), 1e-4, None)
+    assert (paper.separate_networks, paper.policy_variance) == (True, "softplus")
+    assert not paper.normalise_observations
+    assert not paper.normalise_rewards
+
+
+def test_pictures_are_not_normalised():
+    environment = envs.interface.Environment(
+        "Drive", (3, 96, 96), np.uint8, gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    )
+    config = configure(environment)
+    assert config.policy_variance == "constant"
+    assert not config.normalise_observations
 
 
 def test_an_environment_without_an_id_is_named_so():

@@ -4,14 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from toys import RECURRENT, Broken, Picture, Walk, corridor, cue_policy, explode, policy_for
+from oracles import gaussian_variance
+from toys import RECURRENT, Broken, Picture, Walk, continuous_policy, corridor, cue_policy, explode, policy_for
 
 import nbrl
 from nbrl import envs
 from nbrl.envs import Player
 from nbrl.envs.interface import TERMINATED, TRUNCATED
 from nbrl.evaluation import STREAM, Evaluation, evaluate
-from nbrl.kernels.random import ROW, next_uint64, seed_row
+from nbrl.kernels.random import ROW, next_uint64, normal, seed_row
 
 # The numbers
 
@@ -118,6 +119,43 @@ def test_every_episode_by_hand(kind):
             lengths[-1] += 1
     assert len(set(lengths)) > 1
     assert evaluate(agent, episodes=20, greedy=True, threads=2, seed=4).lengths == lengths
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("options", [{}, {"layers": RECURRENT, "separate": True}], ids=["plain", "recurrent"])
+def test_every_episode_of_continuous_actions_by_hand(options, greedy):
+    # Chance is drawn from the row that gives the episode its seed, one normal number for each part of an action.
+    agent, totals = continuous_policy("Pendulum-v1", seed=2, **options), []
+    player, row, numbers = Player(envs.make("Pendulum-v1")), np.zeros(ROW, np.uint64), agent.to_numpy()
+    for episode in range(4):
+        seed_row(row, np.uint64(4), np.uint64(STREAM + episode))
+        observation, status, state = player.reset(next_uint64(row)), 0, agent.initial_state()
+        totals.append(0.0)
+        while not status & (TERMINATED | TRUNCATED):
+            noise = normal(row)
+            outputs = numbers.outputs(observation, state)
+            deviation = 0 if greedy else np.sqrt(gaussian_variance(outputs["variance"]))
+            action = np.clip(2 * (outputs["mean"] + deviation * noise), -2, 2)
+            observation, reward, status = player.step(action)
+            totals[-1] += reward
+    found = [evaluate(agent, episodes=4, greedy=greedy, threads=threads, seed=4) for threads in (1, 3)]
+    assert found[0] == found[1]
+    assert found[0].lengths == [200] * 4
+    # Rounding grows along 200 steps of a pendulum, but not to another episode.
+    assert found[0].returns == pytest.approx(totals, rel=0.05)
+
+
+def test_actions_of_another_kind_are_refused():
+    class Six(Walk):
+        action_space = envs.gymnasium.spaces.Box(-1, 1, (2, 3), np.float32)
+
+    agent = continuous_policy("Pendulum-v1")
+    with pytest.raises(ValueError, match=r"the policy's actions have shape \(1,\), those of Six have \(2, 3\)"):
+        evaluate(agent, Six)
+    with pytest.raises(ValueError, match=r"the policy's actions have shape \(1,\), those of Walk have \(\)"):
+        evaluate(agent, Walk)
+    with pytest.raises(ValueError, match=r"the policy's actions have shape \(\), those of Six have \(2, 3\)"):
+        evaluate(policy_for(Walk), Six)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -8,11 +8,13 @@ import pytest
 import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import policy_for
+from oracles import gaussian_variance
+from toys import continuous_policy, policy_for
 
 from nbrl import Agent, CheckpointError, Conv, Dense, Lstm, NumpyPolicy
 from nbrl.agent import Preprocessing
 from nbrl.checkpoint import write_tensors
+from nbrl.nets.heads import action_bounds
 from nbrl.nets.network import Network, enter, enter_state, forward, leave_state, outputs
 
 
@@ -27,17 +29,27 @@ def compiled_outputs(agent, observation, state):
 
 @given(
     shape=st.one_of(strategies.vector_shapes(), strategies.image_shapes()),
-    heads=st.sampled_from([{"policy": 5, "value": 1}, {"q": 4}]),
+    heads=st.sampled_from([{"policy": 5, "value": 1}, {"q": 4}, {"mean": 2, "variance": 2, "value": 1}]),
     data=st.data(),
     seed=strategies.seeds,
 )
 @settings(max_examples=80)
 def test_its_outputs_are_the_compiled_ones(shape, heads, data, seed):
     # Step by step, each with the state that its own step before left.
-    network = Network(data.draw(strategies.tables(Dense, Conv, shape, lstm=Lstm)), shape, heads)
+    network = Network(
+        data.draw(strategies.tables(Dense, Conv, shape, lstm=Lstm)),
+        shape,
+        heads,
+        separate="value" in heads and data.draw(st.booleans()),
+        constant=("variance",) if "variance" in heads and data.draw(st.booleans()) else (),
+    )
     dtype = "uint8" if len(shape) in (2, 3) and data.draw(st.booleans()) else "float32"
     rng = np.random.default_rng(seed)
-    agent = Agent(network, network.initial(seed), Preprocessing("x", shape, dtype))
+    normal = network.normal(dtype == "float32" and data.draw(st.booleans()))
+    normal[:] = rng.uniform(0.5, 1.5, normal.shape)
+    bounds = action_bounds(np.array([-1, -np.inf]), np.array([2, np.inf])) if "mean" in heads else None
+    seen = Preprocessing("x", shape, dtype, action_shape=(2,) if "mean" in heads else ())
+    agent = Agent(network, network.initial(seed), seen, normal=normal, bounds=bounds)
     policy = agent.to_numpy()
     states = [agent.initial_state(), policy.initial_state()]
     assert states[0].dtype == states[1].dtype
@@ -84,6 +96,39 @@ def test_actions_have_the_policy_s_frequencies():
     policy, rng = policy_for("Catch-v0", logits=[0.0, np.log(2.0), np.log(5.0)]).to_numpy(), np.random.default_rng(0)
     counts = np.bincount([policy.act(np.zeros(50), rng=rng) for _ in range(8000)], minlength=3)
     np.testing.assert_allclose(counts / 8000, [1 / 8, 2 / 8, 5 / 8], atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"separate": True, "constant": ("variance",)}, {"separate": True, "layers": (Dense(8, "tanh"), Lstm(6))}],
+    ids=str,
+)
+def test_a_saved_continuous_policy_acts_the_same(options, tmp_path):
+    agent = continuous_policy(seed=3, **options)
+    agent.save(tmp_path / "policy.safetensors")
+    policies = [agent, agent.to_numpy(), NumpyPolicy.load(tmp_path / "policy.safetensors")]
+    states, rng = [policy.initial_state() for policy in policies], np.random.default_rng(1)
+    for turn in range(20):
+        observation = rng.uniform(-2, 2, 3)
+        for greedy in (True, False):
+            actions = [
+                policy.act(observation, state, greedy=greedy, rng=np.random.default_rng(turn))
+                for policy, state in zip(policies, states, strict=True)
+            ]
+            for action in actions:
+                assert (action.shape, action.dtype) == ((1,), np.float32)
+                np.testing.assert_allclose(action, actions[0], rtol=0, atol=2e-5)
+            assert np.array_equal(actions[1], actions[2])
+
+
+def test_continuous_actions_have_the_policy_s_mean_and_variance():
+    policy, rng, count = continuous_policy().to_numpy(), np.random.default_rng(0), 8000
+    policy.arrays["actions/bounds"][:] = [[3], [2], [-np.inf], [np.inf]]  # twice an action, and 3
+    outputs = policy.outputs(np.zeros(3))
+    actions = np.array([policy.act(np.zeros(3), rng=rng)[0] for _ in range(count)])
+    variance = 4 * gaussian_variance(outputs["variance"])[0]
+    assert actions.mean() == pytest.approx(3 + 2 * outputs["mean"][0], abs=5 * np.sqrt(variance / count))
+    assert actions.var() == pytest.approx(variance, abs=5 * variance * np.sqrt(2 / count))
 
 
 def test_what_is_no_policy_is_refused(tmp_path):

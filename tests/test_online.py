@@ -30,7 +30,8 @@ def host(learner, player, steps):
 def learner_for(environment, config):
     spec = envs.make(environment)
     space = spaces.Box(-np.inf, np.inf, spec.observation_shape, spec.observation_dtype)
-    return OnlineLearner(config, space, spaces.Discrete(spec.action_count))
+    actions = spaces.Discrete(spec.action_count) if spec.action_count else spaces.Box(spec.action_low, spec.action_high)
+    return OnlineLearner(config, space, actions)
 
 
 METHODS = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c")
@@ -51,6 +52,35 @@ def test_a_host_s_loop_learns_exactly_as_the_engine_s(method, network):
     parameters = learner.snapshot().parameters
     assert np.array_equal(parameters, trainer.snapshot().parameters)
     assert not np.array_equal(parameters, Trainer(config).snapshot().parameters)  # it has learnt something
+
+
+@pytest.mark.parametrize("network", [(Dense(8, "tanh"),), (Dense(8, "tanh"), Lstm(4))], ids=["feed-forward", "lstm"])
+@pytest.mark.parametrize("more", [{}, {"normalise_observations": False, "normalise_rewards": False}], ids=str)
+def test_a_host_s_loop_learns_continuous_actions_exactly_as_the_engine_s(network, more):
+    # Pendulum is truncated after 200 steps.
+    config = tiny("Pendulum-v1", network=network, rollout_length=7, lockstep=1, steps=7 * 41, **more)
+    trainer = Trainer(config)
+    trainer.start(wait=True)
+    learner = learner_for("Pendulum-v1", config)
+    host(learner, Player(envs.make("Pendulum-v1")), config.steps)
+    assert learner.steps == trainer.steps == 7 * 41
+    found, expected = learner.snapshot(), trainer.snapshot()
+    assert found.parameters.tobytes() == expected.parameters.tobytes()
+    assert found.normal.tobytes() == expected.normal.tobytes()
+    assert found.normal.shape == ((2, 0) if more else (2, 3))
+    assert not np.array_equal(found.parameters, Trainer(config).snapshot().parameters)  # it has learnt something
+
+
+def test_continuous_actions_are_those_of_the_space():
+    low, high = np.array([[0, -1, -np.inf]] * 2, np.float32), np.array([[1, 5, np.inf]] * 2, np.float32)
+    learner = OnlineLearner({"seed": 1}, BOX, spaces.Box(low, high))
+    actions = [learner.step(ZEROS)] + [learner.step(ZEROS, 1.0) for _ in range(100)]
+    assert {(action.shape, action.dtype) for action in actions} == {((2, 3), np.dtype(np.float32))}
+    assert all((action >= low).all() and (action <= high).all() for action in actions)
+    assert len({action.tobytes() for action in actions}) == 101  # each is an array of its own
+    assert learner.step(ZEROS, 1.0, truncated=True) is None
+    assert learner.steps >= 96
+    assert learner.snapshot().act(ZEROS).shape == (2, 3)
 
 
 def test_it_learns_catch():

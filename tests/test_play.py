@@ -5,7 +5,7 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
-from toys import RECURRENT, Broken, Picture, Walk, corridor, cue_policy, explode, policy_for
+from toys import RECURRENT, Broken, Picture, Walk, continuous_policy, corridor, cue_policy, explode, policy_for
 
 from nbrl import Agent, NativeEnvironment, evaluate, play
 from nbrl.envs import Player, classic, make
@@ -61,6 +61,17 @@ def test_the_episode_is_the_first_of_an_evaluation(path, name, kind, greedy):
         assert len(frames_of(path)[0]) == played.shown + 1 == played.length + 1
         results.add((played.total_return, played.length, path.read_bytes()))
     assert len(results) > 1
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_an_episode_of_continuous_actions(path, greedy):
+    agent = continuous_policy("Pendulum-v1", separate=True, constant=("variance",))
+    evaluation = evaluate(agent, episodes=2, greedy=greedy, seed=3)
+    played = play.play(agent, path, seed=3, greedy=greedy)
+    assert (played.total_return, played.length) == (evaluation.returns[0], 200)
+    frames, _ = frames_of(path)
+    assert {frame.shape for frame in frames} == {(240 + BAR, 240, 3)}
+    assert len({frame[:-BAR].tobytes() for frame in frames}) > 20
 
 
 def test_a_cue_is_remembered_to_the_end_of_the_episode(path):

@@ -33,6 +33,11 @@ CASES = {
     "LSTM, one-step Q": ("Cue-v0", {"method": "one_step_q"} | VALUES | REMEMBERS),
     "LSTM, one-step Sarsa": ("Cue-v0", {"method": "one_step_sarsa", "lockstep": 2} | VALUES | REMEMBERS),
     "LSTM, n-step Q": ("Cue-v0", {"method": "n_step_q", "optimiser": "rmsprop", "lockstep": 2} | VALUES | REMEMBERS),
+    "continuous actions": ("Pendulum-v1", {"lockstep": 2} | ADAM),
+    "continuous actions, LSTM": ("Pendulum-v1", {"lockstep": 1, "gae_lambda": 1.0} | REMEMBERS),
+    "continuous actions, MuJoCo": ("InvertedPendulum-v5", {"steps": 3000, "actors": 2, "lockstep": 1}),
+    "normalised": ("CartPole-v1", {"normalise_observations": True, "normalise_rewards": True}),
+    "n-step Q, normalised": ("CartPole-v1", {"method": "n_step_q", "normalise_observations": True} | VALUES),
     "atari": ("ALE/Pong-v5", {"network": SMALL, "steps": 1200, "sticky_actions": 0.25}),
     "atari, lives": ("ALE/Breakout-v5", {"network": SMALL, "steps": 1200, "actors": 2, "lockstep": 2}),
 }
@@ -46,6 +51,7 @@ def digest(trainer):
     learner = trainer._run.learner
     shared, worker = learner.shared, learner.workers[0]
     arrays = [shared.theta, shared.target, shared.statistics, worker.random, worker.state, worker.next_action]
+    arrays += [worker.moments, worker.discounted]
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest(), learner.steps
 
 
@@ -124,7 +130,8 @@ def test_every_field_of_a_checkpoint_matters(name, halfway, tmp_path):
     arrays, metadata = read_tensors(saved)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     path = tmp_path / "run" / "checkpoints" / saved.name
-    learns = not name.startswith("actors/episode_")  # these count for the reports alone
+    # These count for the reports alone, and this run does not normalise.
+    learns = not name.startswith("actors/episode_") and name != "actors/discounted"
     if name in metadata:
         metadata[name] = str(int(metadata[name]) // 2)
     elif name == "turn":
@@ -139,6 +146,67 @@ def test_every_field_of_a_checkpoint_matters(name, halfway, tmp_path):
         arrays[name] = np.zeros_like(arrays[name])
     write_tensors(path, arrays, metadata)
     assert (gone_on(config, tmp_path / "run", path) == end) == (not learns)
+
+
+@pytest.fixture(scope="module")
+def halfway_normalised(tmp_path_factory):
+    """As `halfway`, of continuous actions."""
+    config = settings("Pendulum-v1", {"lockstep": 2} | ADAM)
+    assert config.normalise_observations
+    assert config.normalise_rewards
+    saved = stopped(config, tmp_path_factory.mktemp("halfway") / "run", config.steps // 2)
+    return config, saved, whole(config)
+
+
+@pytest.mark.parametrize("name", ["moments", "actors/discounted", "states", "actors/random", "v/variance/bias"])
+def test_what_normalisation_needs_is_in_the_checkpoint(name, halfway_normalised, tmp_path):
+    config, saved, end = halfway_normalised
+    arrays, metadata = read_tensors(saved)
+    kept = arrays.pop(name)
+    path = tmp_path / "run" / "checkpoints" / saved.name
+    path.parent.mkdir(parents=True)
+    write_tensors(path, arrays, metadata)
+    with pytest.raises(CheckpointError, match="cannot be gone on from"):
+        Trainer(config, restore=path)
+    others = kept[::-1] if name == "actors/random" else np.roll(kept, 24) if name == "states" else np.zeros_like(kept)
+    for changed in (kept, others):
+        write_tensors(path, arrays | {name: np.ascontiguousarray(changed)}, metadata)
+        assert (gone_on(config, tmp_path / "run", path) == end) == (changed is kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("moments", lambda array: array[:, 1:]),
+        ("moments", lambda array: array.astype(np.float32)),
+        ("moments", lambda array: array * np.nan),
+        ("moments", lambda array: array - [[1e9], [0], [0]]),
+        ("moments", lambda array: array - [[0], [0], [1e9]]),
+        ("actors/discounted", lambda array: array[1:]),
+        ("actors/discounted", lambda array: array * np.inf),
+        ("actors/next_action", lambda array: array + 1),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(name, damage, halfway_normalised, tmp_path):
+    config, saved, _ = halfway_normalised
+    arrays, metadata = read_tensors(saved)
+    with np.errstate(invalid="ignore"):
+        arrays[name] = np.ascontiguousarray(damage(arrays[name]))
+    write_tensors(tmp_path / "wrong.safetensors", arrays, metadata)
+    with pytest.raises(CheckpointError, match=f"cannot be gone on from: {name} has"):
+        Trainer(config, restore=tmp_path / "wrong.safetensors")
+
+
+def test_statistics_of_several_threads_go_on_as_one(tmp_path):
+    config = settings("Pendulum-v1", {"threads": 2, "lockstep": 1})
+    saved = stopped(config, tmp_path / "run", 3000)
+    arrays, metadata = read_tensors(saved)
+    assert (arrays["moments"][0] == int(metadata["steps"])).all()
+    trainer = Trainer(config, directory=tmp_path / "run", restore=saved)
+    np.testing.assert_array_equal(trainer.snapshot().normal, arrays["observations/normal"])
+    trainer.start()
+    trainer.join()
+    assert (trainer._run.learner._moments()[0] == trainer.steps).all()
 
 
 def test_counts_of_an_episode_go_on(tmp_path):

@@ -1,6 +1,7 @@
 """For tests of whole runs: small environments (faults on order, a picture, one in C), and waiting with an end."""
 
 import ctypes
+import math
 import shutil
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from gymnasium import spaces
 from nbrl import Agent, Dense, Lstm, configure, envs
 from nbrl.agent import Preprocessing
 from nbrl.envs import NativeEnvironment
+from nbrl.nets.heads import action_bounds
 from nbrl.nets.network import Network
 
 LONG = 10**12  # steps: a run that does not end by itself
@@ -42,6 +44,19 @@ def policy_for(environment, name=None, seed=0, logits=None, layers=TINY["network
         network.layout.view(parameters, "policy/bias")[...] = logits
     seen = Preprocessing(name or spec.name, spec.observation_shape, spec.observation_dtype.name)
     return Agent(network, parameters, seen)
+
+
+def continuous_policy(environment="Pendulum-v1", seed=0, layers=TINY["network"], constant=(), **options):
+    """A Gaussian policy of random weights. Its observations are normalised, if they are vectors."""
+    spec = envs.make(environment)
+    parts, rng = math.prod(spec.action_shape), np.random.default_rng(seed)
+    heads = {"mean": parts, "variance": parts, "value": 1}
+    network = Network(layers, spec.observation_shape, heads, constant=constant, **options)
+    normal = network.normal(spec.kind == "vector")
+    normal[:] = rng.uniform(0.5, 1.5, normal.shape)
+    seen = Preprocessing(spec.name, spec.observation_shape, spec.observation_dtype.name, action_shape=spec.action_shape)
+    bounds = action_bounds(spec.action_low, spec.action_high)
+    return Agent(network, network.initial(seed), seen, normal=normal, bounds=bounds)
 
 
 RECURRENT = (Dense(8, "tanh"), Lstm(6), Lstm(4))

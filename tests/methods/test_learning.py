@@ -138,6 +138,19 @@ def test_rooms_are_searched():
     assert mean_return("Rooms-v0", threads=1, greedy=False, episodes=300, steps=300_000) > 0.55
 
 
+# Continuous actions
+
+
+def test_a_pole_is_balanced_with_a_force():
+    gymnasium = pytest.importorskip("gymnasium")
+    pytest.importorskip("mujoco", reason="the task needs it")
+    agent = nbrl.train("InvertedPendulum-v5", steps=200_000, threads=1, seed=1)
+    assert nbrl.evaluate(agent, episodes=20, greedy=True).returns == [1000.0] * 20
+    # The same in gymnasium's own environment.
+    found = nbrl.evaluate(agent, lambda: gymnasium.make("InvertedPendulum-v5"), episodes=3, greedy=True)
+    assert found.returns == [1000.0] * 3
+
+
 # Reproducible runs
 
 SHORT = {"threads": 1, "actors": 3, "steps": 6000}
@@ -163,6 +176,7 @@ def test_a_seed_and_one_thread_give_the_same_bits(tmp_path):
         {"method": "one_step_sarsa"},
         {"method": "n_step_q", "network": (Lstm(8),)},
         {"network": (Lstm(8),), "lockstep": 3},
+        {"normalise_observations": True, "normalise_rewards": True, "separate_networks": True},
     ],
     ids=str,
 )

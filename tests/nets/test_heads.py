@@ -267,7 +267,9 @@ def test_each_part_has_its_own_bounds_in_the_order_of_memory():
     assert action_bounds(None, None).shape == (4, 0)
 
 
-@given(ends=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=2), action=st.floats(width=32, allow_nan=False))
+@given(
+    ends=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=2), action=st.floats(width=32, allow_nan=False)
+)
 @settings(max_examples=100)
 def test_no_action_leaves_its_space(ends, action):
     low, high = (np.array([end], np.float32) for end in sorted(ends))
@@ -278,7 +280,11 @@ def test_no_action_leaves_its_space(ends, action):
 
 def test_a_variance_by_hand():
     # softplus(0) = ln 2, softplus(ln 3) = ln 4, softplus(-ln 3) = ln(4 / 3); slopes 1/2, 3/4, 1/4.
-    for s, expected, slope in ((0, math.log(2), 0.5), (math.log(3), math.log(4), 0.75), (-math.log(3), math.log(4 / 3), 0.25)):
+    for s, expected, slope in (
+        (0, math.log(2), 0.5),
+        (math.log(3), math.log(4), 0.75),
+        (-math.log(3), math.log(4 / 3), 0.25),
+    ):
         assert variance(np.float32(s)) == (pytest.approx(expected + 1e-4, rel=1e-6), pytest.approx(slope, rel=1e-6))
     assert variance(np.float32(-1e30)) == (np.float32(1e-4), 0)
     assert variance(np.float32(1e30)) == (np.float32(1e30), 1)

@@ -146,7 +146,11 @@ def test_entropy_and_log_softmax_by_hand():
 @given(seed=strategies.seeds)
 @settings(max_examples=25)
 def test_the_gradient_of_separate_networks_of_a_gaussian_policy_is_the_slope_of_its_loss(seed):
-    layers, heads, rng = [Dense(4, "tanh"), Lstm(3)], {"mean": 2, "variance": 2, "value": 1}, np.random.default_rng(seed)
+    layers, heads, rng = (
+        [Dense(4, "tanh"), Lstm(3)],
+        {"mean": 2, "variance": 2, "value": 1},
+        np.random.default_rng(seed),
+    )
     shapes = oracles.parameter_shapes(layers, (3,), heads, separate=True, constant=("variance",))
     assert "value_lstm2/recurrent" in shapes
     assert "variance/weights" not in shapes
