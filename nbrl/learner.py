@@ -20,15 +20,17 @@ from nbrl.config import Config
 from nbrl.envs.interface import Instance
 from nbrl.kernels.random import ROW, seed_row
 from nbrl.methods import rollout
-from nbrl.methods.normalisation import COUNT, ROWS, SQUARES, fill_normal, merge
+from nbrl.methods.normalisation import AVERAGE, COUNT, ROWS, SMALLEST, SQUARES, fill_normal, merge
 from nbrl.methods.q_values import final_epsilon
 from nbrl.methods.rollout import Settings, Shared, Worker
 from nbrl.nets.heads import action_bounds
 from nbrl.nets.layout import aligned_zeros
-from nbrl.nets.network import Network
+from nbrl.nets.network import MEAN, SCALE, Network
 from nbrl.optimisers import OPTIMISERS
 
 logger = logging.getLogger(__name__)
+
+KNOWN = 10_000  # observations that the means and deviations of a policy to begin with count for
 
 # What each actor has in `Worker` that checkpoints keep.
 PER_ACTOR = ("random", "begun", "observation", "episode_return", "episode_length", "state", "next_action", "discounted")
@@ -280,7 +282,22 @@ class Learner:
                 f"{seen.observation_shape}, {environment.name} gives {environment.observation_dtype} with shape "
                 f"{environment.observation_shape}"
             )
+        if agent.normal.shape != self.workers[0].work.normal.shape:
+            raise ValueError(
+                f"the policy to begin with takes observations {'as they are' if self.normalises else 'normalised'}, "
+                f"the run has them {'normalised' if self.normalises else 'as they are'}: set normalise_observations"
+            )
         self._begin(agent.parameters)
+        if self.normalises:
+            moments = self.workers[0].moments[:, :-1]
+            moments[COUNT], moments[AVERAGE] = KNOWN, agent.normal[MEAN]
+            moments[SQUARES] = KNOWN * np.maximum(1 / agent.normal[SCALE].astype(np.float64) ** 2 - SMALLEST, 0)
+            self.shared.moments[0, :] = self.workers[0].moments
+
+    @property
+    def normalises(self) -> bool:
+        """Whether observations are normalised."""
+        return self.workers[0].work.normal.size > 0
 
     def restore(self, path: str | os.PathLike) -> dict[str, str]:
         """Go on from a checkpoint, whose other metadata are returned. Environments are loaded as they are attached.

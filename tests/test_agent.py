@@ -663,7 +663,12 @@ json_values = st.recursive(
 )
 
 
-@given(st.sampled_from(["network", "heads", "observation_shape", "sticky_actions"]), json_values)
+@given(
+    st.sampled_from(
+        ["network", "heads", "observation_shape", "sticky_actions", "separate", "constant", "action_shape"]
+    ),
+    json_values,
+)
 def test_whatever_stands_in_the_metadata_is_a_policy_or_refused(name, value):
     agent = agent_of()
     arrays = agent.network.layout.views(agent.parameters)

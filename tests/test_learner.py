@@ -108,6 +108,42 @@ def test_continuous_actions_are_not_for_methods_of_values(method):
         Learner(tiny(environment, method=method, lockstep=1), environment)
 
 
+NORMALISED = {"lockstep": 1, "threads": 2, "actors": 2}
+
+
+def test_a_run_begins_with_a_policy_and_what_it_normalises_by():
+    trained = Run("Pendulum-v1", **NORMALISED)
+    for worker in (0, 1, 0):
+        trained(20, worker)
+    agent = trained.learner.agent()
+    assert (np.abs(agent.normal - [[0], [1]]) > 1e-3).all()
+    run = Run("Pendulum-v1", **NORMALISED | {"seed": 2, "learning_rate": 1e-12})
+    run.learner.begin_from(agent)
+    np.testing.assert_array_equal(run.learner.agent().parameters, agent.parameters)
+    np.testing.assert_allclose(run.learner.agent().normal, agent.normal, rtol=1e-6)
+    for worker in (1, 0):  # each thread normalises by it from its first rollout on
+        run(1, worker)
+        np.testing.assert_allclose(run.learner.workers[worker].work.normal, agent.normal, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"normalise_observations": False}, "takes observations normalised, the run has them as they are"),
+        ({"separate_networks": False}, "has another separate_networks or policy_variance than the run"),
+        ({"policy_variance": "softplus"}, "has another separate_networks or policy_variance than the run"),
+    ],
+)
+def test_a_policy_of_other_settings_is_no_beginning(settings, sentence):
+    one, other = (Learner(tiny("Pendulum-v1", **NORMALISED | more)) for more in ({}, settings))
+    with pytest.raises(ValueError, match=sentence):
+        other.begin_from(one.agent())
+    if "normalised" in sentence:
+        sentence = "takes observations as they are, the run has them normalised: set normalise_observations"
+    with pytest.raises(ValueError, match=sentence):
+        one.begin_from(other.agent())
+
+
 # The loop's codes and counts
 
 

@@ -87,7 +87,7 @@ def scripted_motion(state, action, observation, reward):
 
 
 class Scripted(NativeEnvironment):
-    """The environment, with discrete or continuous actions; `made` holds every instance that was made of it, in order."""
+    """The environment, whose actions may be continuous; `made` holds every instance that was made of it, in order."""
 
     def __init__(self, *, continuous=False):
         motions = spaces.Box(np.array(LOW, np.float32), np.array(HIGH, np.float32))

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -142,13 +143,19 @@ def test_rooms_are_searched():
 
 
 def test_a_pole_is_balanced_with_a_force():
-    gymnasium = pytest.importorskip("gymnasium")
     pytest.importorskip("mujoco", reason="the task needs it")
     agent = nbrl.train("InvertedPendulum-v5", steps=200_000, threads=1, seed=1)
     assert nbrl.evaluate(agent, episodes=20, greedy=True).returns == [1000.0] * 20
     # The same in gymnasium's own environment.
     found = nbrl.evaluate(agent, lambda: gymnasium.make("InvertedPendulum-v5"), episodes=3, greedy=True)
     assert found.returns == [1000.0] * 3
+
+
+def test_a_pendulum_is_swung_up():
+    # At random a return is about -1200; it ended with -210.
+    settings = {"steps": 1_000_000, "discount": 0.95, "learning_rate": 1.5e-3}
+    agent = nbrl.train("Pendulum-v1", threads=1, seed=1, **settings)
+    assert nbrl.evaluate(agent, episodes=50, greedy=True).mean_return > -400
 
 
 # Reproducible runs
