@@ -38,9 +38,11 @@ def assert_those_of(moments, values):
     values = np.array(values)
     assert moments[COUNT, 0] == values.size
     if values.size:
-        size = np.abs(values).max() + 1e-300
-        assert moments[AVERAGE, 0] == pytest.approx(values.mean(), abs=1e-13 * size)
-        assert moments[SQUARES, 0] == pytest.approx(values.size * values.var(), rel=1e-9, abs=1e-13 * size**2)
+        size, smallest = np.abs(values).max(), 1e-300  # below which numbers have fewer digits
+        assert moments[AVERAGE, 0] == pytest.approx(values.mean(), abs=1e-13 * size + smallest)
+        assert moments[SQUARES, 0] == pytest.approx(
+            values.size * values.var(), rel=1e-9, abs=1e-13 * size**2 + smallest
+        )
         assert moments[SQUARES, 0] >= 0
 
 

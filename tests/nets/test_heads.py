@@ -268,7 +268,8 @@ def test_each_part_has_its_own_bounds_in_the_order_of_memory():
 
 
 @given(
-    ends=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=2), action=st.floats(width=32, allow_nan=False)
+    ends=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=2),
+    action=st.floats(width=32, allow_nan=False, allow_infinity=False),
 )
 @settings(max_examples=100)
 def test_no_action_leaves_its_space(ends, action):
