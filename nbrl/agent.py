@@ -15,7 +15,7 @@ from nbrl.kernels.compile import jit
 from nbrl.kernels.random import normal, uniform
 from nbrl.nets.heads import argmax, categorical_sample, command, epsilon_greedy, gaussian_sample
 from nbrl.nets.layers import layers_from_list, layers_to_list
-from nbrl.nets.network import Network, Workspace, enter, enter_state, forward, leave_state, outputs
+from nbrl.nets.network import SCALE, Network, Workspace, enter, enter_state, forward, leave_state, outputs
 from nbrl.numpy_policy import EPSILON, NumpyPolicy, check_state
 
 FORMAT = "nbrl policy 1"
@@ -327,6 +327,8 @@ def _check_scales(normal: np.ndarray, bounds: np.ndarray, network: Network, seen
         raise ValueError("observations/normal is for vectors")
     if normal.shape not in ((2, 0), (2, size)) or normal.dtype != np.float32 or not np.isfinite(normal).all():
         raise ValueError(f"observations/normal is no array of (2, {size}) finite float32")
+    if (normal[SCALE] <= 0).any():
+        raise ValueError("observations/normal has a scale that is not above 0")
     if not all(type(n) is int and n > 0 for n in seen.action_shape):
         raise ValueError(f"its actions cannot have shape {seen.action_shape}")
     if parts != (math.prod(seen.action_shape) if seen.action_shape else 0) or network.heads.get("variance", 0) != parts:

@@ -272,8 +272,6 @@ class Learner:
                 f"the policy to begin with has the layers {agent.network.layers} and the heads {agent.network.heads}: "
                 f"the run has {self.network.layers} and {self.network.heads}"
             )
-        if agent.network.shapes() != self.network.shapes():
-            raise ValueError("the policy to begin with has another separate_networks or policy_variance than the run")
         if (seen.observation_shape, seen.observation_dtype) != (
             environment.observation_shape, environment.observation_dtype.name
         ):  # fmt: skip
@@ -282,6 +280,8 @@ class Learner:
                 f"{seen.observation_shape}, {environment.name} gives {environment.observation_dtype} with shape "
                 f"{environment.observation_shape}"
             )
+        if agent.network.shapes() != self.network.shapes():
+            raise ValueError("the policy to begin with has another separate_networks or policy_variance than the run")
         if agent.normal.shape != self.workers[0].work.normal.shape:
             raise ValueError(
                 f"the policy to begin with takes observations {'as they are' if self.normalises else 'normalised'}, "

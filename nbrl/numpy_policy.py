@@ -4,6 +4,7 @@ It needs this file and `nbrl.checkpoint` to load one, NumPy and the standard lib
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -66,8 +67,11 @@ class NumpyPolicy(NamedTuple):
         for place, layer in enumerate(layers, start=1):
             names = ("weights", "recurrent", "bias") if layer[0] == "lstm" else ("weights", "bias")
             parts += [f"{prefix}{layer[0]}{place}/{part}" for prefix in prefixes for part in names]
-        parts += [name for name in ("observations/normal", "actions/bounds") if name in arrays]
+        parts += ["actions/bounds"] if "mean" in heads else []
+        parts += ["observations/normal"] if "observations/normal" in arrays else []
         shape = tuple(json.loads(metadata.get("action_shape", "[]")))
+        if "mean" in heads and arrays["actions/bounds"].shape != (4, math.prod(shape)):
+            raise ValueError(f"actions/bounds of shape (4, {math.prod(shape)})")
         return cls(layers, {name: np.array(arrays[name]) for name in parts}, heads, shape)
 
     def _prefixes(self) -> tuple[str, ...]:

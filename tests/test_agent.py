@@ -449,6 +449,7 @@ def bounds_of(rows=4, parts=6, dtype=np.float32, value=0.0):
         normal_of(size=3), normal_of(rows=1), normal_of(dtype=np.float64),
         {"observations/normal": np.ones(8, np.float32)}, {"observations/normal": np.full((2, 4), math.nan, np.float32)},
         {"observations/normal": np.full((2, 4), math.inf, np.float32)},
+        {"observations/normal": np.zeros((2, 4), np.float32)}, {"observations/normal": -np.ones((2, 4), np.float32)},
         bounds_of(parts=5), bounds_of(rows=3), bounds_of(parts=0), bounds_of(dtype=np.float64),
         bounds_of(value=math.nan), {"actions/bounds": np.zeros(24, np.float32)},
     ],

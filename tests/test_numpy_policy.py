@@ -137,6 +137,27 @@ def test_what_is_no_policy_is_refused(tmp_path):
         NumpyPolicy.load(tmp_path / "other.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda arrays, metadata: arrays.pop("actions/bounds"), "it lacks 'actions/bounds'"),
+        (lambda arrays, metadata: arrays.update({"actions/bounds": np.zeros((4, 2))}), r"it lacks actions/bounds of"),
+        (lambda arrays, metadata: metadata.update(action_shape="[2, 3]"), r"it lacks actions/bounds of shape \(4, 6\)"),
+        (lambda arrays, metadata: metadata.update(action_shape="5"), "holds no policy"),
+        (lambda arrays, metadata: arrays.pop("mean/weights"), "it lacks 'mean/weights'"),
+        (lambda arrays, metadata: arrays.pop("value_dense1/bias"), "it lacks 'value_dense1/bias'"),
+        (lambda arrays, metadata: metadata.update(constant="5"), "holds no policy"),
+    ],
+)
+def test_what_is_no_continuous_policy_is_refused(damage, sentence, tmp_path):
+    agent = continuous_policy(separate=True)
+    arrays, metadata = agent.arrays(), agent.metadata()
+    damage(arrays, metadata)
+    write_tensors(tmp_path / "policy.safetensors", arrays, metadata)
+    with pytest.raises(CheckpointError, match=sentence):
+        NumpyPolicy.load(tmp_path / "policy.safetensors")
+
+
 def test_it_imports_nothing_but_numpy(tmp_path, environment_variables):
     policy_for("CartPole-v1").save(tmp_path / "policy.safetensors")
     program = (
