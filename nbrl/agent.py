@@ -15,7 +15,8 @@ from nbrl.kernels.compile import jit
 from nbrl.kernels.random import normal, uniform
 from nbrl.nets.heads import argmax, categorical_sample, command, epsilon_greedy, gaussian_sample
 from nbrl.nets.layers import layers_from_list, layers_to_list
-from nbrl.nets.network import SCALE, Network, Workspace, enter, enter_state, forward, leave_state, outputs
+from nbrl.nets.network import Network
+from nbrl.nets.workspace import SCALE, Workspace, enter, enter_state, forward, leave_state, outputs
 from nbrl.numpy_policy import EPSILON, NumpyPolicy, check_state
 
 FORMAT = "nbrl policy 1"

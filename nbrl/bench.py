@@ -33,7 +33,7 @@ from nbrl.learner import Learner
 from nbrl.methods.rollout import GO_ON, update
 from nbrl.nets.heads import command
 from nbrl.nets.lstm import GATES
-from nbrl.nets.network import CONSTANT, FILTERS, FROM_OBSERVATION, KIND, LSTM, PIXELS, TAPS, backward, enter, forward
+from nbrl.nets.workspace import CONSTANT, FILTERS, FROM_OBSERVATION, KIND, LSTM, PIXELS, TAPS, backward, enter, forward
 from nbrl.trainer import Trainer
 
 ROUNDS = 5  # of each measurement; the median counts

@@ -25,7 +25,8 @@ from nbrl.methods.q_values import final_epsilon
 from nbrl.methods.rollout import Settings, Shared, Worker
 from nbrl.nets.heads import action_bounds
 from nbrl.nets.layout import aligned_zeros
-from nbrl.nets.network import MEAN, SCALE, Network
+from nbrl.nets.network import Network
+from nbrl.nets.workspace import MEAN, SCALE
 from nbrl.optimisers import OPTIMISERS
 
 logger = logging.getLogger(__name__)

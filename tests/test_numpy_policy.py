@@ -15,7 +15,8 @@ from nbrl import Agent, CheckpointError, Conv, Dense, Lstm, NumpyPolicy
 from nbrl.agent import Preprocessing
 from nbrl.checkpoint import write_tensors
 from nbrl.nets.heads import action_bounds
-from nbrl.nets.network import Network, enter, enter_state, forward, leave_state, outputs
+from nbrl.nets.network import Network
+from nbrl.nets.workspace import enter, enter_state, forward, leave_state, outputs
 
 
 def compiled_outputs(agent, observation, state):

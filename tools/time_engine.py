@@ -16,7 +16,7 @@ from nbrl.kernels.compile import jit
 from nbrl.kernels.native import flush_denormals, restore_denormals
 from nbrl.learner import Learner
 from nbrl.methods.rollout import update
-from nbrl.nets.network import backward, forward
+from nbrl.nets.workspace import backward, forward
 
 LEARNING_RATE = 1e-12  # the parameters stay those of a new network
 SAMPLES = 5  # of learn

@@ -30,7 +30,7 @@ from nbrl.methods.rollout import (
     update,
 )
 from nbrl.nets.heads import categorical_gradient, categorical_sample, gaussian_gradient, gaussian_sample
-from nbrl.nets.network import backward, forward, leave_state, output_gradients, outputs
+from nbrl.nets.workspace import backward, forward, leave_state, output_gradients, outputs
 
 HEADS, CONTINUOUS_HEADS = ("policy", "value"), ("mean", "variance", "value")
 HAS_TARGET = False

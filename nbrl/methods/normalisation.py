@@ -12,7 +12,7 @@ import numpy as np
 
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import atomic_load, atomic_store
-from nbrl.nets.network import MEAN, SCALE
+from nbrl.nets.workspace import MEAN, SCALE
 
 COUNT, AVERAGE, SQUARES, ROWS = 0, 1, 2, 3
 SMALLEST = 1e-8  # variance

@@ -21,7 +21,7 @@ from nbrl.methods.rollout import (
     update,
 )
 from nbrl.nets.heads import argmax, q_gradient
-from nbrl.nets.network import backward, output_gradients, outputs
+from nbrl.nets.workspace import backward, output_gradients, outputs
 
 HEADS = ("q",)
 CONTINUOUS_HEADS = ()

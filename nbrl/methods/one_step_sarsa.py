@@ -25,7 +25,7 @@ from nbrl.methods.rollout import (
     update,
 )
 from nbrl.nets.heads import epsilon_greedy, q_gradient
-from nbrl.nets.network import backward, forward, leave_state, output_gradients, outputs
+from nbrl.nets.workspace import backward, forward, leave_state, output_gradients, outputs
 
 HEADS = ("q",)
 CONTINUOUS_HEADS = ()

@@ -7,7 +7,7 @@ from nbrl.kernels.native import atomic_load, atomic_store, copy
 from nbrl.kernels.random import ROW, seed_row, uniform
 from nbrl.methods.rollout import GO_ON, observe_one, steps_taken
 from nbrl.nets.heads import argmax, epsilon_greedy
-from nbrl.nets.network import copy_inputs, forward, leave_state, outputs
+from nbrl.nets.workspace import copy_inputs, forward, leave_state, outputs
 
 Q = -1  # the network's last layer
 

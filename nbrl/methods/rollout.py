@@ -31,7 +31,7 @@ from nbrl.kernels.native import (
 from nbrl.kernels.random import next_uint64
 from nbrl.methods.normalisation import fill_normal, measure, measure_observation, publish, scale_of
 from nbrl.nets.heads import command
-from nbrl.nets.network import Workspace, enter, enter_state
+from nbrl.nets.workspace import Workspace, enter, enter_state
 from nbrl.optimisers import ADAM, MOMENTUM_SGD, adam, clip_scale, gradient_norm, momentum_sgd, rmsprop
 
 # Values of the control word.

@@ -13,7 +13,7 @@ from methods.scripted import SIZE, Scripted, rollouts, transitions
 from nbrl import Conv, Dense, Trainer, envs
 from nbrl.envs import Player
 from nbrl.methods import rollout
-from nbrl.nets.network import observations
+from nbrl.nets.workspace import observations
 
 ADAM = OPTIMISERS["shared_adam"]
 TWO_LAYERS = (Dense(20, "tanh"), Dense(17, "tanh"))

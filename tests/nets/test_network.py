@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from nbrl.nets.affine import tanh
 from nbrl.nets.layers import NETWORKS, Conv, Dense, Lstm
-from nbrl.nets.network import (
-    Network,
+from nbrl.nets.network import Network
+from nbrl.nets.workspace import (
     Workspace,
     backward,
     copy_inputs,
