@@ -73,7 +73,7 @@ def test_the_safetensors_package_reads_a_checkpoint(tmp_path):
     arrays = safetensors.load_file(newest(tmp_path / "run" / "checkpoints"))
     parameters = ended.snapshot().network.layout.views(ended.snapshot().parameters)
     names = set(parameters)
-    kept = {"turn", "states", "actors/state_size", *(f"actors/{name}" for name in PER_ACTOR)}
+    kept = {"turn", "states", "moments", "actors/state_size", *(f"actors/{name}" for name in PER_ACTOR)}
     assert set(arrays) == names | {f"{part}/{name}" for part in "mv" for name in names} | kept
     for name in names:
         np.testing.assert_array_equal(arrays[name], parameters[name])
