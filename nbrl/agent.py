@@ -151,7 +151,7 @@ class Agent:
 
     def policy(self) -> Policy:
         """What one thread acts with, in compiled code."""
-        work = self.network.workspace(1, normalised=self.normal.size > 0)
+        work = self.network.workspace(1, normalised=self.normal.size > 0, learns=False)
         work.theta[:] = self.parameters
         work.normal[:] = self.normal
         heads, parts = tuple(self.network.heads), self.bounds.shape[1]

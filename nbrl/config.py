@@ -235,7 +235,8 @@ def configure(environment: Any, *, preset: str | None = None, frames: int | None
     frames
         Length of the run in the environment's frames, in place of ``steps``: an Atari step is four frames.
     **settings
-        Fields of ``Config``. ``threads`` is by default the number of cores this process may use, at most the actors.
+        Fields of ``Config``. ``threads`` is by default the number of cores this process may use, at most the actors. A
+        ``lockstep`` above 1 that is only a default is lowered to what ``actors`` and ``threads`` allow.
 
     Raises
     ------
@@ -259,6 +260,8 @@ def configure(environment: Any, *, preset: str | None = None, frames: int | None
     if preset != "paper":
         values |= METHOD_DEFAULTS[spec.kind].get(settings.get("method", "a3c"), {})
     values |= settings
+    if "lockstep" not in settings:
+        values["lockstep"] = _lockstep(values)
     if frames is not None:
         values["steps"] = _steps(frames, spec.frames_per_step)
     if values.get("threads") is None:
@@ -302,6 +305,18 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     if close:
         return f"unknown {what} {name!r}: did you mean {close[0]!r}?"
     return f"unknown {what} {name!r}: it must be one of {', '.join(known)}"
+
+
+def _lockstep(values: Mapping[str, Any]) -> int:
+    """The default lockstep, or the most below it that the actors and threads asked for allow."""
+    most, actors, threads = (
+        values.get("lockstep", 1),
+        _whole(values.get("actors", Config.actors)),
+        _whole(values.get("threads")),
+    )
+    if actors is None or actors < 1:  # refused by Config, which names it
+        return most
+    return next((k for k in range(most, 1, -1) if actors % k == 0 and actors // k >= (threads or 1)), 1)
 
 
 def _steps(frames: object, frames_per_step: int) -> int:

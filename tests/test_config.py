@@ -340,3 +340,23 @@ def test_configure_refuses_in_a_sentence(arguments, sentence):
     with pytest.raises(ValueError, match=r"^") as caught:
         configure("CartPole-v1", **arguments)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "lockstep"),
+    [
+        ({}, 4),
+        ({"actors": 1}, 1),
+        ({"actors": 6}, 3),
+        ({"actors": 7}, 1),
+        ({"threads": 4}, 4),
+        ({"threads": 8}, 2),
+        ({"threads": 16}, 1),
+        ({"actors": 8, "threads": 3}, 2),
+    ],
+)
+def test_a_default_of_lockstep_gives_way_to_actors_and_threads(asked, lockstep):
+    assert configure("Pendulum-v1", **asked).lockstep == lockstep
+    assert configure("Bricks-v0", preset="quick", **asked).lockstep == lockstep
+    with pytest.raises(ValueError, match="lockstep is 5: it must divide the number of actors, 16"):
+        configure("Pendulum-v1", lockstep=5)

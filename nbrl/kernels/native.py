@@ -36,22 +36,15 @@ def call_words(context, address, words):
     return types.void(types.int64, types.int64), codegen
 
 
-@intrinsic
-def void_pointer(context, address):
-    """An address as what `numba.carray` takes together with a dtype."""
-
-    def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
-
-    return types.voidptr(types.int64), codegen
-
-
 def pointer_to(element: Any) -> Any:
-    """A cast for jitted code: ``cast(address)`` is a pointer to a numba type, for `numba.carray`."""
+    """A cast for jitted code: ``cast(address)`` is a pointer for `numba.carray`.
+
+    It points to a numba type, or with None to anything: then `carray` is told the dtype.
+    """
 
     @intrinsic
     def cast(context, address):
-        pointer = types.CPointer(element)
+        pointer = types.voidptr if element is None else types.CPointer(element)
 
         def codegen(context, builder, signature, args):
             return builder.inttoptr(args[0], context.get_value_type(pointer))

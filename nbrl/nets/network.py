@@ -12,11 +12,7 @@ import numpy as np
 
 from nbrl.kernels.compile import jit
 from nbrl.kernels.random import seed_row, uniform
-from nbrl.nets.affine import (
-    NONE,
-    RELU,
-    TANH,
-)
+from nbrl.nets.affine import NONE, RELU, TANH
 from nbrl.nets.layers import Conv, Layer, Lstm, kind_of
 from nbrl.nets.layout import Layout, aligned_zeros
 from nbrl.nets.lstm import GATES
@@ -159,10 +155,11 @@ class Network:
                 _fill_uniform(self.layout.view(parameters, f"{plan.name}/{part}").reshape(-1), bound, row)
         return parameters
 
-    def workspace(self, capacity: int, *, normalised: bool = False) -> Workspace:
+    def workspace(self, capacity: int, *, normalised: bool = False, learns: bool = True) -> Workspace:
         """Arrays for up to `capacity` samples at once; ValueError where that is more than int32 offsets reach.
 
         `normalised` is for vectors: it makes room for `Workspace.normal`, which begins with means of 0 and scales of 1.
+        Where it never `learns`, `backward` is not compiled and must not be called.
         """
         table = np.zeros((len(self._plans), COLUMNS), np.int64)
         sizes = [math.prod(self.observation_shape)] + [plan.rows * plan.filters for plan in self._plans]
@@ -216,7 +213,7 @@ class Network:
             dactivations=aligned_zeros(activations, np.float32),
             scratch=aligned_zeros(scratch, np.float32),
             continues=np.zeros(capacity, np.bool_),
-            code=compiled_passes(),
+            code=compiled_passes(learns=learns),
             words=np.zeros(WORDS, np.int64),
             normal=self.normal(normalised),
         )

@@ -6,14 +6,15 @@ network is one row of `state_size` float32, h and c of each LSTM layer; each sam
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import carray
 
 from nbrl import numpy_policy
 from nbrl.kernels.compile import announce, cfunction, jit
-from nbrl.kernels.native import call_words, copy, void_pointer
+from nbrl.kernels.native import call_words, copy, pointer_to
 from nbrl.nets.affine import (
     activation_backward,
     affine_backward_parameters,
@@ -42,6 +43,7 @@ PIXEL_SCALE = np.float32(1 / 255)
     ACTIVATIONS, SCRATCH_AT, SCRATCH, CONTINUES_AT, CAPACITY, FIRST, SAMPLES, GROUP, WORDS,
 ) = range(18)  # fmt: skip
 FORWARD, BACKWARD = 0, 1
+_pointer = pointer_to(None)
 
 
 class Workspace(NamedTuple):
@@ -55,7 +57,7 @@ class Workspace(NamedTuple):
     dactivations: np.ndarray  # float32, laid out like activations
     scratch: np.ndarray  # float32
     continues: np.ndarray  # bool (capacity,): its state is what the sample k before it left, in `backward`
-    code: np.ndarray  # int64 (2,): addresses of the functions FORWARD and BACKWARD
+    code: np.ndarray  # int64 (2,): addresses of the functions FORWARD and BACKWARD, the latter 0 where it only acts
     words: np.ndarray  # int64 (WORDS,): what they are called with
     normal: np.ndarray  # float32 (2, observation or 0): MEAN and SCALE, one over the standard deviation
 
@@ -86,17 +88,17 @@ def _write_words(work, first, samples, k):
 def _workspace_of(words):
     """The workspace that words describe."""
     return Workspace(
-        carray(void_pointer(words[TABLE_AT]), (words[LAYERS], COLUMNS), np.int64),
-        carray(void_pointer(words[INDICES_AT]), words[INDICES], np.int32),
-        carray(void_pointer(words[THETA_AT]), words[PARAMETERS], np.float32),
-        carray(void_pointer(words[DTHETA_AT]), words[PARAMETERS], np.float32),
-        carray(void_pointer(words[ACTIVATIONS_AT]), words[ACTIVATIONS], np.float32),
-        carray(void_pointer(words[DACTIVATIONS_AT]), words[ACTIVATIONS], np.float32),
-        carray(void_pointer(words[SCRATCH_AT]), words[SCRATCH], np.float32),
-        carray(void_pointer(words[CONTINUES_AT]), words[CAPACITY], np.bool_),
+        carray(_pointer(words[TABLE_AT]), (words[LAYERS], COLUMNS), np.int64),
+        carray(_pointer(words[INDICES_AT]), words[INDICES], np.int32),
+        carray(_pointer(words[THETA_AT]), words[PARAMETERS], np.float32),
+        carray(_pointer(words[DTHETA_AT]), words[PARAMETERS], np.float32),
+        carray(_pointer(words[ACTIVATIONS_AT]), words[ACTIVATIONS], np.float32),
+        carray(_pointer(words[DACTIVATIONS_AT]), words[ACTIVATIONS], np.float32),
+        carray(_pointer(words[SCRATCH_AT]), words[SCRATCH], np.float32),
+        carray(_pointer(words[CONTINUES_AT]), words[CAPACITY], np.bool_),
         words,
         words,
-        carray(void_pointer(words[SCRATCH_AT]), (2, 0), np.float32),  # observations were normalised as they came
+        carray(_pointer(words[SCRATCH_AT]), (2, 0), np.float32),  # observations were normalised as they came
     )
 
 
@@ -111,11 +113,17 @@ def _backward_words(pointer):
 
 
 @functools.cache
-def compiled_passes() -> np.ndarray:
-    """Addresses of the functions FORWARD and BACKWARD, which are compiled or read from disk at the first call."""
+def _compiled(function: Callable[..., None]) -> Any:
     announce(_forward)
-    functions = [cfunction("void(CPointer(int64))")(function) for function in (_forward_words, _backward_words)]
-    return np.array([function.address for function in functions], np.int64)
+    return cfunction("void(CPointer(int64))")(function)
+
+
+def compiled_passes(*, learns: bool) -> np.ndarray:
+    """Addresses of the functions FORWARD and, unless it only acts, BACKWARD: compiled or read from disk when new."""
+    functions = (_forward_words, _backward_words) if learns else (_forward_words,)
+    code = np.zeros(2, np.int64)
+    code[: len(functions)] = [_compiled(function).address for function in functions]
+    return code
 
 
 @jit
