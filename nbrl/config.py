@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nbrl.nets.layers import NETWORKS, Dense, Layer, layers_from_list, layers_to_list
+from nbrl.nets.layers import NETWORKS, Dense, Layer, Lstm, layers_from_list, layers_to_list
 
 METHODS = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c")
 OPTIMISERS = ("momentum_sgd", "rmsprop", "shared_rmsprop", "shared_adam")
@@ -221,6 +221,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "vector": DEFAULTS["vector"] | {"gae_lambda": 0.95, "initialisation": "orthogonal"},
     },
 }
+# On top of a preset, with an LSTM. Adam moves every weight as far, however small its gradient: at the rate that suits
+# feed-forward networks, those below an LSTM saturate it before its value fits.
+RECURRENT: dict[str, dict[str, dict[str, Any]]] = {"quick": {"image": {"learning_rate": 1e-4}}}
 
 
 def configure(environment: Any, *, preset: str | None = None, frames: int | None = None, **settings: Any) -> Config:
@@ -259,6 +262,9 @@ def configure(environment: Any, *, preset: str | None = None, frames: int | None
             values["normalise_observations"] = False
     if preset != "paper":
         values |= METHOD_DEFAULTS[spec.kind].get(settings.get("method", "a3c"), {})
+    network = layers_from_list((values | settings).get("network", Config.network))
+    if any(isinstance(layer, Lstm) for layer in network):
+        values |= RECURRENT.get(preset or "", {}).get(spec.kind, {})
     values |= settings
     if "lockstep" not in settings:
         values["lockstep"] = _lockstep(values)

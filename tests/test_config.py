@@ -360,3 +360,12 @@ def test_a_default_of_lockstep_gives_way_to_actors_and_threads(asked, lockstep):
     assert configure("Bricks-v0", preset="quick", **asked).lockstep == lockstep
     with pytest.raises(ValueError, match="lockstep is 5: it must divide the number of actors, 16"):
         configure("Pendulum-v1", lockstep=5)
+
+
+def test_the_quick_preset_is_slower_with_an_lstm():
+    assert configure("Bricks-v0", preset="quick").learning_rate == 7e-4
+    assert configure("Bricks-v0", preset="quick", network="paper-lstm").learning_rate == 1e-4
+    assert configure("Bricks-v0", preset="quick", network="paper-lstm", learning_rate=3e-4).learning_rate == 3e-4
+    assert configure("Bricks-v0", preset="paper", network="paper-lstm").learning_rate == 7e-4
+    with pytest.raises(ValueError, match="network is 'lstm': it must be one of"):
+        configure("Bricks-v0", preset="quick", network="lstm")

@@ -27,6 +27,7 @@ NATIVE = {
     "Cue-v0": ("cue", "cue"),
     "MountainCarContinuous-v0": ("continuous", "mountain_car"),
     "Pendulum-v1": ("continuous", "pendulum"),
+    "PendulumPixels-v0": ("continuous", "pendulum_pixels"),
     "Rooms-v0": ("rooms", "rooms"),
 }
 

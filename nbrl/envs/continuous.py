@@ -1,4 +1,4 @@
-"""Pendulum and MountainCarContinuous in numba: small tasks with continuous actions.
+"""Pendulum, from its state or from pixels, and MountainCarContinuous in numba: small tasks with continuous actions.
 
 Constants, the order of operations and where single precision is used are gymnasium's, so that equal states and actions
 give equal floats.
@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numba import carray
 
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, NativeEnvironment
-from nbrl.kernels.compile import cfunction
+from nbrl.kernels.compile import cfunction, jit, strict
 from nbrl.kernels.random import ROW, seed_row, uniform
 
 GRAVITY = 10.0
@@ -20,34 +20,84 @@ SPEED_LIMIT = 8.0
 TORQUE_LIMIT = 2.0
 PENDULUM_TIME_LIMIT = 200
 PENDULUM_STATE = 3  # float64: angle from upright, angular velocity, steps taken
+SIDE, ROD_LENGTH, ROD_RADIUS = 84, 32.0, 4.0  # pixels
+
+
+@strict
+def _hang(state, seed):
+    """Any angle, and an angular velocity in [-1, 1)."""
+    row = np.empty(ROW, np.uint64)
+    seed_row(row, seed, np.uint64(0))
+    state[0], state[1], state[2] = math.pi * (2.0 * uniform(row) - 1.0), 2.0 * uniform(row) - 1.0, 0.0
+
+
+@strict
+def _turn(state, action):
+    """Turn with a torque, a float32, for 0.05 s: the reward."""
+    torque = min(max(action, np.float32(-TORQUE_LIMIT)), np.float32(TORQUE_LIMIT))
+    angle, speed = state[0], state[1]
+    off = (angle + math.pi) % (2 * math.pi) - math.pi
+    reward = -(off * off + 0.1 * (speed * speed) + np.float64(np.float32(0.001) * (torque * torque)))
+    speed += (3 * GRAVITY / 2 * math.sin(angle) + np.float64(np.float32(3.0) * torque)) * SECONDS
+    speed = min(max(speed, -SPEED_LIMIT), SPEED_LIMIT)
+    state[0], state[1] = angle + speed * SECONDS, speed
+    state[2] += 1.0
+    return reward
 
 
 @cfunction("int32(CPointer(float64), uint64, CPointer(float32))")
 def pendulum_reset(state_pointer, seed, observation):
-    """Any angle, and an angular velocity in [-1, 1)."""
     state = carray(state_pointer, PENDULUM_STATE)
-    row = np.empty(ROW, np.uint64)
-    seed_row(row, seed, np.uint64(0))
-    state[0], state[1], state[2] = math.pi * (2.0 * uniform(row) - 1.0), 2.0 * uniform(row) - 1.0, 0.0
+    _hang(state, seed)
     observation[0], observation[1], observation[2] = math.cos(state[0]), math.sin(state[0]), state[1]
     return STEPPED
 
 
 @cfunction("int32(CPointer(float64), CPointer(float32), CPointer(float32), CPointer(float32))")
 def pendulum_step(state_pointer, action, observation, reward):
-    """Turn with a torque for 0.05 s. It fails with one that is not a number."""
+    """It fails with a torque that is not a number."""
     state = carray(state_pointer, PENDULUM_STATE)
     if math.isnan(action[0]):
         return 0
-    torque = np.float32(min(max(action[0], np.float32(-TORQUE_LIMIT)), np.float32(TORQUE_LIMIT)))
-    angle, speed = state[0], state[1]
-    off = (angle + math.pi) % (2 * math.pi) - math.pi
-    reward[0] = -(off * off + 0.1 * (speed * speed) + np.float64(np.float32(0.001) * (torque * torque)))
-    speed += (3 * GRAVITY / 2 * math.sin(angle) + np.float64(np.float32(3.0) * torque)) * SECONDS
-    speed = min(max(speed, -SPEED_LIMIT), SPEED_LIMIT)
-    state[0], state[1] = angle + speed * SECONDS, speed
-    state[2] += 1.0
-    observation[0], observation[1], observation[2] = math.cos(state[0]), math.sin(state[0]), speed
+    reward[0] = _turn(state, action[0])
+    observation[0], observation[1], observation[2] = math.cos(state[0]), math.sin(state[0]), state[1]
+    return STEPPED | TRUNCATED if state[2] >= PENDULUM_TIME_LIMIT else STEPPED
+
+
+@jit
+def _draw(angle, picture):
+    """The rod, white on black with smooth edges, turned about the middle of a picture, uint8 (SIDE, SIDE)."""
+    cosine, sine = np.float32(math.cos(angle)), np.float32(math.sin(angle))  # a positive angle is to the left
+    middle, length, edge = np.float32(SIDE / 2 - 0.5), np.float32(ROD_LENGTH), np.float32(ROD_RADIUS + 0.5)
+    zero, one, white = np.float32(0.0), np.float32(1.0), np.float32(255.0)
+    for row in range(SIDE):
+        y = np.float32(row) - middle
+        for column in range(SIDE):
+            x = np.float32(column) - middle
+            along, across = -cosine * y - sine * x, cosine * x - sine * y
+            beyond = along - min(max(along, zero), length)
+            inside = edge - np.sqrt(beyond * beyond + across * across)
+            picture[row, column] = np.uint8(white * min(max(inside, zero), one))
+
+
+@cfunction("int32(CPointer(float64), uint64, CPointer(uint8))")
+def pendulum_pixels_reset(state_pointer, seed, observation):
+    state, frames = carray(state_pointer, PENDULUM_STATE), carray(observation, (2, SIDE, SIDE))
+    _hang(state, seed)
+    _draw(state[0] - state[1] * SECONDS, frames[0])  # where it came from
+    _draw(state[0], frames[1])
+    return STEPPED
+
+
+@cfunction("int32(CPointer(float64), CPointer(float32), CPointer(uint8), CPointer(float32))")
+def pendulum_pixels_step(state_pointer, action, observation, reward):
+    """It fails with a torque that is not a number."""
+    state, frames = carray(state_pointer, PENDULUM_STATE), carray(observation, (2, SIDE, SIDE))
+    if math.isnan(action[0]):
+        return 0
+    _draw(state[0], frames[0])
+    reward[0] = _turn(state, action[0])
+    _draw(state[0], frames[1])
     return STEPPED | TRUNCATED if state[2] >= PENDULUM_TIME_LIMIT else STEPPED
 
 
@@ -79,6 +129,18 @@ def pendulum() -> NativeEnvironment:
         action_space=spaces.Box(-TORQUE_LIMIT, TORQUE_LIMIT, (1,), np.float32),
         name="Pendulum-v1",
         picture=pendulum_picture,
+    )
+
+
+def pendulum_pixels() -> NativeEnvironment:
+    """The same from pictures: two frames of 84 x 84 pixels, the one before and this one, uint8 (2, 84, 84)."""
+    return NativeEnvironment(
+        pendulum_pixels_reset,
+        pendulum_pixels_step,
+        state_size=8 * PENDULUM_STATE,
+        observation_space=spaces.Box(0, 255, (2, SIDE, SIDE), np.uint8),
+        action_space=spaces.Box(-TORQUE_LIMIT, TORQUE_LIMIT, (1,), np.float32),
+        name="PendulumPixels-v0",
     )
 
 

@@ -148,7 +148,16 @@ def jit(function: Callable[..., Any]) -> Any:
     -------
     numba dispatcher
     """
-    dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=FAST_MATH)(function)
+    return _compiled(function, FAST_MATH)
+
+
+def strict(function: Callable[..., Any]) -> Any:
+    """As `jit`, in strict arithmetic: for physics that equal another program's to the bit."""
+    return _compiled(function, False)
+
+
+def _compiled(function: Callable[..., Any], fast_math: Any) -> Any:
+    dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fast_math)(function)
     _keep_compiled(dispatcher)
     return dispatcher
 

@@ -15,7 +15,7 @@ NAMES = ["Pendulum-v1", "MountainCarContinuous-v0"]
 
 @pytest.fixture(scope="module")
 def players():
-    return {name: Player(envs.make(name)) for name in NAMES}
+    return {name: Player(envs.make(name)) for name in [*NAMES, "PendulumPixels-v0"]}
 
 
 def state_of(player):
@@ -70,7 +70,7 @@ def test_resets_are_gymnasiums(players):
     assert not np.any(starts[:, 1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "PendulumPixels-v0"])
 def test_an_action_that_is_no_number_fails(players, name):
     player = players[name]
     player.reset(0)
@@ -112,3 +112,33 @@ def test_pictures_follow_the_state():
     car = np.array((52, 66, 98))
     assert np.argwhere(np.all(first == car, axis=2))[:, 1].mean() == pytest.approx(140, abs=1)
     assert np.argwhere(np.all(second == car, axis=2))[:, 1].mean() == pytest.approx(320, abs=1)
+
+
+def rod(angle):
+    """A slow drawing of the rod: the distance of each pixel's centre from a segment, in float64."""
+    picture = np.zeros((84, 84))
+    tip = -32.0 * np.array([np.cos(angle), np.sin(angle)])  # row and column, from the axle
+    for row in range(84):
+        for column in range(84):
+            pixel = np.array([row, column]) - 41.5
+            nearest = tip * np.clip(pixel @ tip / (tip @ tip), 0, 1)
+            picture[row, column] = 255 * np.clip(4.5 - np.hypot(*(pixel - nearest)), 0, 1)
+    return picture
+
+
+@settings(max_examples=10)
+@given(seed=SEEDS, drawn=st.integers(0, 2**32))
+def test_pendulum_from_pixels_is_pendulum_seen(players, seed, drawn):
+    seen, felt, rng = Player(envs.make("PendulumPixels-v0")), players["Pendulum-v1"], np.random.default_rng(drawn)
+    frames, state = seen.reset(seed).copy(), felt.reset(seed)
+    angle, speed = state_of(felt)
+    np.testing.assert_allclose(frames[0], rod(angle - 0.05 * speed), atol=1)
+    for t in range(1, 201):
+        if t < 4 or t == 200:
+            np.testing.assert_allclose(frames[1], rod(np.arctan2(state[1], state[0])), atol=1)
+        torque = rng.uniform(-3, 3, 1).astype(np.float32)
+        (now, *rest), (state, *expected) = seen.step(torque), felt.step(torque)
+        assert rest == expected  # reward and status
+        np.testing.assert_array_equal(now[0], frames[1])
+        frames = now.copy()
+    assert rest[-1] & TRUNCATED
