@@ -2,7 +2,7 @@
 
     python tools/motor_control.py --out DIR [--steps 1_000_000] [--seeds 3] [--tasks Hopper-v5 ...]
 
-After training, each policy plays 100 episodes, with its mean actions and with sampled ones. DIR/motor_control.json holds
+After training, each policy plays 100 episodes, with its mean actions and with sampled ones. DIR/motor_control.json has
 what was measured, one row a task, and is written again after each task; DIR/motor_control.png draws the curves.
 """
 
