@@ -222,8 +222,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 # On top of a preset, with an LSTM. Adam moves every weight as far, however small its gradient: at the rate that suits
-# feed-forward networks, those below an LSTM saturate it before its value fits.
-RECURRENT: dict[str, dict[str, dict[str, Any]]] = {"quick": {"image": {"learning_rate": 1e-4}}}
+# feed-forward networks, those below an LSTM saturate it before its value fits. So the run is longer as well.
+RECURRENT: dict[str, dict[str, dict[str, Any]]] = {"quick": {"image": {"learning_rate": 1e-4, "steps": 16_000_000}}}
 
 
 def configure(environment: Any, *, preset: str | None = None, frames: int | None = None, **settings: Any) -> Config:

@@ -364,7 +364,8 @@ def test_a_default_of_lockstep_gives_way_to_actors_and_threads(asked, lockstep):
 
 def test_the_quick_preset_is_slower_with_an_lstm():
     assert configure("Bricks-v0", preset="quick").learning_rate == 7e-4
-    assert configure("Bricks-v0", preset="quick", network="paper-lstm").learning_rate == 1e-4
+    recurrent = configure("Bricks-v0", preset="quick", network="paper-lstm")
+    assert (recurrent.learning_rate, recurrent.steps) == (1e-4, 16_000_000)
     assert configure("Bricks-v0", preset="quick", network="paper-lstm", learning_rate=3e-4).learning_rate == 3e-4
     assert configure("Bricks-v0", preset="paper", network="paper-lstm").learning_rate == 7e-4
     with pytest.raises(ValueError, match="network is 'lstm': it must be one of"):
