@@ -182,7 +182,7 @@ CONTINUOUS: dict[str, Any] = {
     "entropy_weight": 0.0,
     "lockstep": 4,
     "rollout_length": 32,
-    "learning_rate": 7e-4,
+    "learning_rate": 2e-3,
     "steps": 1_000_000,
 }
 _VALUE_METHODS_ON_VECTORS = {"target_interval": 500, "epsilon_steps": 50_000}

@@ -2,8 +2,8 @@
 
     python tools/motor_control.py --out DIR [--steps 1_000_000] [--seeds 3] [--tasks Hopper-v5 ...]
 
-After training, each policy plays 100 episodes, with its mean actions and with sampled ones. DIR/motor_control.json has
-what was measured, one row a task, and is written again after each task; DIR/motor_control.png draws the curves.
+After training, each policy plays 30 episodes, with its mean actions and with sampled ones. DIR/motor_control.json has
+what was measured, one row a task, and DIR/motor_control.png the curves; both are written again after each task.
 """
 
 import argparse
@@ -43,8 +43,8 @@ def main() -> None:
             minutes.append((time.perf_counter() - begun) / 60)
             speeds.append(speed)
             curves.append(curve)
-            means.append(evaluate(agent, episodes=100, greedy=True).mean_return)
-            sampled.append(evaluate(agent, episodes=100).mean_return)
+            means.append(evaluate(agent, episodes=30, greedy=True).mean_return)
+            sampled.append(evaluate(agent, episodes=30).mean_return)
         mean, error = mean_and_error(np.array(means))
         row = {"task": task, "return": mean, "error": error, "returns": means, "sampled": sampled}
         rows.append(row | {"steps_per_second": speeds, "minutes": minutes, "curve": np.mean(curves, axis=0).tolist()})
@@ -57,7 +57,7 @@ def main() -> None:
         finish(axes, task, options.steps)
         result = {"steps": options.steps, "seeds": options.seeds, "rows": rows}
         (options.out / "motor_control.json").write_text(json.dumps(result, indent=1) + "\n")
-    figure.savefig(options.out / "motor_control.png")
+        figure.savefig(options.out / "motor_control.png")
 
 
 if __name__ == "__main__":
