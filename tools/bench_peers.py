@@ -3,9 +3,9 @@
     python tools/bench_peers.py --peers peers/bin/python [--rounds 5] [--sections pong network] [--out FILE.json]
 
 Sections: pong, training from pixels; environments, Pong alone with random actions; network, one thread and no
-environment; cartpole, training on vectors. The scripts in tools/peers/ say how to make the environment of the peers; a
-peer that is not installed is named and left out. Prints medians and ratios; FILE.json holds every figure. Every round
-runs all competitors, so that a drift of the machine hits all. Run nothing else meanwhile.
+environment; cartpole and halfcheetah, training on vectors. The scripts in tools/peers/ say how to make the environment
+of the peers; a peer that is not installed is named and left out. Prints medians and ratios; FILE.json holds every
+figure. Every round runs all competitors, so that a drift of the machine hits all. Run nothing else meanwhile.
 """
 
 import argparse
@@ -29,7 +29,7 @@ TOOLS = Path(__file__).parent
 ACTORS = 16
 PFRL_STEPS = 30_000
 ENDLESS = "1e12"  # steps
-PONG_T_MAX, CARTPOLE_T_MAX = 5, 16
+PONG_T_MAX, CARTPOLE_T_MAX, HALFCHEETAH_T_MAX = 5, 16, 32
 PACKAGES = ("torch", "pfrl", "stable-baselines3", "envpool", "gymnasium", "ale-py", "numpy")
 
 
@@ -168,6 +168,13 @@ def tables(python: str, seconds: float, lockstep: int) -> list[Table]:
             Competitor("SB3 A2C", peer("sb3_a2c.py", *cartpole), atari),
             Competitor("EnvPool + PyTorch A2C", peer("envpool_a2c.py", *cartpole), ("envpool", "torch")),
         ]),
+        *(Table("halfcheetah", f"Training on HalfCheetah, {ACTORS} actors, t_max {t_max}, {cores} cores", "steps/s", [
+            nbrl("HalfCheetah-v5", 4, "--set", f"rollout_length={t_max}"),
+            *(Competitor(
+                f"SB3 A2C, {threads} threads of PyTorch",
+                peer("sb3_a2c.py", "HalfCheetah", ACTORS, t_max, threads, seconds), (*atari, "mujoco"),
+            ) for threads in sorted({"1", cores})),
+        ]) for t_max in (5, HALFCHEETAH_T_MAX)),
     ]  # fmt: skip
 
 

@@ -1,9 +1,10 @@
 """Time Stable-Baselines3's A2C: prints frames/s once it has settled.
 
-    python -m venv peers && peers/bin/pip install torch==2.13.0 stable-baselines3 ale-py opencv-python-headless
-    peers/bin/python tools/peers/sb3_a2c.py Pong|CartPole ENVIRONMENTS T_MAX THREADS SECONDS
+    python -m venv peers && peers/bin/pip install torch==2.13.0 stable-baselines3 ale-py opencv-python-headless mujoco
+    peers/bin/python tools/peers/sb3_a2c.py Pong|CartPole|HalfCheetah ENVIRONMENTS T_MAX THREADS SECONDS
 
-With the same network as ours; environments in one process, which is faster here than a process for each.
+With the same network as ours (on HalfCheetah that is its own default); environments in one process, which is faster
+here than a process for each.
 """
 
 import sys
@@ -34,8 +35,8 @@ class Body(BaseFeaturesExtractor):
 
 
 def environments(game: str, count: int) -> VecEnv:
-    if game == "CartPole":
-        return make_vec_env("CartPole-v1", n_envs=count)
+    if game != "Pong":
+        return make_vec_env({"CartPole": "CartPole-v1", "HalfCheetah": "HalfCheetah-v5"}[game], n_envs=count)
     gymnasium.register_envs(ale_py)
     return VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=count), 4)
 
@@ -43,14 +44,15 @@ def environments(game: str, count: int) -> VecEnv:
 def main() -> None:
     game, (count, t_max, threads), seconds = sys.argv[1], map(int, sys.argv[2:5]), float(sys.argv[5])
     torch.set_num_threads(threads)
-    policy = {"features_extractor_class": Body, "features_extractor_kwargs": {"game": game}, "net_arch": []}
-    kind = "MlpPolicy"
+    policy, kind = {}, "MlpPolicy"
+    if game != "HalfCheetah":
+        policy = {"features_extractor_class": Body, "features_extractor_kwargs": {"game": game}, "net_arch": []}
     if game == "Pong":
         kind = "CnnPolicy"
         policy |= {"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": {"eps": 1e-5}}
     model = A2C(
         kind, environments(game, count), n_steps=t_max, ent_coef=0.01, vf_coef=0.25, policy_kwargs=policy,
-        use_rms_prop=game == "Pong", device="cpu",
+        use_rms_prop=game != "CartPole", device="cpu",
     )  # fmt: skip
     model.learn(UPDATES * t_max * count)
     began, steps = time.perf_counter(), 0
