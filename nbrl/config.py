@@ -185,6 +185,12 @@ CONTINUOUS: dict[str, Any] = {
     "learning_rate": 2e-3,
     "steps": 1_000_000,
 }
+CONTINUOUS_IMAGES: dict[str, Any] = {
+    "separate_networks": False,
+    "normalise_observations": False,
+    "optimiser": "shared_adam",
+    "learning_rate": 5e-4,
+}
 _VALUE_METHODS_ON_VECTORS = {"target_interval": 500, "epsilon_steps": 50_000}
 METHOD_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "image": {},
@@ -259,7 +265,7 @@ def configure(environment: Any, *, preset: str | None = None, frames: int | None
     if spec.action_count == 0 and preset != "paper":
         values |= CONTINUOUS
         if spec.kind == "image":
-            values["normalise_observations"] = False
+            values |= CONTINUOUS_IMAGES
     if preset != "paper":
         values |= METHOD_DEFAULTS[spec.kind].get(settings.get("method", "a3c"), {})
     network = layers_from_list((values | settings).get("network", Config.network))
