@@ -330,6 +330,48 @@ def _layers_backward(layers, parameters, layer_tape, dy, k):
     return gradients
 
 
+def policy_forward(layers, parameters, observations):
+    """(mu (B, parts), tape) of a deterministic policy: dense layers, and the head "action" with its tanh."""
+    return _dense_forward(layers, parameters, "", "action", np.asarray(observations, np.float64), np.tanh)
+
+
+def critic_forward(layers, parameters, observations, actions):
+    """(Q (B,), tape) of observations with their actions: layers named "q_dense1" and so on, and the head "q"."""
+    both = np.concatenate([observations, actions], axis=1).astype(np.float64)
+    q, tape = _dense_forward(layers, parameters, "q_", "q", both, lambda z: z)
+    return q[:, 0], tape
+
+
+def _dense_forward(layers, parameters, prefix, head, x, squash):
+    parameters = {name: np.asarray(value, np.float64) for name, value in parameters.items()}
+    tape, hidden = _layers_forward(layers, parameters, prefix, x, x.shape[1:], 1, None, None)
+    output = squash(dense_forward(hidden, parameters[f"{head}/weights"], parameters[f"{head}/bias"]))
+    return output, (parameters, tape, hidden, output)
+
+
+def policy_backward(layers, tape, dmu):
+    """{name: gradient} from dL/dmu (B, parts)."""
+    return _dense_backward(layers, tape, "action", dmu * (1 - tape[-1] ** 2))[0]
+
+
+def critic_backward(layers, tape, dq, parts):
+    """({name: gradient}, dL/da (B, parts)) from dL/dQ (B,)."""
+    gradients, dx = _dense_backward(layers, tape, "q", dq[:, None])
+    return gradients, dx[:, -parts:]
+
+
+def _dense_backward(layers, tape, head, dz):
+    """({name: gradient}, the gradient of what the layers were given)."""
+    parameters, layer_tape, hidden, _ = tape
+    dy, dweights, dbias = dense_backward(hidden, parameters[f"{head}/weights"], dz)
+    gradients = {f"{head}/weights": dweights, f"{head}/bias": dbias}
+    for layer, (name, x, _, _, y) in zip(reversed(layers), reversed(layer_tape), strict=True):
+        dz = activation_backward(y, dy, layer.activation)
+        dy, dweights, dbias = dense_backward(x, parameters[f"{name}/weights"], dz)
+        gradients |= {f"{name}/weights": dweights, f"{name}/bias": dbias}
+    return gradients, dy
+
+
 # --- heads and the loss ----------------------------------------------------------------------------------------------
 
 
@@ -525,7 +567,10 @@ class Reference:
             for name, theta in self.parameters.items()
         }
         before, self.steps = self.steps, self.steps + steps
-        if self.steps // config.target_interval > before // config.target_interval:
+        if config.target_rate is not None:
+            rate = config.target_rate
+            self.target = {name: rate * self.parameters[name] + (1 - rate) * old for name, old in self.target.items()}
+        elif self.steps // config.target_interval > before // config.target_interval:
             self.target = self.parameters
         return norm
 
@@ -609,6 +654,31 @@ class ValueReference(Reference):
         outputs, tape = self.outputs(rollout)
         chosen = np.eye(next_q.shape[1])[rollout["actions"]]
         return self.backward(tape, {"q": -chosen * (targets[:, None] - outputs["q"])})
+
+
+class DpgReference(Reference):
+    """Deterministic policy gradient. Actions are in the policy's units."""
+
+    def gradient(self, rollout):
+        config, rewards, statuses = self.config, self.rewards(rollout), rollout["statuses"]
+        values = self.target_values(rollout["next_observations"])
+        y = discounted_returns(rewards, statuses, config.discount, values, values[-1])
+        return self.gradient_of(rollout["observations"], rollout["actions"], y, config.rollout_length * config.lockstep)
+
+    def target_values(self, observations):
+        """(B,) Q(s, mu(s)) by the target networks."""
+        mu, _ = policy_forward(self.layers, self.target, observations)
+        return critic_forward(self.layers, self.target, observations, mu)[0]
+
+    def gradient_of(self, observations, actions, y, count):
+        """{name: gradient} of the sums of (y - Q(s, a))^2 / 2, for Q, and -Q(s, mu(s)), for mu, over `count`."""
+        parts = actions.shape[1]
+        q, tape = critic_forward(self.layers, self.parameters, observations, actions)
+        gradient, _ = critic_backward(self.layers, tape, (q - y) / count, parts)
+        mu, mu_tape = policy_forward(self.layers, self.parameters, observations)
+        _, tape = critic_forward(self.layers, self.parameters, observations, mu)
+        _, da = critic_backward(self.layers, tape, np.full(len(y), -1 / count), parts)
+        return gradient | policy_backward(self.layers, mu_tape, da)
 
 
 class EpsilonGreedyActor:

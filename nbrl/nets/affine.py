@@ -95,11 +95,22 @@ def _transpose(a, rows, columns, out):
 
 
 @jit
-def dense_backward_inputs(w, dy, dx, inputs, units, samples, accumulate):
-    """dx (+)= dy w^T, the large w read once and in order."""
+def dense_backward_inputs(w, dy, dx, number, first, inputs, units, samples, accumulate):
+    """dx (+)= dy w^T, of each sample's inputs from number `first` on; `number` holds 0, 1, ..., samples - 1.
+
+    The large w is read once and in order. Of a single unit it is its own transpose.
+    """
+    if units == 1:
+        gemm(
+            HOST_WIDTH, samples, 1, inputs - first,
+            dy.ctypes.data, number.ctypes.data, number.ctypes.data,
+            w[first:].ctypes.data, inputs, dx[first:].ctypes.data, inputs, accumulate,
+        )  # fmt: skip
+        return
     gemm_transposed(
-        HOST_WIDTH, inputs, units, samples, w.ctypes.data, dy.ctypes.data, dx.ctypes.data, inputs, accumulate
-    )
+        HOST_WIDTH, inputs - first, units, samples,
+        w[first * units :].ctypes.data, dy.ctypes.data, dx[first:].ctypes.data, inputs, accumulate,
+    )  # fmt: skip
 
 
 @jit

@@ -13,7 +13,7 @@ import numpy as np
 from nbrl.kernels.compile import jit
 from nbrl.kernels.random import seed_row, uniform
 from nbrl.nets.affine import NONE, RELU, TANH
-from nbrl.nets.layers import Conv, Layer, Lstm, kind_of
+from nbrl.nets.layers import Conv, Dense, Layer, Lstm, kind_of
 from nbrl.nets.layout import Layout, aligned_zeros
 from nbrl.nets.lstm import GATES
 from nbrl.nets.workspace import (
@@ -63,7 +63,10 @@ class Network:
         (features,), (height, width), (channels, height, width) or (height, width, channels); of three sizes the first
         is the channels if it is smaller than the last.
     heads : mapping of str to int
-        Dense layers without activation on top of the last layer: name and units.
+        Dense layers without activation on top of the last layer: name and units. Of "action" and "q" the first is a
+        deterministic policy, tanh of the last layer; the second values an action, with layers of its own, alike, that
+        read the observation and the action after it (block 0, see workspace.py). Such a network has dense layers alone:
+        first the actor's and "action", then the critic's, named ``q_dense1`` and so on, and "q".
     separate : bool, optional
         The head "value" has layers of its own, alike.
     constant : collection of str, optional
@@ -95,20 +98,42 @@ class Network:
         self.layers, self.observation_shape, self.heads = tuple(layers), tuple(observation_shape), dict(heads)
         self.separate, self.constant = separate, tuple(constant)
         self._plans: list[_Plan] = []
-        shape, block = self._add_layers("")
-        own_shape, own_block = self._add_layers("value_") if separate else (shape, block)
+        if "action" in self.heads:
+            self._add_actor_and_critic()
+        else:
+            self._add_layers_and_heads()
+        self.layout = Layout((f"{plan.name}/{part}", shape) for plan in self._plans for part, shape in plan.parts())
+        self.state_size = sum(2 * plan.filters for plan in self._plans if plan.kind == LSTM)
+
+    def _add_layers_and_heads(self) -> None:
+        shape, block = self._add_layers("", self.observation_shape)
+        own_shape, own_block = shape, block
+        if self.separate:
+            own_shape, own_block = self._add_layers("value_", self.observation_shape)
         for name, units in self.heads.items():
             if name == "value":
                 plan = _dense_plan(name, units, "none", math.prod(own_shape), own_block)
             else:
                 plan = _dense_plan(name, units, "none", math.prod(shape), block)
             self._plans.append(plan._replace(kind=CONSTANT) if name in self.constant else plan)
-        self.layout = Layout((f"{plan.name}/{part}", shape) for plan in self._plans for part, shape in plan.parts())
-        self.state_size = sum(2 * plan.filters for plan in self._plans if plan.kind == LSTM)
 
-    def _add_layers(self, prefix: str) -> tuple[tuple[int, ...], int]:
-        """Add the layers, from the observation up; the shape of the last one's output, and its block."""
-        shape: tuple[int, ...] = self.observation_shape
+    def _add_actor_and_critic(self) -> None:
+        for place, layer in enumerate(self.layers, start=1):
+            if not isinstance(layer, Dense):
+                raise ValueError(
+                    f"layer {place} of the network is {layer!r}: a deterministic policy takes dense layers alone"
+                )
+        both = math.prod(self.observation_shape) + self.heads["action"]
+        for prefix, head, activation, shape in (
+            ("", "action", "tanh", self.observation_shape),
+            ("q_", "q", "none", (both,)),
+        ):
+            shape, block = self._add_layers(prefix, shape)
+            self._plans.append(_dense_plan(head, self.heads[head], activation, math.prod(shape), block))
+        self._plans[0] = self._plans[0]._replace(inputs=both)  # of which the actor reads the observation
+
+    def _add_layers(self, prefix: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        """Add the layers, from what block 0 has up; the shape of the last one's output, and its block."""
         strides = _image_strides(shape)
         block = 0
         for place, layer in enumerate(self.layers, start=1):
@@ -140,7 +165,7 @@ class Network:
             rng = np.random.default_rng(seed)
             for plan in self._plans:
                 once = plan.name in self.heads or plan.kind == LSTM
-                gain = 0.01 if plan.name in ("policy", "mean") else 1.0 if once else math.sqrt(2)
+                gain = 0.01 if plan.name in ("policy", "mean", "action") else 1.0 if once else math.sqrt(2)
                 for part, shape in plan.parts():
                     if part != "bias":
                         self.layout.view(parameters, f"{plan.name}/{part}")[...] = gain * _orthogonal(shape, rng)
@@ -162,16 +187,17 @@ class Network:
         Where it never `learns`, `backward` is not compiled and must not be called.
         """
         table = np.zeros((len(self._plans), COLUMNS), np.int64)
-        sizes = [math.prod(self.observation_shape)] + [plan.rows * plan.filters for plan in self._plans]
+        sizes = [self._plans[0].inputs] + [plan.rows * plan.filters for plan in self._plans]
         # An LSTM of u units needs 2 u of state, 4 u of gates and u of cells for each sample.
         kept = {i: plan.filters for i, plan in enumerate(self._plans) if plan.kind == LSTM}
         sizes += [size * units for units in kept.values() for size in (2, GATES, 1)]
         blocks = np.cumsum([0] + [-(-size * capacity // 16) * 16 for size in sizes])
         if blocks[-1] > np.iinfo(np.int32).max:
             raise ValueError(
-                f"{capacity:,} samples at once are too many for this network: lower rollout_length or lockstep"
+                f"{capacity:,} samples at once are too many for this network: "
+                "lower rollout_length or lockstep, or batch_size"
             )
-        longest = max(max(plan.taps, plan.filters) for plan in self._plans)
+        longest = max(capacity, *(max(plan.taps, plan.filters) for plan in self._plans))
         indices = [np.arange(longest)]
         used, scratch, fed = longest, 0, set()
         for i in reversed(range(len(self._plans))):
@@ -230,7 +256,7 @@ class Network:
 
     def head(self, name: str) -> int:
         """The table's row of a head, for `outputs`."""
-        return len(self._plans) - len(self.heads) + list(self.heads).index(name)
+        return [plan.name for plan in self._plans].index(name)
 
     def describe(self) -> str:
         """One line a layer: name, output shape, number of parameters."""

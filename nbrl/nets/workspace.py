@@ -1,8 +1,9 @@
 """What a worker owns of a network, and how samples pass through it: forward, backward, and what enters and leaves.
 
 Activations of all samples of a rollout stay in one flat array until the backward pass has used them: block 0 holds the
-observations, block i + 1 the outputs of layer i, each (capacity, size); then come what LSTM layers keep. The state of a
-network is one row of `state_size` float32, h and c of each LSTM layer; each sample has that of the step before it.
+observations (an actor-critic's with an action after each, see network.py), block i + 1 the outputs of layer i, each
+(capacity, size); then come what LSTM layers keep. The state of a network is one row of `state_size` float32, h and c of
+each LSTM layer; each sample has that of the step before it.
 """
 
 import functools
@@ -40,9 +41,10 @@ PIXEL_SCALE = np.float32(1 / 255)
 # is optimised anew in that loop, and there are many. What they need is put down in words, in this order.
 (
     TABLE_AT, LAYERS, INDICES_AT, INDICES, THETA_AT, DTHETA_AT, PARAMETERS, ACTIVATIONS_AT, DACTIVATIONS_AT,
-    ACTIVATIONS, SCRATCH_AT, SCRATCH, CONTINUES_AT, CAPACITY, FIRST, SAMPLES, GROUP, WORDS,
-) = range(18)  # fmt: skip
+    ACTIVATIONS, SCRATCH_AT, SCRATCH, CONTINUES_AT, CAPACITY, FIRST, SAMPLES, GROUP, INPUTS_FROM, WORDS,
+) = range(19)  # fmt: skip
 FORWARD, BACKWARD = 0, 1
+NO_INPUTS = -1  # of INPUTS_FROM: a backward pass for the gradients of parameters, not of what the network was given
 _pointer = pointer_to(None)
 
 
@@ -68,9 +70,9 @@ def _slice(array, start, size):
 
 
 @jit
-def _write_words(work, first, samples, k):
+def _write_words(work, layer, end, first, samples, k, inputs_from):
     words = work.words
-    words[TABLE_AT], words[LAYERS] = work.table.ctypes.data, work.table.shape[0]
+    words[TABLE_AT], words[LAYERS] = work.table[layer:].ctypes.data, end - layer
     words[INDICES_AT], words[INDICES] = work.indices.ctypes.data, work.indices.size
     words[THETA_AT], words[DTHETA_AT], words[PARAMETERS] = (
         work.theta.ctypes.data,
@@ -81,7 +83,7 @@ def _write_words(work, first, samples, k):
     words[ACTIVATIONS] = work.activations.size
     words[SCRATCH_AT], words[SCRATCH] = work.scratch.ctypes.data, work.scratch.size
     words[CONTINUES_AT], words[CAPACITY] = work.continues.ctypes.data, work.continues.size
-    words[FIRST], words[SAMPLES], words[GROUP] = first, samples, k
+    words[FIRST], words[SAMPLES], words[GROUP], words[INPUTS_FROM] = first, samples, k, inputs_from
 
 
 @jit
@@ -109,7 +111,7 @@ def _forward_words(pointer):
 
 def _backward_words(pointer):
     words = carray(pointer, WORDS)
-    _backward(_workspace_of(words), words[SAMPLES], words[GROUP])
+    _backward(_workspace_of(words), words[SAMPLES], words[GROUP], words[INPUTS_FROM])
 
 
 @functools.cache
@@ -129,7 +131,13 @@ def compiled_passes(*, learns: bool) -> np.ndarray:
 @jit
 def forward(work, first, samples):
     """Fill the activations of `samples` samples from number `first` on, whose observations and states were entered."""
-    _write_words(work, first, samples, 1)
+    forward_part(work, 0, work.table.shape[0], first, samples)
+
+
+@jit
+def forward_part(work, layer, end, first, samples):
+    """As `forward`, for the layers of the table's rows from `layer` to `end` - 1 alone."""
+    _write_words(work, layer, end, first, samples, 1, NO_INPUTS)
     call_words(work.code[FORWARD], work.words.ctypes.data)
 
 
@@ -139,7 +147,18 @@ def backward(work, samples, k):
 
     Through an LSTM layer the gradient flows from sample s to sample s - k where `work.continues` says so.
     """
-    _write_words(work, 0, samples, k)
+    _write_words(work, 0, work.table.shape[0], 0, samples, k, NO_INPUTS)
+    call_words(work.code[BACKWARD], work.words.ctypes.data)
+
+
+@jit
+def backward_part(work, layer, end, samples, inputs_from):
+    """As `backward`, for the layers of the table's rows from `layer` to `end` - 1 alone, without LSTM layers.
+
+    Where `inputs_from` is not NO_INPUTS, it fills no parameter's gradient, but that of block 0 (`input_gradients`) from
+    this number of each sample on.
+    """
+    _write_words(work, layer, end, 0, samples, 1, inputs_from)
     call_words(work.code[BACKWARD], work.words.ctypes.data)
 
 
@@ -182,7 +201,8 @@ def _forward(work, first, samples):
 
 
 @jit
-def _backward(work, samples, k):
+def _backward(work, samples, k, inputs_from):
+    learns = inputs_from == NO_INPUTS
     for i in range(work.table.shape[0] - 1, -1, -1):
         line = work.table[i]
         inputs, taps, pixels, filters = line[INPUTS], line[TAPS], line[PIXELS], line[FILTERS]
@@ -218,12 +238,15 @@ def _backward(work, samples, k):
             dy = dgates
         else:
             activation_backward(y, dy, line[ACTIVATION])
-            affine_backward_parameters(x, row, tap, dy, dw, db)
-        if line[FROM_OBSERVATION]:
+            if learns:
+                affine_backward_parameters(x, row, tap, dy, dw, db)
+        if line[FROM_OBSERVATION] and learns:
             continue
         dx = _slice(work.dactivations, line[INPUT], samples * inputs)
         if line[KIND] != CONV:
-            dense_backward_inputs(w, dy, dx, inputs, columns, samples, line[ACCUMULATE])
+            wanted_from = inputs_from if line[FROM_OBSERVATION] else 0
+            number = work.indices[:samples]
+            dense_backward_inputs(w, dy, dx, number, wanted_from, inputs, columns, samples, line[ACCUMULATE])
         else:
             pixel_row = _slice(work.indices, line[BACK_ROW], pixels)
             conv_backward_inputs(
@@ -237,14 +260,20 @@ def enter(work, sample, observation):
 
     Returns whether every number is finite.
     """
+    if observation.size != observation_size(work):
+        return enter_vector(work, sample, observation.view(np.float32))
     x = observations(work, sample, 1)[0]
-    if observation.size == x.size:
-        for i in range(x.size):
-            x[i] = np.float32(observation[i]) * PIXEL_SCALE
-        return True
-    vector = observation.view(np.float32)
+    for i in range(observation.size):
+        x[i] = np.float32(observation[i]) * PIXEL_SCALE
+    return True
+
+
+@jit
+def enter_vector(work, sample, vector):
+    """Put one float32 vector into block 0, normalised; whether every number is finite."""
+    x = observations(work, sample, 1)[0]
     finite = True
-    for i in range(x.size):
+    for i in range(vector.size):
         x[i] = vector[i]
         finite = finite and np.isfinite(vector[i])
     for i in range(work.normal.shape[1]):
@@ -290,10 +319,30 @@ def copy_inputs(target, work, first, samples):
 
 
 @jit
+def observation_size(work):
+    """Numbers in an observation. Where a dense first layer reads less than block 0 has, an action follows it."""
+    line = work.table[0]
+    return line[INPUTS] if line[KIND] == CONV else line[TAPS]
+
+
+@jit
 def observations(work, first, samples):
     """Block 0 of the activations: where the observations of some samples are put, (samples, size)."""
     size = work.table[0, INPUTS]
     return _slice(work.activations, first * size, samples * size).reshape((samples, size))
+
+
+@jit
+def actions(work, first, samples):
+    """Where an action follows each observation in block 0: a view, (samples, parts)."""
+    return observations(work, first, samples)[:, observation_size(work) :]
+
+
+@jit
+def input_gradients(work, first, samples):
+    """The gradient with respect to `observations`, after `backward_part`: a view, (samples, size)."""
+    size = work.table[0, INPUTS]
+    return _slice(work.dactivations, first * size, samples * size).reshape((samples, size))
 
 
 @jit
