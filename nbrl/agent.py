@@ -21,11 +21,12 @@ from nbrl.numpy_policy import EPSILON, NumpyPolicy, check_state
 
 FORMAT = "nbrl policy 1"
 LARGEST_OBSERVATION = 1 << 24  # numbers; what a file claims beyond that is damage
-CATEGORICAL, Q_VALUES, GAUSSIAN = 0, 1, 2
+CATEGORICAL, Q_VALUES, GAUSSIAN, DETERMINISTIC = 0, 1, 2, 3
 KINDS = {  # of policies, by the names of their heads
     ("policy", "value"): CATEGORICAL,
     ("q",): Q_VALUES,
     ("mean", "variance", "value"): GAUSSIAN,
+    ("action", "q"): DETERMINISTIC,
 }
 
 
@@ -47,7 +48,7 @@ def draw(policy, row):
     if policy.kind == GAUSSIAN:
         for part in range(policy.noise.size):
             policy.noise[part] = normal(row)
-    else:
+    elif policy.kind != DETERMINISTIC:
         policy.noise[0] = uniform(row)
 
 
@@ -69,6 +70,8 @@ def choose(policy, observation, state, greedy):
             policy.noise[:] = 0
         gaussian_sample(values, outputs(work, policy.layer + 1, 0, 1)[0], policy.noise, policy.sent)
         command(policy.bounds, policy.sent, policy.sent)
+    elif policy.kind == DETERMINISTIC:
+        command(policy.bounds, values, policy.sent)
     elif greedy:
         policy.action[0] = argmax(values)
     elif policy.kind == Q_VALUES:
@@ -81,7 +84,7 @@ def choose(policy, observation, state, greedy):
 @jit
 def action_address(policy):
     """Where the environment finds what `choose` chose."""
-    return policy.sent.ctypes.data if policy.kind == GAUSSIAN else policy.action.ctypes.data
+    return policy.sent.ctypes.data if policy.sent.size else policy.action.ctypes.data
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ class Agent:
     Parameters
     ----------
     network : Network
-        With heads "policy" (one logit an action) and "value", with the head "q" (one value an action), or with heads
-        "mean" and "variance" (one number for each part of a continuous action) and "value".
+        With heads "policy" (one logit an action) and "value", with the head "q" (one value an action), with heads
+        "mean" and "variance" (one number for each part of a continuous action) and "value", or with heads "action" (the
+        same) and "q" (its value).
     parameters : numpy.ndarray
         float32 (network.layout.size,); copied.
     preprocessing : Preprocessing
@@ -155,10 +159,13 @@ class Agent:
         work.theta[:] = self.parameters
         work.normal[:] = self.normal
         heads, parts = tuple(self.network.heads), self.bounds.shape[1]
+        kind, layer = KINDS[heads], self.network.head(heads[0])
+        if kind == DETERMINISTIC:
+            work = work._replace(table=work.table[: layer + 1])  # what comes after values actions
         return Policy(
             work=work,
-            layer=self.network.head(heads[0]),
-            kind=KINDS[heads],
+            layer=layer,
+            kind=kind,
             bounds=self.bounds,
             noise=np.zeros(parts or 1, np.float64),
             action=np.zeros(1, np.int32),
@@ -184,7 +191,8 @@ class Agent:
             What a recurrent policy remembers of the episode: `initial_state` at its start, then what `act` left there.
             Other policies need none.
         greedy : bool, optional
-            Take the best action, instead of sampling one (or, of Q values, taking one at random now and then).
+            Take the best action, instead of sampling one (or, of Q values, taking one at random now and then). A
+            deterministic policy always does.
         rng : numpy.random.Generator, optional
             Source of the sampled action; by default a generator of the calling thread, freshly seeded.
         out : numpy.ndarray, optional
@@ -297,7 +305,7 @@ class Agent:
                 json.loads(metadata.get(name, absent))
                 for name, absent in (("separate", "false"), ("constant", "[]"), ("action_shape", "[]"))
             )
-            if type(separate) is not bool or constant not in ([], ["variance"]):
+            if type(separate) is not bool or constant not in ([], ["variance"]) or (separate and "action" in heads):
                 raise ValueError("its network is of no known kind")
             preprocessing = Preprocessing(metadata["environment"], tuple(shape), dtype, sticky, tuple(action_shape))
             if math.prod(shape) > LARGEST_OBSERVATION:
@@ -323,7 +331,8 @@ class Agent:
 
 def _check_scales(normal: np.ndarray, bounds: np.ndarray, network: Network, seen: Preprocessing) -> None:
     """Raise ``ValueError`` for what a file's observations and actions cannot be scaled by."""
-    size, parts = math.prod(seen.observation_shape), network.heads.get("mean", 0)
+    size, heads = math.prod(seen.observation_shape), network.heads
+    parts = heads.get("mean", heads.get("action", 0))
     if seen.observation_dtype == "uint8" and normal.size:
         raise ValueError("observations/normal is for vectors")
     if normal.shape not in ((2, 0), (2, size)) or normal.dtype != np.float32 or not np.isfinite(normal).all():
@@ -332,7 +341,7 @@ def _check_scales(normal: np.ndarray, bounds: np.ndarray, network: Network, seen
         raise ValueError("observations/normal has a scale that is not above 0")
     if not all(type(n) is int and n > 0 for n in seen.action_shape):
         raise ValueError(f"its actions cannot have shape {seen.action_shape}")
-    if parts != (math.prod(seen.action_shape) if seen.action_shape else 0) or network.heads.get("variance", 0) != parts:
+    if parts != (math.prod(seen.action_shape) if seen.action_shape else 0) or heads.get("variance", parts) != parts:
         raise ValueError("its heads do not fit its actions")
     if bounds.shape != (4, parts) or bounds.dtype != np.float32 or np.isnan(bounds).any():
         raise ValueError(f"actions/bounds is no array of (4, {parts}) float32")

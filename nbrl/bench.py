@@ -181,12 +181,16 @@ def benchmark(
     Raises
     ------
     ValueError
-        Seconds, a setting or an environment that cannot be used, in one sentence.
+        Seconds, a method, a setting or an environment that cannot be used, in one sentence.
     BaseException
         What the environment raised.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise ValueError(f"seconds is {seconds!r}: it must be a finite number above 0")
+    if config.method == "dpg":
+        raise ValueError(
+            "dpg has no parts to time: its updates are not rollouts'; a run's metrics.jsonl counts steps and updates"
+        )
     report = on_progress or (lambda words: None)
     report("compiling")
     # A learning rate that changes nothing: the parts are repeated with the parameters of a new network.

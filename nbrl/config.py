@@ -11,7 +11,7 @@ from typing import Any
 
 from nbrl.nets.layers import NETWORKS, Dense, Layer, Lstm, layers_from_list, layers_to_list
 
-METHODS = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c")
+METHODS = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c", "dpg")
 OPTIMISERS = ("momentum_sgd", "rmsprop", "shared_rmsprop", "shared_adam")
 INITIALISATIONS = ("uniform", "orthogonal")
 VARIANCES = ("softplus", "constant")
@@ -94,11 +94,42 @@ class Config:
         least=1,
         most=10**15,
     )
+    target_rate: float | None = _setting(
+        None,
+        "tau of dpg, how far the target network goes to the other at each update, none to go by the interval; not in "
+        "the paper",
+        above=0,
+        most=1,
+    )
     epsilon_steps: int = _setting(
         1_000_000,
         "steps over which the exploration of the value methods falls from 1 to 0.1, 0.01 or 0.5; paper: 1 million",
         least=1,
         most=10**15,
+    )
+    exploration: float = _setting(
+        0.3,
+        "deviation of dpg's noise for its first actor, where bounds of actions are -1 and 1; down to a tenth for the "
+        "last; not in the paper",
+        least=0,
+    )
+    replay_size: int = _setting(
+        0, "steps that dpg's replay memories hold in all, 0 for none; paper: 0", least=0, most=10**12
+    )
+    batch_size: int = _setting(
+        64, "samples of an update from a replay memory; not in the paper", least=1, most=1_000_000
+    )
+    updates_per_step: float = _setting(
+        1.0, "updates from a replay memory for each step; not in the paper", above=0, most=1000
+    )
+    warm_up: int = _setting(
+        1000,
+        "steps at random that fill a replay memory before it is learnt from; not in the paper",
+        least=1,
+        most=10**12,
+    )
+    save_replay: bool = _setting(
+        False, "whether checkpoints hold the replay memory, so that a run goes on without filling it anew"
     )
     gradient_clip: float = _setting(40.0, "largest norm of one rollout's gradient; paper: used, not reported", above=0)
     reward_clip: float | None = _setting(
@@ -132,6 +163,17 @@ class Config:
                 f"threads is {self.threads}: it must be at most {self.actors // self.lockstep}, "
                 "the number of actors divided by lockstep"
             )
+        if self.method == "dpg" and self.replay_size > 0:
+            if self.batch_size > self.warm_up:
+                raise ValueError(
+                    f"batch_size is {self.batch_size}: it must be at most warm_up, the {self.warm_up} steps that are "
+                    "in the replay memory when learning begins"
+                )
+            if self.warm_up > self.replay_size:
+                raise ValueError(
+                    f"warm_up is {self.warm_up}: it must be at most replay_size, the {self.replay_size} steps that "
+                    "the replay memory holds"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""
@@ -170,7 +212,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "steps": 300_000,
     },
 }
-# On top of these, for continuous actions.
+# On top of these, for A3C with continuous actions.
 CONTINUOUS: dict[str, Any] = {
     "separate_networks": True,
     "policy_variance": "constant",
@@ -198,8 +240,19 @@ METHOD_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "one_step_q": _VALUE_METHODS_ON_VECTORS | {"rollout_length": 5},
         "one_step_sarsa": _VALUE_METHODS_ON_VECTORS | {"rollout_length": 5, "gradient_clip": 1e3},
         "n_step_q": _VALUE_METHODS_ON_VECTORS | {"gradient_clip": 1e3},
+        # A clip that seldom acts: the critic's part of the gradient, which is the larger, would hold back the actor's.
+        "dpg": {
+            "network": (Dense(256), Dense(256)),
+            "rollout_length": 1,
+            "target_rate": 0.005,
+            "replay_size": 1_000_000,
+            "batch_size": 256,
+            "gradient_clip": 1e6,
+        },
     },
 }
+# On top of dpg's, for what learns from rollouts alone.
+WITHOUT_REPLAY: dict[str, Any] = {"lockstep": 8, "rollout_length": 4, "exploration": 1.0, "steps": 1_000_000}
 
 # "paper" takes the paper's Atari settings, the class's own, for images, and its MuJoCo settings for vectors. "quick"
 # goes beyond the paper, to learn in fewer minutes: longer rollouts of several actors make fewer and better updates.
@@ -262,12 +315,15 @@ def configure(environment: Any, *, preset: str | None = None, frames: int | None
     spec = envs.make(environment)
     name = envs.description(environment, spec.name)
     values = dict(PRESETS[preset][spec.kind] if preset else DEFAULTS[spec.kind])
-    if spec.action_count == 0 and preset != "paper":
+    method = settings.get("method", "a3c")
+    if spec.action_count == 0 and method == "a3c" and preset != "paper":
         values |= CONTINUOUS
         if spec.kind == "image":
             values |= CONTINUOUS_IMAGES
     if preset != "paper":
-        values |= METHOD_DEFAULTS[spec.kind].get(settings.get("method", "a3c"), {})
+        values |= METHOD_DEFAULTS[spec.kind].get(method, {})
+        if method == "dpg" and settings.get("replay_size") == 0:
+            values |= WITHOUT_REPLAY
     network = layers_from_list((values | settings).get("network", Config.network))
     if any(isinstance(layer, Lstm) for layer in network):
         values |= RECURRENT.get(preset or "", {}).get(spec.kind, {})

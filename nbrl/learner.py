@@ -20,8 +20,10 @@ from nbrl.config import Config
 from nbrl.envs.interface import Instance
 from nbrl.kernels.random import ROW, seed_row
 from nbrl.methods import rollout
+from nbrl.methods.dpg import noise_scale
 from nbrl.methods.normalisation import AVERAGE, COUNT, ROWS, SMALLEST, SQUARES, fill_normal, merge
 from nbrl.methods.q_values import final_epsilon
+from nbrl.methods.replay import contents, new_replay, refill
 from nbrl.methods.rollout import Settings, Shared, Worker
 from nbrl.nets.heads import action_bounds
 from nbrl.nets.layout import aligned_zeros
@@ -58,6 +60,8 @@ class Learner:
         What each thread owns.
     actors : list of numpy.ndarray
         The numbers of each worker's actors: groups of `lockstep` are dealt to the threads in turn.
+    remembers : bool
+        Whether it learns from a replay memory.
     instances : list of list of Instance
         The running environments of each worker's actors, once they are attached.
     method : module
@@ -80,22 +84,25 @@ class Learner:
         )
         self.method: Any = importlib.import_module(f"nbrl.methods.{config.method}")
         discrete = self.environment.action_count > 0
-        if not discrete and not self.method.CONTINUOUS_HEADS:
+        names = self.method.HEADS if discrete else self.method.CONTINUOUS_HEADS
+        if not names:
+            has, takes = ("discrete", "continuous") if discrete else ("continuous", "discrete")
             raise ValueError(
-                f"{self.environment.name} has continuous actions: "
-                f"{config.method} takes an environment with discrete ones"
+                f"{self.environment.name} has {has} actions: {config.method} takes an environment with {takes} ones"
             )
+        if "action" in names and self.environment.kind == "image":
+            raise ValueError(f"{config.method} takes vectors, and {self.environment.name} gives images")
         if config.normalise_observations and self.environment.kind == "image":
             raise ValueError(f"normalise_observations is for vectors, and {self.environment.name} gives images")
-        names = self.method.HEADS if discrete else self.method.CONTINUOUS_HEADS
         choices = self.environment.action_count if discrete else math.prod(self.environment.action_shape)
         self.network = Network(
             config.network,
             self.environment.observation_shape,
-            {name: 1 if name == "value" else choices for name in names},
+            {name: 1 if name == "value" or (name == "q" and not discrete) else choices for name in names},
             separate=config.separate_networks and "value" in names,
             constant=("variance",) if "variance" in names and config.policy_variance == "constant" else (),
         )
+        self.remembers = "action" in names and config.replay_size > 0
         self.bounds = action_bounds(self.environment.action_low, self.environment.action_high)
         self.optimiser = OPTIMISERS[config.optimiser]
         size, groups = self.network.layout.size, np.arange(config.actors).reshape(-1, config.lockstep)
@@ -115,6 +122,7 @@ class Learner:
         clip = math.inf if config.reward_clip is None else config.reward_clip
         values = {name: getattr(config, name) for name in Settings._fields if hasattr(config, name)}
         values |= {"total_steps": config.steps, "optimiser": self.optimiser.rule, "reward_clip": clip}
+        values["target_rate"] = config.target_rate or 0.0
         self.settings = Settings(**values)
         self.actors = [groups[thread :: config.threads].reshape(-1) for thread in range(config.threads)]
         self.workers = [self._worker(thread, actors) for thread, actors in enumerate(self.actors)]
@@ -141,12 +149,21 @@ class Learner:
         per_step = {"action": np.int32, "reward": np.float32, "discount": np.float32, "ended": np.bool_}
         per_step |= {"truncated": np.bool_, "end_value": np.float32}
         parts = 0 if self.environment.action_count else math.prod(self.environment.action_shape)
-        work = target = self.network.workspace((t_max + 1) * k, normalised=config.normalise_observations)
+        capacity = max((t_max + 1) * k, config.batch_size if self.remembers else 0)
+        work = target = self.network.workspace(capacity, normalised=config.normalise_observations)
         if self.method.HAS_TARGET:
-            target = self.network.workspace((t_max + 1) * k)._replace(theta=self.shared.target, dtheta=work.dtheta)
+            shared = {"theta": self.shared.target, "dtheta": work.dtheta, "normal": work.normal}
+            target = self.network.workspace(capacity)._replace(**shared)
+        size = -(-config.replay_size // config.threads) if self.remembers else 0
+        numbers = math.prod(self.environment.observation_shape)
+        if "action" in self.network.heads:
+            exploration = [noise_scale(config.exploration, actor, config.actors) for actor in actors.tolist()]
+        else:
+            exploration = [final_epsilon(seed, actor) for actor in actors.tolist()]
         return Worker(
             work=work,
             target=target,
+            replay=new_replay(size, t_max * k, numbers, parts, config.batch_size),
             thread=thread,
             group=np.zeros(1, np.int64),
             functions=np.zeros((n, 3), np.int64),
@@ -154,7 +171,7 @@ class Learner:
             random=random,
             begun=np.zeros(n, np.bool_),
             state=np.zeros((n, self.network.state_size), np.float32),
-            final_epsilon=np.array([final_epsilon(seed, actor) for actor in actors.tolist()]),
+            exploration=np.array(exploration),
             next_action=np.full(n, -1, np.int32),
             discounted=np.zeros(n, np.float64),
             moments=np.zeros((ROWS, self._features()), np.float64),
@@ -257,6 +274,9 @@ class Learner:
                 sizes[actor] = len(saved)
                 states.append(saved)
         arrays |= {"actors/state_size": sizes, "states": np.frombuffer(b"".join(states), np.uint8)}
+        if self.remembers and self.config.save_replay:
+            kept = [contents(worker.replay, worker.action.size) for worker in self.workers]
+            arrays |= {"replay": np.concatenate(kept), "replay_sizes": np.array([len(rows) for rows in kept])}
         counters = {"steps": str(self.steps), "updates": str(int(self.shared.updates[0]))}
         return arrays, agent.metadata() | counters
 
@@ -347,6 +367,13 @@ class Learner:
             for actor in np.flatnonzero(arrays["actors/begun"]).tolist():
                 self._saved[actor] = states[at : at + sizes[actor]]
                 at += sizes[actor]
+            if self.remembers and self.config.save_replay:
+                self._refill(arrays)
+            elif self.remembers:
+                logger.info(
+                    "the replay memory was not saved: learning goes on after %d steps that fill it anew",
+                    self.config.warm_up,
+                )
             logger.info(
                 "%d of %d actors go on with their episodes; the others begin new ones",
                 len(self._saved),
@@ -360,6 +387,18 @@ class Learner:
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be gone on from: {error}") from error
         return metadata
+
+    def _refill(self, arrays: dict[str, np.ndarray]) -> None:
+        # Each worker begins with the steps that its memory had.
+        sizes = _checked(arrays, "replay_sizes", np.zeros(self.config.threads, np.int64))
+        ring, width = self.workers[0].replay.rows.shape
+        if (sizes < 0).any() or (sizes > ring - self.workers[0].action.size).any():
+            raise ValueError("replay_sizes has a size that no memory has")
+        rows = _checked(arrays, "replay", np.broadcast_to(np.float32(0), (sizes.sum(), width)))
+        if not np.isfinite(rows).all():
+            raise ValueError("replay has a number that is not finite")
+        for worker, own in zip(self.workers, np.split(rows, np.cumsum(sizes)[:-1]), strict=True):
+            refill(worker.replay, own)
 
     def _check_memory(self, states: np.ndarray, next_actions: np.ndarray) -> None:
         if not np.isfinite(states).all():

@@ -33,13 +33,14 @@ class Report:
     return_maximum: float | None
     length_mean: float | None  # in agent steps
     recent_return: float | None  # mean of the last 100 episodes
-    policy_loss: float | None  # means over the rollouts since the last report; None if there are none
+    policy_loss: float | None  # means since the last report; None if nothing was learnt; of dpg -Q(s, mu(s))
     value_loss: float | None
     entropy: float | None
     gradient_norm: float | None  # before it is clipped
     learning_rate: float
     dropped_episodes: int  # episodes whose records were lost, since the run began
     evaluation_return: float | None = None  # mean of the evaluation that ended since the last report, if one did
+    updates: int | None = None  # of the parameters, by all threads, since the run began
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report under the names of its charts, for JSON: a number that is not finite becomes None."""
@@ -48,9 +49,9 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Report":
-        """Return the report from ``to_dict``'s form; raises ``KeyError`` if a name but the last is absent."""
-        evaluation = {"eval/mean_return": None}  # older runs have none
-        return cls(**{field: (evaluation | values)[name] for field, name in CHARTS.items()})
+        """Return the report from ``to_dict``'s form; raises ``KeyError`` if a name but the last two is absent."""
+        newer = {"eval/mean_return": None, "updates": None}  # older runs have none
+        return cls(**{field: (newer | values)[name] for field, name in CHARTS.items()})
 
 
 # The names that users' plots know, by field of Report.
@@ -74,6 +75,7 @@ CHARTS = {
     "learning_rate": "charts/learning_rate",
     "dropped_episodes": "dropped_episodes",
     "evaluation_return": "eval/mean_return",
+    "updates": "updates",
 }
 
 

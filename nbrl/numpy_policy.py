@@ -32,7 +32,7 @@ class NumpyPolicy(NamedTuple):
         has are named ``value_dense1`` and so on. ``observations/normal`` and ``actions/bounds`` are what observations
         and continuous actions are scaled by.
     heads : list of str
-        ["policy", "value"], ["q"] or ["mean", "variance", "value"].
+        ["policy", "value"], ["q"], ["mean", "variance", "value"] or ["action"], whose policy is deterministic.
     action_shape : tuple of int
         Of a continuous action.
     """
@@ -61,16 +61,19 @@ class NumpyPolicy(NamedTuple):
     def from_tensors(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> "NumpyPolicy":
         """The policy within a file's arrays; those of other names are left out."""
         layers, heads = json.loads(metadata["network"]), list(json.loads(metadata["heads"]))
+        if "action" in heads:
+            heads = ["action"]  # without what values actions
         constant = json.loads(metadata.get("constant", "[]"))
         prefixes = ("", "value_") if json.loads(metadata.get("separate", "false")) else ("",)
         parts = [f"{name}/bias" for name in heads] + [f"{name}/weights" for name in heads if name not in constant]
         for place, layer in enumerate(layers, start=1):
             names = ("weights", "recurrent", "bias") if layer[0] == "lstm" else ("weights", "bias")
             parts += [f"{prefix}{layer[0]}{place}/{part}" for prefix in prefixes for part in names]
-        parts += ["actions/bounds"] if "mean" in heads else []
+        continuous = heads[0] in ("mean", "action")
+        parts += ["actions/bounds"] if continuous else []
         parts += ["observations/normal"] if "observations/normal" in arrays else []
         shape = tuple(json.loads(metadata.get("action_shape", "[]")))
-        if "mean" in heads and arrays["actions/bounds"].shape != (4, math.prod(shape)):
+        if continuous and arrays["actions/bounds"].shape != (4, math.prod(shape)):
             raise ValueError(f"actions/bounds of shape (4, {math.prod(shape)})")
         return cls(layers, {name: np.array(arrays[name]) for name in parts}, heads, shape)
 
@@ -86,7 +89,8 @@ class NumpyPolicy(NamedTuple):
     def outputs(self, observation: Any, state: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The heads' outputs for one observation, by name, each (units,).
 
-        "policy", logits, and "value"; or "q", values; or "mean" and "variance", before its softplus, and "value".
+        "policy", logits, and "value"; or "q", values; or "mean" and "variance", before its softplus, and "value"; or
+        "action", after its tanh.
         `state`, for a recurrent policy, is brought up to date.
         """
         x = np.asarray(observation)
@@ -105,6 +109,8 @@ class NumpyPolicy(NamedTuple):
             values[head] = self.arrays[f"{head}/bias"].copy()
             if f"{head}/weights" in self.arrays:
                 values[head] += y @ self.arrays[f"{head}/weights"]
+            if head == "action":
+                values[head] = np.tanh(values[head])
         return values
 
     def _walk(self, prefix: str, x: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,11 +150,12 @@ class NumpyPolicy(NamedTuple):
         """An action for one observation, as `Agent.act` chooses it."""
         outputs, rng = self.outputs(observation, state), rng or np.random.default_rng()
         values = outputs[self.heads[0]].astype(np.float64)
-        if self.heads[0] == "mean":
+        if self.heads[0] == "mean" and not greedy:
             variance = np.logaddexp(0, outputs["variance"]) + SMALLEST_VARIANCE
-            noise = 0 if greedy else rng.standard_normal(values.size)
+            values += np.sqrt(variance) * rng.standard_normal(values.size)
+        if "actions/bounds" in self.arrays:
             centre, half, low, high = self.arrays["actions/bounds"]
-            action = np.clip(centre + half * (values + np.sqrt(variance) * noise), low, high)
+            action = np.clip(centre + half * values, low, high)
             return action.astype(np.float32).reshape(self.action_shape)
         u = 0.0 if greedy else rng.random()
         if greedy or (self.heads[0] == "q" and u >= EPSILON):

@@ -374,7 +374,8 @@ class Run:
         self.recent.extend(returns)
         speed = (steps - self.last_steps) / max(now - self.last_time, 1e-9)
         samples, updates = new[rollout.SAMPLES], new[rollout.UPDATES]
-        has_policy = "policy" in self.learner.method.HEADS
+        heads = self.learner.network.heads
+        has_policy = "value" in heads or "action" in heads
         report = Report(
             steps=steps,
             frames=steps * self.environment.frames_per_step,
@@ -390,11 +391,12 @@ class Run:
             recent_return=float(np.mean(self.recent)) if self.recent else None,
             policy_loss=float(new[rollout.POLICY_LOSS] / samples) if samples and has_policy else None,
             value_loss=float(new[rollout.VALUE_LOSS] / samples) if samples else None,
-            entropy=float(new[rollout.ENTROPY] / samples) if samples and has_policy else None,
+            entropy=float(new[rollout.ENTROPY] / samples) if samples and "value" in heads else None,
             gradient_norm=float(new[rollout.GRADIENT_NORM] / updates) if updates else None,
             learning_rate=rollout.annealed(self.learner.settings, steps),
             dropped_episodes=self.learner.dropped_episodes(),
             evaluation_return=self._evaluated(),
+            updates=int(self.learner.shared.updates[0]),
         )
         self.last_time, self.last_steps, self.last_sums = now, steps, sums
         if metrics:

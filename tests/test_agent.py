@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import gaussian_variance, left_states, log_softmax, network_forward
+from oracles import gaussian_variance, left_states, log_softmax, network_forward, policy_forward
+from toys import deterministic_policy
 
 from nbrl import Agent, CheckpointError, Conv, Dense, Lstm, NumpyPolicy
 from nbrl.agent import EPSILON, Preprocessing, choose
@@ -678,3 +679,59 @@ def test_whatever_stands_in_the_metadata_is_a_policy_or_refused(name, value):
     except CheckpointError:
         return
     assert loaded.act(np.ones(loaded.preprocessing.observation_shape)) in range(ACTIONS)
+
+
+# Deterministic policies
+
+
+def test_a_deterministic_policy_takes_its_action(tmp_path):
+    agent, rng = deterministic_policy("InvertedPendulum-v5", seed=3), np.random.default_rng(0)
+    agent.save(tmp_path / "policy.safetensors")
+    loaded = Agent.load(tmp_path / "policy.safetensors")
+    assert (agent.action_count, agent.recurrent) == (0, False)
+    named = agent.network.layout.views(agent.parameters)
+    mean, scale = agent.normal
+    for _ in range(20):
+        observation = rng.uniform(-2, 2, agent.preprocessing.observation_shape)
+        mu, _ = policy_forward(agent.network.layers, named, np.clip((observation - mean) * scale, -10, 10)[None])
+        action = agent.act(observation)
+        np.testing.assert_allclose(action, 3 * mu[0], rtol=0, atol=1e-5)  # whose bounds are -3 and 3
+        # Greedy or not, whatever the generator, it is the same.
+        for policy in (agent, loaded):
+            assert policy.act(observation, greedy=True, rng=rng).tobytes() == action.tobytes()
+        for policy in (agent.to_numpy(), NumpyPolicy.load(tmp_path / "policy.safetensors")):
+            found = policy.act(observation, rng=rng)
+            assert (found.shape, found.dtype) == (action.shape, np.float32)
+            np.testing.assert_allclose(found, action, rtol=0, atol=1e-5)
+            assert policy.act(observation, greedy=True).tobytes() == found.tobytes()
+
+
+def test_a_policy_for_numpy_has_no_critic():
+    policy = deterministic_policy().to_numpy()
+    assert policy.heads == ["action"]
+    assert not [name for name in policy.arrays if name.startswith("q")]
+    assert policy.outputs(np.ones(3)).keys() == {"action"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "removed"),
+    [
+        ({"separate": "true"}, ()),
+        ({"heads": '{"q": 1, "action": 1}'}, ()),
+        ({"heads": '{"action": 1}'}, ()),
+        ({"heads": '{"action": 2, "q": 1}'}, ()),
+        ({"action_shape": "[2]"}, ()),
+        ({"action_shape": "[]"}, ()),
+        ({"network": '[["lstm", 8]]'}, ()),
+        ({"network": '[["conv", 8, 2, 1]]', "observation_shape": "[4, 4]"}, ()),
+        ({}, ("actions/bounds",)),
+        ({}, ("action/weights",)),
+        ({}, ("q_dense1/bias",)),
+    ],
+    ids=str,
+)
+def test_claims_of_a_deterministic_policy_that_do_not_hold_are_refused(changes, removed):
+    agent = deterministic_policy()
+    arrays = {name: array for name, array in agent.arrays().items() if name not in removed}
+    with pytest.raises(CheckpointError, match="the file holds no policy that can be used"):
+        Agent.from_tensors(arrays, agent.metadata() | changes)

@@ -182,6 +182,7 @@ def test_the_command_prints_a_table_or_json(nbrl_command):
         (["--preset", "papre"], "unknown preset 'papre'"),
         (["--set", "actors"], "it must be field=value"),
         (["--set", "actors=0"], "actors is 0"),
+        (["--set", "method=dpg"], "dpg has no parts to time"),
         (["--steps", "5"], "unrecognized arguments"),
     ],
 )

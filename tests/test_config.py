@@ -17,6 +17,7 @@ from nbrl.config import (
     OPTIMISERS,
     PRESETS,
     VARIANCES,
+    WITHOUT_REPLAY,
     Config,
     available_cores,
     check_names,
@@ -66,7 +67,11 @@ def configs(draw):
             entropy_weight=st.floats(0, 10),
             value_weight=st.floats(0, 10),
             target_interval=counts,
+            target_rate=st.none() | st.floats(1e-12, 1),
             epsilon_steps=counts,
+            exploration=st.floats(0, 10),
+            updates_per_step=st.floats(1e-3, 1000),
+            save_replay=st.booleans(),
             gradient_clip=positive,
             reward_clip=st.none() | positive,
             sticky_actions=fractions,
@@ -114,10 +119,10 @@ NUMBERS = [
 ]  # fmt: skip
 MAY_BE_ZERO = {
     "discount", "gae_lambda", "momentum", "rmsprop_decay", "adam_beta1", "adam_beta2", "entropy_weight", "value_weight",
-    "sticky_actions", "seed", "until_return",
+    "sticky_actions", "seed", "until_return", "exploration", "replay_size",
 }  # fmt: skip
 MAY_BE_NEGATIVE = {"until_return"}
-OPTIONAL = {"reward_clip", "seed", "minutes", "until_return", "eval_interval"}
+OPTIONAL = {"reward_clip", "target_rate", "seed", "minutes", "until_return", "eval_interval"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -156,7 +161,7 @@ def test_impossible_numbers_are_refused_by_name(name, value):
             {"optimiser": "sgd"},
             "unknown optimiser 'sgd': it must be one of momentum_sgd, rmsprop, shared_rmsprop, shared_adam",
         ),
-        ({"method": "x"}, "unknown method 'x': it must be one of one_step_q, one_step_sarsa, n_step_q, a3c"),
+        ({"method": "x"}, "unknown method 'x': it must be one of one_step_q, one_step_sarsa, n_step_q, a3c, dpg"),
         ({"momentum": 1}, "momentum is 1: it must be a finite number of at least 0 and below 1"),
         (
             {"target_interval": 0},
@@ -234,7 +239,8 @@ def test_every_setting_is_described_in_a_line():
 
 
 @pytest.mark.parametrize(
-    "table", [*DEFAULTS.values(), CONTINUOUS, *(kinds[kind] for kinds in PRESETS.values() for kind in kinds)]
+    "table",
+    [*DEFAULTS.values(), CONTINUOUS, WITHOUT_REPLAY, *(kinds[kind] for kinds in PRESETS.values() for kind in kinds)],
 )
 def test_the_tables_hold_possible_settings(table):
     check_names(table)
@@ -290,6 +296,32 @@ def test_continuous_actions_have_defaults_of_their_own():
     assert (paper.separate_networks, paper.policy_variance) == (True, "softplus")
     assert not paper.normalise_observations
     assert not paper.normalise_rewards
+
+
+def test_deterministic_policy_gradient_has_defaults_of_its_own():
+    # None of those are A3C's for continuous actions.
+    config, own = configure("Pendulum-v1", method="dpg"), METHOD_DEFAULTS["vector"]["dpg"]
+    expected = DEFAULTS["vector"] | own
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert (config.normalise_observations, config.reward_clip, config.lockstep) == (False, None, 1)
+    without = configure("Pendulum-v1", method="dpg", replay_size=0, threads=1)
+    expected |= WITHOUT_REPLAY | {"replay_size": 0}
+    assert {name: getattr(without, name) for name in expected} == expected
+    assert configure("Pendulum-v1", method="dpg", replay_size=0, rollout_length=3).rollout_length == 3
+    # The paper's are the same for all methods.
+    paper = configure("Pendulum-v1", method="dpg", preset="paper")
+    assert dataclasses.replace(paper, method="a3c") == configure("Pendulum-v1", preset="paper")
+    assert paper.replay_size == 0
+
+
+def test_a_memory_is_large_enough_for_what_is_drawn_from_it():
+    for method in ("a3c", "dpg"):
+        Config(environment="x", method=method, batch_size=10**6)  # without a memory it does not matter
+    Config(environment="x", method="dpg", replay_size=70, warm_up=70, batch_size=70)
+    with pytest.raises(ValueError, match=r"^batch_size is 71: it must be at most warm_up, the 70 steps"):
+        Config(environment="x", method="dpg", replay_size=70, warm_up=70, batch_size=71)
+    with pytest.raises(ValueError, match=r"^warm_up is 71: it must be at most replay_size, the 70 steps"):
+        Config(environment="x", method="dpg", replay_size=70, warm_up=71, batch_size=64)
 
 
 def test_pictures_are_not_normalised():

@@ -26,7 +26,7 @@ CONFIG = Config(environment="CartPole-v1", seed=3)
 
 counts = st.integers(0, 10**12)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
-KINDS = {int: counts, float: numbers, float | None: st.none() | numbers}
+KINDS = {int: counts, float: numbers, float | None: st.none() | numbers, int | None: st.none() | counts}
 reports = st.builds(Report, **{field.name: KINDS[field.type] for field in dataclasses.fields(Report)})
 
 
@@ -47,6 +47,16 @@ def test_charts_have_the_names_that_plots_know(make_report):
     assert (line["losses/policy"], line["losses/value"], line["losses/entropy"]) == (0.1, 0.2, 0.6)
     assert (line["charts/learning_rate"], line["losses/gradient_norm"]) == (1e-3, 3.0)
     assert (line["steps"], line["frames"], line["seconds"]) == (3_000, 12_000, 4.5)
+
+
+def test_reports_of_older_runs_are_read(make_report):
+    older = {
+        name: value for name, value in make_report().to_dict().items() if name not in ("updates", "eval/mean_return")
+    }
+    report = Report.from_dict(older)
+    assert (report.updates, report.evaluation_return) == (None, None)
+    with pytest.raises(KeyError):
+        Report.from_dict({name: value for name, value in older.items() if name != "steps"})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

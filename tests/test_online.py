@@ -71,6 +71,31 @@ def test_a_host_s_loop_learns_continuous_actions_exactly_as_the_engine_s(network
     assert not np.array_equal(found.parameters, Trainer(config).snapshot().parameters)  # it has learnt something
 
 
+DPG = {"method": "dpg", "batch_size": 8, "warm_up": 30, "exploration": 0.2}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"replay_size": 0, "rollout_length": 7},
+        {"replay_size": 40, "rollout_length": 1},
+        {"replay_size": 1000, "rollout_length": 3, "updates_per_step": 0.5, "normalise_observations": True},
+    ],
+    ids=str,
+)
+def test_a_host_s_loop_learns_a_deterministic_policy_exactly_as_the_engine_s(more):
+    config = tiny("Pendulum-v1", lockstep=1, steps=21 * 41, **DPG | more)
+    trainer = Trainer(config)
+    trainer.start(wait=True)
+    learner = learner_for("Pendulum-v1", config)
+    host(learner, Player(envs.make("Pendulum-v1")), config.steps)
+    assert learner.steps == trainer.steps == 21 * 41
+    found, expected = learner.snapshot(), trainer.snapshot()
+    assert found.parameters.tobytes() == expected.parameters.tobytes()
+    assert found.normal.tobytes() == expected.normal.tobytes()
+    assert not np.array_equal(found.parameters, Trainer(config).snapshot().parameters)  # it has learnt something
+
+
 def test_continuous_actions_are_those_of_the_space():
     low, high = np.array([[0, -1, -np.inf]] * 2, np.float32), np.array([[1, 5, np.inf]] * 2, np.float32)
     learner = OnlineLearner({"seed": 1}, BOX, spaces.Box(low, high))

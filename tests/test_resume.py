@@ -11,12 +11,22 @@ import nbrl
 from nbrl import CheckpointError, Conv, Dense, Trainer
 from nbrl.checkpoint import newest, read_tensors, write_tensors
 from nbrl.learner import PER_ACTOR
+from nbrl.methods.replay import contents
 from nbrl.nets.layers import Lstm
+from nbrl.nets.workspace import outputs
 
 ADAM = {"optimiser": "shared_adam", "learning_rate": 1e-3}
 SMALL = (Conv(4, 8, 4), Dense(8))
 REMEMBERS = {"network": (Dense(8, "tanh"), Lstm(6))}
 VALUES = {"target_interval": 700, "epsilon_steps": 4000}
+DPG = {
+    "method": "dpg",
+    "target_interval": 700,
+    "target_rate": None,
+    "warm_up": 200,
+    "batch_size": 8,
+    "rollout_length": 1,
+}
 CASES = {
     "catch": ("Catch-v0", {}),
     "lockstep, adam": ("Catch-v0", {"lockstep": 2, "actors": 6} | ADAM),
@@ -38,6 +48,18 @@ CASES = {
     "continuous actions, MuJoCo": ("InvertedPendulum-v5", {"steps": 3000, "actors": 2, "lockstep": 1}),
     "normalised": ("CartPole-v1", {"normalise_observations": True, "normalise_rewards": True}),
     "n-step Q, normalised": ("CartPole-v1", {"method": "n_step_q", "normalise_observations": True} | VALUES),
+    "deterministic, a memory": ("Pendulum-v1", DPG | {"replay_size": 1100, "save_replay": True, "lockstep": 2}),
+    "deterministic, half an update a step": (
+        "Pendulum-v1",
+        DPG
+        | {"replay_size": 3000, "save_replay": True, "updates_per_step": 0.3, "target_rate": 0.1, "rollout_length": 3}
+        | ADAM,
+    ),
+    "deterministic, normalised": (
+        "Pendulum-v1",
+        DPG | {"replay_size": 3000, "save_replay": True, "normalise_observations": True, "normalise_rewards": True},
+    ),
+    "deterministic, no memory": ("Pendulum-v1", DPG | {"replay_size": 0, "lockstep": 2} | ADAM),
     "atari": ("ALE/Pong-v5", {"network": SMALL, "steps": 1200, "sticky_actions": 0.25}),
     "atari, lives": ("ALE/Breakout-v5", {"network": SMALL, "steps": 1200, "actors": 2, "lockstep": 2}),
 }
@@ -277,3 +299,85 @@ def test_several_threads_go_on_with_their_counts_and_random_numbers(tmp_path):
 def test_a_policy_is_read_from_a_checkpoint_with_episodes(halfway):
     _, saved, _ = halfway
     assert nbrl.Agent.load(saved).preprocessing.environment == "Catch-v0"
+
+
+# A replay memory
+
+
+@pytest.fixture(scope="module")
+def halfway_with_memory(tmp_path_factory):
+    """As `halfway`, of a deterministic policy."""
+    config = settings("Pendulum-v1", DPG | {"replay_size": 1000, "save_replay": True} | ADAM)
+    saved = stopped(config, tmp_path_factory.mktemp("halfway") / "run", config.steps // 2)
+    return config, saved, whole(config)
+
+
+def test_a_memory_is_saved_the_oldest_step_first(halfway_with_memory, tmp_path):
+    config, saved, end = halfway_with_memory
+    arrays, metadata = read_tensors(saved)
+    assert arrays["replay"].shape == (1000, 2 + 3 + 1 + 3)
+    assert arrays["replay_sizes"].tolist() == [1000]
+    # Turned around, the draws are others.
+    path = tmp_path / "run" / "checkpoints" / saved.name
+    path.parent.mkdir(parents=True)
+    for changed in (arrays["replay"], arrays["replay"][::-1].copy()):
+        write_tensors(path, arrays | {"replay": changed}, metadata)
+        assert (gone_on(config, tmp_path / "run", path) == end) == (changed is arrays["replay"])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "sentence"),
+    [
+        ("replay", None, "'replay'"),
+        ("replay_sizes", None, "'replay_sizes'"),
+        ("replay", lambda array: array[1:], "replay has shape"),
+        ("replay", lambda array: array[:, 1:], "replay has shape"),
+        ("replay", lambda array: array.reshape(-1), "replay has shape"),
+        ("replay", lambda array: array[0, 0], "replay has shape"),
+        ("replay", lambda array: array.astype(np.float64), "replay has shape"),
+        ("replay", lambda array: array * np.float32(np.nan), "replay has a number that is not finite"),
+        ("replay_sizes", lambda array: array + 1, "replay_sizes has a size that no memory has"),
+        ("replay_sizes", lambda array: array - 2000, "replay_sizes has a size that no memory has"),
+        ("replay_sizes", lambda array: array - 1, "replay has shape"),
+        ("replay_sizes", lambda array: np.repeat(array, 2), "replay_sizes has shape"),
+    ],
+)
+def test_a_memory_that_cannot_be_is_refused(name, damage, sentence, halfway_with_memory, tmp_path):
+    config, saved, _ = halfway_with_memory
+    arrays, metadata = read_tensors(saved)
+    array = arrays.pop(name)
+    if damage is not None:
+        arrays[name] = np.ascontiguousarray(damage(array))
+    write_tensors(tmp_path / "wrong.safetensors", arrays, metadata)
+    with pytest.raises(CheckpointError, match=f"cannot be gone on from: {sentence}"):
+        Trainer(config, restore=tmp_path / "wrong.safetensors")
+
+
+def test_memories_of_several_threads_go_on(tmp_path):
+    more = {"replay_size": 500, "save_replay": True, "threads": 2, "steps": 3000}
+    config = settings("Pendulum-v1", DPG | more)
+    saved = stopped(config, tmp_path / "run", 1500)
+    arrays, _ = read_tensors(saved)
+    assert arrays["replay_sizes"].tolist() == [250, 250]
+    workers = Trainer(config, directory=tmp_path / "run", restore=saved)._run.learner.workers
+    found = [contents(worker.replay, worker.action.size) for worker in workers]
+    np.testing.assert_array_equal(np.concatenate(found), arrays["replay"])
+    assert not np.array_equal(*found)
+
+
+def test_a_memory_that_was_not_saved_fills_anew_with_the_policy_s_steps(tmp_path, caplog):
+    config = settings("Pendulum-v1", DPG | {"replay_size": 1000, "exploration": 0.0})
+    saved = stopped(config, tmp_path / "run", 3000)
+    assert "replay" not in read_tensors(saved)[0]
+    with caplog.at_level(logging.INFO):
+        trainer = Trainer(config, directory=tmp_path / "run", restore=saved)
+    assert "the replay memory was not saved: learning goes on after 200 steps that fill it anew" in caplog.text
+    learner = trainer._run.learner
+    learner.attach(0)
+    worker, before = learner.workers[0], int(learner.shared.updates[0])
+    for step in range(1, 203):
+        learner.method.loop(learner.shared, worker, learner.settings, 1)
+        assert int(learner.shared.updates[0]) - before == max(step - 199, 0)
+        if step <= 199:  # it acts by what it has learnt, and not at random
+            mu = outputs(worker.work, learner.network.head("action"), 0, 1)[0]
+            np.testing.assert_array_equal(worker.motion[0, 0], mu)

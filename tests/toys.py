@@ -59,6 +59,18 @@ def continuous_policy(environment="Pendulum-v1", seed=0, layers=TINY["network"],
     return Agent(network, network.initial(seed), seen, normal=normal, bounds=bounds)
 
 
+def deterministic_policy(environment="Pendulum-v1", seed=0, layers=TINY["network"]):
+    """A deterministic policy of random weights, whose observations are normalised."""
+    spec = envs.make(environment)
+    heads, rng = {"action": math.prod(spec.action_shape), "q": 1}, np.random.default_rng(seed)
+    network = Network(layers, spec.observation_shape, heads)
+    normal = network.normal(True)
+    normal[:] = rng.uniform(0.5, 1.5, normal.shape)
+    seen = Preprocessing(spec.name, spec.observation_shape, "float32", action_shape=spec.action_shape)
+    bounds = action_bounds(spec.action_low, spec.action_high)
+    return Agent(network, network.initial(seed), seen, normal=normal, bounds=bounds)
+
+
 RECURRENT = (Dense(8, "tanh"), Lstm(6), Lstm(4))
 
 

@@ -28,6 +28,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "Bricks-v0": {"steps": 1_000_000, "epsilon_steps": 200_000},
 }
 COLUMNS = 3
+DISCRETE = [method for method in METHODS if method != "dpg"]  # which takes continuous actions
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=DISCRETE, default=DISCRETE)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 

@@ -33,7 +33,7 @@ def epsilon_after(final, steps, epsilon_steps):
 @jit
 def epsilon_of(shared, worker, settings, actor):
     """An actor's probability of an action at random, now."""
-    return epsilon_after(worker.final_epsilon[actor], steps_taken(shared), settings.epsilon_steps)
+    return epsilon_after(worker.exploration[actor], steps_taken(shared), settings.epsilon_steps)
 
 
 @jit
@@ -81,3 +81,11 @@ def refresh_target(shared, settings):
     if due > atomic_load(shared.target_copies.ctypes.data):
         atomic_store(shared.target_copies.ctypes.data, due)
         copy(shared.target, shared.theta)
+
+
+@jit
+def approach_target(shared, settings):
+    """theta^- = tau theta + (1 - tau) theta^-; of several threads one may undo a step of another."""
+    tau = np.float32(settings.target_rate)
+    for i in range(shared.target.size):
+        shared.target[i] += tau * (shared.theta[i] - shared.target[i])

@@ -5,8 +5,9 @@ a group in turn. Sample number t * k + i of its workspace is step t of the group
 
 A method is a module of this folder with
 
-- HEADS: the names of its network's heads, the one that actions are chosen by first, for discrete actions;
-- CONTINUOUS_HEADS: those for continuous actions, empty where it takes none;
+- HEADS: the names of its network's heads, the one that actions are chosen by first, for discrete actions, empty where
+  it takes none;
+- CONTINUOUS_HEADS: the same for continuous actions;
 - HAS_TARGET: whether it keeps a target network;
 - loop(shared, worker, settings, rollouts): the algorithm, over environments that the engine steps;
 - act, end_values and learn, the parts that `nbrl.online` puts together where the host steps its own environment.
@@ -30,6 +31,7 @@ from nbrl.kernels.native import (
 )
 from nbrl.kernels.random import next_uint64
 from nbrl.methods.normalisation import fill_normal, measure, measure_observation, publish, scale_of
+from nbrl.methods.replay import Replay
 from nbrl.nets.heads import command
 from nbrl.nets.workspace import Workspace, enter, enter_state
 from nbrl.optimisers import ADAM, MOMENTUM_SGD, adam, clip_scale, gradient_norm, momentum_sgd, rmsprop
@@ -71,7 +73,10 @@ class Settings(NamedTuple):
     learning_rate: float
     total_steps: int
     target_interval: int
+    target_rate: float  # 0 where the target network is copied by the interval
     epsilon_steps: int
+    warm_up: int
+    updates_per_step: float
     optimiser: int
     momentum: float
     rmsprop_decay: float
@@ -91,6 +96,7 @@ class Worker(NamedTuple):
 
     work: Workspace
     target: Workspace  # its parameters are the shared target network; `work` again where a method has none
+    replay: Replay  # without rows where a method has none
     thread: int
     group: np.ndarray  # int64 (1,): whose turn it is
     functions: np.ndarray  # int64 (n, 3): addresses of reset, step and state
@@ -98,7 +104,7 @@ class Worker(NamedTuple):
     random: np.ndarray  # uint64 (n, 4)
     begun: np.ndarray  # bool (n,): whether an episode is going on
     state: np.ndarray  # float32 (n, state_size): what a recurrent network remembers
-    final_epsilon: np.ndarray  # float64 (n,): where exploration ends, of the value methods
+    exploration: np.ndarray  # float64 (n,): of the value methods, where epsilon ends; of dpg, the deviation of noise
     next_action: np.ndarray  # int32 (n,): Sarsa's, chosen at the end of a rollout; -1 for none
     discounted: np.ndarray  # float64 (n,): discounted sum of the episode's rewards so far
     moments: np.ndarray  # float64 (ROWS, features): statistics of what its actors saw
@@ -292,7 +298,16 @@ def annealed(settings, steps):
 
 @jit
 def update(shared, worker, settings, first):
-    """Clip the gradient, apply it to the shared parameters and count the rollout's steps.
+    """`descend`, and count the rollout's steps where it could."""
+    code = descend(shared, worker, settings, first)
+    if code == GO_ON:
+        count_steps(shared, worker, worker.action.size)
+    return code
+
+
+@jit
+def descend(shared, worker, settings, first):
+    """Clip the gradient and apply it to the shared parameters.
 
     BAD_GRADIENT if it is not finite, and then nothing changes; else GO_ON.
     """
@@ -321,5 +336,4 @@ def update(shared, worker, settings, first):
     restore_denormals(mode)
     worker.sums[GRADIENT_NORM] += norm
     worker.sums[UPDATES] += 1
-    count_steps(shared, worker, worker.action.size)
     return GO_ON

@@ -64,8 +64,8 @@ def follow(config, make_reference, *, continuous=False):
     reference, worker = make_reference(config.network, first, config), loop.run.workers[0]
     greedy = [
         oracles.EpsilonGreedyActor(row, final, config)
-        for row, final in zip(worker.random, worker.final_epsilon.tolist(), strict=True)
-        if "q" in loop.run.network.heads
+        for row, final in zip(worker.random, worker.exploration.tolist(), strict=True)
+        if "q" in loop.run.network.heads and not continuous
     ]
     seen, kinds = [0] * config.actors, set()
     for update in range(UPDATES):
@@ -92,7 +92,7 @@ def follow(config, make_reference, *, continuous=False):
         assert_same_gradient(loop.dtheta, gradient, norm)
         assert loop.trainer.steps == reference.steps
     assert_same(loop.theta, reference.parameters, first)
-    if greedy:
+    if loop.run.shared.target.size:
         assert_same(loop.target, reference.target, first)
     if config.rollout_length >= 5:  # else too few steps to see all
         assert kinds >= {1, 3, 5, 9}  # going on, terminated, truncated, cut

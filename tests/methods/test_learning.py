@@ -161,6 +161,27 @@ def test_a_pendulum_is_swung_up():
     assert nbrl.evaluate(agent, episodes=50, greedy=True).mean_return > -400
 
 
+# A deterministic policy. At random a return of Pendulum is about -1200, and the best that is known is about -150.
+
+
+def test_a_pendulum_is_swung_up_from_a_memory():
+    settings = {"network": (Dense(64), Dense(64)), "batch_size": 64, "steps": 15_000}
+    agent = nbrl.train("Pendulum-v1", method="dpg", threads=1, seed=1, **settings)
+    assert nbrl.evaluate(agent, episodes=50).mean_return > -200
+
+
+def test_a_pendulum_is_swung_up_without_a_memory():
+    settings = {"network": (Dense(64), Dense(64)), "replay_size": 0}
+    agent = nbrl.train("Pendulum-v1", method="dpg", threads=1, seed=1, **settings)
+    assert nbrl.evaluate(agent, episodes=50).mean_return > -200
+
+
+def test_a_pendulum_is_swung_up_with_two_threads():
+    settings = {"network": (Dense(64), Dense(64)), "batch_size": 64, "steps": 15_000}
+    agent = nbrl.train("Pendulum-v1", method="dpg", threads=2, seed=1, **settings)
+    assert nbrl.evaluate(agent, episodes=50).mean_return > -400
+
+
 # Reproducible runs
 
 SHORT = {"threads": 1, "actors": 3, "steps": 6000}
@@ -195,6 +216,16 @@ def test_every_kind_of_run_is_the_same_again(settings):
     assert digest(nbrl.train("CartPole-v1", seed=7, **settings)) == digest(
         nbrl.train("CartPole-v1", seed=7, **settings)
     )
+
+
+@pytest.mark.parametrize(
+    "settings", [{"replay_size": 0}, {"replay_size": 300, "warm_up": 100, "batch_size": 16}], ids=str
+)
+def test_a_deterministic_policy_is_the_same_again(settings):
+    settings = SHORT | settings | {"method": "dpg", "steps": 1500, "network": (Dense(16),)}
+    first, other = (digest(nbrl.train("Pendulum-v1", seed=seed, **settings)) for seed in (7, 8))
+    assert first == digest(nbrl.train("Pendulum-v1", seed=7, **settings))
+    assert first != other
 
 
 def test_another_process_gives_the_same_bits(environment_variables):

@@ -56,7 +56,7 @@ def test_exploration_goes_by_the_steps_of_all_threads():
     learner = Learner(tiny(method="one_step_q", threads=3, epsilon_steps=1000))
     learner.shared.steps[:, 0] = 100, 150, 250
     for worker in learner.workers:
-        worker.final_epsilon[:] = 0.1
+        worker.exploration[:] = 0.1
         assert epsilon_of(learner.shared, worker, learner.settings, 0) == pytest.approx(0.55)
 
 
@@ -74,7 +74,7 @@ def test_where_exploration_ends_depends_on_the_seed_and_the_actor_alone():
     for settings in ({}, {"threads": 3}, {"threads": 2, "lockstep": 3}):
         learner = Learner(tiny(method="n_step_q", seed=3, actors=12, threads=settings.pop("threads", 1), **settings))
         for worker, actors in zip(learner.workers, learner.actors, strict=True):
-            assert worker.final_epsilon.tolist() == [final_epsilon(3, actor) for actor in actors.tolist()]
+            assert worker.exploration.tolist() == [final_epsilon(3, actor) for actor in actors.tolist()]
 
 
 def test_each_actor_explores_as_much_as_its_own_final_value_says():
@@ -87,11 +87,11 @@ def test_each_actor_explores_as_much_as_its_own_final_value_says():
     )  # fmt: skip
     [worker], instances = learner.workers, learner.attach(0)
     assert len(instances) == 3
-    worker.final_epsilon[:] = 0.5, 0.1, 0.01
+    worker.exploration[:] = 0.5, 0.1, 0.01
     learner.network.layout.view(learner.shared.theta, "q/weights")[...] = 0
     learner.network.layout.view(learner.shared.theta, "q/bias")[...] = 1, -1
     learner.shared.steps[0, 0] = 2 * 10**6
-    for final in worker.final_epsilon.tolist():
+    for final in worker.exploration.tolist():
         assert learner.method.loop(learner.shared, worker, learner.settings, 1) == rollout.PAUSED
         probability = (1 + 2 * final) / 6
         # Five standard deviations of 5000 draws, and what the steps of the turns before took off epsilon.

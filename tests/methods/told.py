@@ -53,15 +53,15 @@ def told_step(state, action, observation, reward):
 
 
 class Told(NativeEnvironment):
-    """Each step gives its reward and status of `script`."""
+    """Each step gives its reward and status of `script`. Actions do not matter, and may be continuous, of one part."""
 
-    def __init__(self, script):
+    def __init__(self, script, *, continuous=False):
         super().__init__(
             told_reset,
             told_step,
             state_size=8 * STATE,
             observation_space=spaces.Box(0.0, 1.0, (OBSERVATIONS,), np.float32),
-            action_space=spaces.Discrete(ACTIONS),
+            action_space=spaces.Box(-1.0, 1.0, (1,), np.float32) if continuous else spaces.Discrete(ACTIONS),
             name="Told",
         )
         self.script = script
