@@ -1,6 +1,7 @@
 """Asynchronous deep reinforcement learning on CPUs, by hand, with Numba."""
 
 import importlib
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,9 @@ _MODULES = {
     "evaluate": "evaluation",
     "train": "trainer",
 }
+
+if "gymnasium" in sys.modules:  # else importing nbrl.envs tells it of the mazes
+    importlib.import_module("nbrl.registration").register()
 
 # Python gives up where two threads import a module and its package from both ends.
 _importing = threading.RLock()

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -22,9 +23,11 @@ from nbrl import __version__, checkpoint, envs, evaluate
 from nbrl.agent import Agent
 from nbrl.bench import benchmark
 from nbrl.config import PRESETS, Config, check_names, configure, describe
+from nbrl.human import play_human
 from nbrl.metrics import Report, RunDirectory, default_directories, progress_line, read_metrics
 from nbrl.play import play
 from nbrl.plots import learning_curves
+from nbrl.registration import MAZES
 from nbrl.trainer import Trainer
 
 logger = logging.getLogger("nbrl")
@@ -244,14 +247,30 @@ def _play(parsed: argparse.Namespace, console: _Console) -> int:
         if steps % 100 == 0:
             console.progress(f"{steps:,} steps  return {total:,.4g}")
 
+    if parsed.human is not None:
+        return _play_human(parsed)
     with _checked_input():
+        if parsed.run_path is None:
+            raise ValueError("what is to be played? Give a RUN, or --human ENV to play yourself")
         policy, run = _policy(parsed.run_path)
         picture = parsed.out or (policy.with_suffix(".gif") if run is None else run.play_file)
-        played = play(Agent.load(policy), picture, parsed.env, seed=parsed.seed, greedy=parsed.greedy, on_step=on_step)
+        seed = parsed.seed or 0
+        played = play(Agent.load(policy), picture, parsed.env, seed=seed, greedy=parsed.greedy, on_step=on_step)
     console.end_progress()
     cut = f"; the picture shows the first {played.shown:,}" if played.shown < played.length else ""
     print(picture)
     print(f"return {played.total_return:,.4g} in {played.length:,} steps{cut}")
+    return 0
+
+
+def _play_human(parsed: argparse.Namespace) -> int:
+    with _checked_input():
+        if parsed.run_path or parsed.env or parsed.out or parsed.greedy:
+            raise ValueError("--human ENV goes with --seed alone: a person plays, and no picture is drawn")
+        seed = secrets.randbits(31) if parsed.seed is None else parsed.seed
+        game = play_human(parsed.human, sys.stdin, sys.stdout, seed=seed)
+    print(f"return {game.total_return:,.4g} in {game.length:,} steps{'' if game.ended else ', given up'}")
+    print(f"  the same maze again:  nbrl play --human {parsed.human} --seed {seed}")
     return 0
 
 
@@ -378,11 +397,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--seed", metavar="N", type=_seed, default=0, help="seed of the episodes; default: 0")
 
     playing = command(_play, "play", "Play one episode with a trained policy and draw it as an animated GIF.")
-    playing.add_argument("run_path", metavar="RUN", type=Path, help=RUN_HELP)
+    playing.add_argument("run_path", metavar="RUN", nargs="?", type=Path, help=RUN_HELP)
+    playing.add_argument("--human", metavar="ENV", help="play yourself, in the terminal: one of " + ", ".join(MAZES))
     playing.add_argument("--env", metavar="ENV", help=ENV_HELP)
     playing.add_argument("--out", metavar="FILE", type=Path, help="the picture; by default play.gif in the run")
     playing.add_argument("--greedy", action="store_true", help="take the most likely action instead of sampling one")
-    playing.add_argument("--seed", metavar="N", type=_seed, default=0, help="seed of the episode; default: 0")
+    playing.add_argument("--seed", metavar="N", type=_seed, help="seed of the episode; default: 0, of people any")
 
     plot = command(_plot, "plot", "Draw the learning curve of one run or of several.")
     plot.add_argument("run_paths", metavar="RUN", nargs="+", type=Path, help="a run directory")

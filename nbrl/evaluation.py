@@ -261,7 +261,7 @@ def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = F
         sticky_actions=seen.sticky_actions,
         seed_every_reset=True,
         pictures=pictures,
-    )
+    ).for_evaluation()
     if (spec.observation_shape, spec.observation_dtype) != (seen.observation_shape, np.dtype(seen.observation_dtype)):
         raise ValueError(
             f"the policy takes observations of {seen.observation_dtype} with shape {seen.observation_shape}, "

@@ -102,6 +102,10 @@ def refused(tmp_path, monkeypatch, capsys):
         (["plot", ".", "--by", "hours"], "invalid choice: 'hours'"),
         (["play", "absent"], "absent does not exist: it must be a run directory, a checkpoint or a saved policy"),
         (["play", ".", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
+        (["play"], "what is to be played? Give a RUN, or --human ENV"),
+        (["play", "--human", "CartPole-v1"], "people can play nbrl/Maze-v0, "),
+        (["play", "--human", "nbrl/Maze-v0"], "a person plays in a terminal, and the standard input is none"),
+        (["play", ".", "--human", "nbrl/Maze-v0"], "--human ENV goes with --seed alone"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_in_one_sentence(refused, words, sentence):

@@ -21,7 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "nets": {"kernels", "nets.layers", "numpy_policy"},  # of the last, the numbers that both versions go by
     "optimisers": {"kernels", "nets"},
     "methods": {"kernels", "nets", "nets.layers", "optimisers", "envs"},
-    "envs": {"kernels"},
+    "registration": set(),
+    "envs": {"kernels", "registration"},
     "config": {"nets.layers", "envs"},
     "metrics": {"config", "checkpoint"},
     "plots": {"config"},
@@ -36,9 +37,11 @@ ALLOWED: dict[str, set[str]] = {
     "trainer": {"run", "config", "metrics", "agent"},
     "online": {"kernels", "nets", "methods", "envs", "config", "checkpoint", "agent", "learner", "run"},
     "play": {"kernels", "agent", "checkpoint", "envs", "evaluation"},
+    "human": {"envs", "registration"},
     "bench": {"kernels", "nets", "methods", "envs", "config", "learner", "trainer"},
     "cli": {
-        "nbrl", "config", "metrics", "checkpoint", "plots", "envs", "agent", "evaluation", "play", "trainer", "bench",
+        "nbrl", "config", "metrics", "checkpoint", "plots", "envs", "agent", "evaluation", "play", "human", "trainer",
+        "bench", "registration",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -127,6 +130,20 @@ def test_names_are_imported_when_they_are_first_asked_for(environment_variables)
         "print(nbrl.evaluate is nbrl.evaluation.evaluate is evaluate)\n"
     )
     assert run_python(program, environment_variables) == "[]\n[]\n[]\nTrue\n"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import gymnasium, nbrl; name = 'nbrl/Maze-v0'",
+        "import nbrl.envs, gymnasium; name = 'nbrl/Maze-v0'",
+        "import gymnasium; name = 'nbrl:nbrl/Maze-v0'",
+        "import nbrl, gymnasium; name = 'nbrl.envs:nbrl/Maze-v0'",
+    ],
+)
+def test_gymnasium_knows_the_mazes(environment_variables, program):
+    program += "; print(gymnasium.make(name).reset(seed=1)[0].shape)"
+    assert run_python(program, environment_variables) == "(84, 84, 3)\n"
 
 
 @pytest.mark.parametrize("name", nbrl.__all__)

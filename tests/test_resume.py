@@ -32,6 +32,7 @@ CASES = {
     "lockstep, adam": ("Catch-v0", {"lockstep": 2, "actors": 6} | ADAM),
     "cart pole": ("CartPole-v1", {"actors": 3, "rollout_length": 7} | ADAM),
     "bricks": ("Bricks-v0", {"network": SMALL, "gae_lambda": 0.9}),
+    "maze": ("nbrl/Maze-v0", {"network": SMALL, "steps": 1200}),
     "one-step Q": ("CartPole-v1", {"method": "one_step_q", "actors": 3} | VALUES | ADAM),
     "one-step Sarsa": ("CartPole-v1", {"method": "one_step_sarsa", "actors": 3} | VALUES | ADAM),
     "n-step Q": ("Catch-v0", {"method": "n_step_q", "lockstep": 2} | VALUES),

@@ -7,6 +7,7 @@ import gymnasium
 
 from nbrl.envs import atari, mujoco
 from nbrl.envs.interface import Environment, Instance, NativeEnvironment, Player
+from nbrl.registration import MAZES, register
 
 __all__ = [
     "Environment",
@@ -31,6 +32,8 @@ NATIVE = {
     "Rooms-v0": ("rooms", "rooms"),
 }
 
+register()
+
 
 def names() -> dict[str, list[str]]:
     """The known environments' ids under "native", "atari" (empty without ale-py) and "gymnasium"."""
@@ -38,7 +41,7 @@ def names() -> dict[str, list[str]]:
         games = atari.names()
     except ValueError:
         games = []
-    native = sorted([*NATIVE, *(mujoco.NAMES if mujoco.works() else ())])
+    native = sorted([*NATIVE, *MAZES, *(mujoco.NAMES if mujoco.works() else ())])
     others = [
         name
         for name, spec in gymnasium.registry.items()
@@ -86,8 +89,9 @@ def make(
     Parameters
     ----------
     environment : str, callable or Environment
-        An id (those of `NATIVE` are compiled here, and MuJoCo's tasks if `mujoco.works`; "ALE/..." is Atari, all others
-        gymnasium's), a function that returns a gymnasium environment, or a description, which is returned as it is.
+        An id (those of `NATIVE` and the mazes are compiled here, and MuJoCo's tasks if `mujoco.works`; "ALE/..." is
+        Atari, all others gymnasium's), a function that returns a gymnasium environment, or a description, which is
+        returned as it is.
     sticky_actions, cut_on_life_loss, seed_every_reset
         As in `nbrl.envs.atari.AtariEnvironment`, for "ALE/..." ids; the last two mean nothing elsewhere.
     pictures
@@ -118,6 +122,10 @@ def make(
     if isinstance(environment, str) and environment in NATIVE:
         module, function = NATIVE[environment]
         return getattr(importlib.import_module(f"nbrl.envs.{module}"), function)()
+    if isinstance(environment, str) and environment in MAZES:
+        from nbrl.envs.maze.environment import maze
+
+        return maze(**MAZES[environment])
     if isinstance(environment, str) and environment in mujoco.NAMES and mujoco.works() and not pictures:
         return mujoco.make(environment)
     if isinstance(environment, str) or callable(environment):

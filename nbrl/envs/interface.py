@@ -321,6 +321,10 @@ class Environment:
         """A new running environment, to be reset before it is stepped."""
         raise NotImplementedError
 
+    def for_evaluation(self) -> "Environment":
+        """Where policies that were trained here are evaluated: here, unless it keeps something back for that."""
+        return self
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 

@@ -6,6 +6,7 @@ import pytest
 from nbrl import envs
 from nbrl.envs import atari, mujoco
 from nbrl.envs.gym import GymEnvironment
+from nbrl.registration import MAZES
 
 
 def test_make_takes_ids_functions_and_descriptions():
@@ -38,7 +39,7 @@ def test_sticky_actions_are_for_atari():
 
 def test_names_can_be_made():
     groups = envs.names()
-    assert set(groups["native"]) - set(mujoco.NAMES) == set(envs.NATIVE)
+    assert set(groups["native"]) - set(mujoco.NAMES) == {*envs.NATIVE, *MAZES}
     assert "MountainCar-v0" in groups["gymnasium"]
     assert "CartPole-v1" not in groups["gymnasium"]
     assert not any(name.startswith("ALE/") for name in groups["gymnasium"])

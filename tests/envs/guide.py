@@ -1,0 +1,43 @@
+"""A player of mazes that knows the plan: it walks a shortest way to the nearest apple or the portal."""
+
+from collections import deque
+
+import numpy as np
+
+from nbrl.envs.maze.making import WALL
+from nbrl.envs.maze.world import ANGLE, FORWARD, PORTAL_TILE, SIZE, TURN_LEFT, TURN_RIGHT, X, Y
+
+
+def distances(world, goals):
+    """Steps from every tile to the nearest of some, by breadth-first search; -1 where there is no way."""
+    side = 2 * world.settings[SIZE] + 1
+    away = np.full(side * side, -1)
+    away[goals] = 0
+    todo = deque(goals)
+    while todo:
+        tile = todo.popleft()
+        for there in (tile - 1, tile + 1, tile - side, tile + side):
+            if 0 <= there < side * side and world.tiles[there] < WALL and away[there] < 0:
+                away[there] = away[tile] + 1
+                todo.append(there)
+    return away
+
+
+def next_action(world):
+    """Go to the next tile of the way, or to the one after it if that lies straight ahead."""
+    side = int(2 * world.settings[SIZE] + 1)
+    goals = [int(tile) for tile in world.apples if tile >= 0]
+    away = distances(world, goals or [int(world.counters[PORTAL_TILE])])
+    x, y = world.body[[X, Y]]
+    here = int(y) * side + int(x)
+
+    def nearer(tile):
+        around = (tile - 1, tile + 1, tile - side, tile + side)
+        return min((there for there in around if away[there] >= 0), key=lambda there: away[there])
+
+    tile = nearer(here)
+    if away[tile] and nearer(tile) - tile == tile - here:
+        tile = nearer(tile)
+    turn = np.arctan2(tile // side + 0.5 - y, tile % side + 0.5 - x) - world.body[ANGLE]
+    turn = (turn + np.pi) % (2 * np.pi) - np.pi
+    return FORWARD if abs(turn) < 0.3 else TURN_RIGHT if turn > 0 else TURN_LEFT
