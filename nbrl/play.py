@@ -150,7 +150,7 @@ def _gif(frames: Sequence[_Frame], rate: int) -> bytes:
     sheet = Image.new("RGB", (width, height * len(some)))
     for place, image in enumerate(some):
         sheet.paste(image, (0, place * height))
-    palette = sheet.quantize(COLOURS, dither=Image.Dither.NONE)
+    palette = sheet.quantize(COLOURS, kmeans=1, dither=Image.Dither.NONE)
     images = (drawn(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     pause = min(max(1 / rate, SHORTEST / len(frames)), SLOWEST)
     pauses = [10 * round(100 * seconds) for seconds in [pause] * (len(frames) - 1) + [LAST]]  # a GIF counts in 10 ms

@@ -12,6 +12,7 @@ import pytest
 
 from nbrl import cli
 from nbrl.config import Config
+from nbrl.registration import MAZES
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +32,7 @@ PROGRAMS = blocks("python")
 (LIBRARY,) = blocks("c")
 (COMPILE,) = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("cc ")]
 CARTPOLE, *EMBEDDED = [program for program in PROGRAMS if "CartPole" in program]
+(MAZE,) = [program for program in PROGRAMS if "Maze" in program]
 
 
 def commands() -> list[list[str]]:
@@ -76,9 +78,13 @@ def test_an_embedded_policy(program, tmp_path, environment_variables):
     check(program, tmp_path, environment_variables)
 
 
+def test_the_maze(tmp_path, environment_variables):
+    check(MAZE, tmp_path, environment_variables)
+
+
 @pytest.mark.parametrize(
     "program",
-    [program for program in PROGRAMS if program is not CARTPOLE and program not in EMBEDDED],
+    [program for program in PROGRAMS if program not in (CARTPOLE, MAZE, *EMBEDDED)],
     ids=lambda program: "c" if "CDLL" in program else "numba" if "cfunc" in program else "gymnasium",
 )
 def test_an_own_environment(program, tmp_path, environment_variables):
@@ -88,7 +94,7 @@ def test_an_own_environment(program, tmp_path, environment_variables):
 
 
 def test_an_own_environment_in_three_ways():
-    assert len(PROGRAMS) - len(EMBEDDED) == 4
+    assert len(PROGRAMS) - len(EMBEDDED) == 5
     assert (ROOT / "tests/envs/corridor.c").read_text(encoding="utf-8") == LIBRARY
 
 
@@ -136,7 +142,7 @@ def paths() -> list[str]:
     """Every file and folder of the tree that the README names: in listings, links and between backticks."""
     top = {path.name for path in ROOT.iterdir()}
     words = [word for text in [*inline(), *blocks("text"), *blocks("sh")] for word in text.split()]
-    named = {word.strip(",;:.") for word in words if "/" in word or "." in word}
+    named = {word.strip(",;:.") for word in words if "/" in word or "." in word} - set(MAZES)
     linked = {link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link}
     return sorted(linked | {name for name in named if name.split("/")[0] in top and name != "runs/"})
 

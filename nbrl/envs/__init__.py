@@ -123,7 +123,7 @@ def make(
         module, function = NATIVE[environment]
         return getattr(importlib.import_module(f"nbrl.envs.{module}"), function)()
     if isinstance(environment, str) and environment in MAZES:
-        from nbrl.envs.maze.environment import maze
+        from nbrl.envs.maze import maze  # compiles
 
         return maze(**MAZES[environment])
     if isinstance(environment, str) and environment in mujoco.NAMES and mujoco.works() and not pictures:

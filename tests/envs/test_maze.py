@@ -15,7 +15,8 @@ from toys import TINY, policy_for
 from nbrl import Trainer, configure, envs, evaluate, play
 from nbrl.envs import Player, make
 from nbrl.envs.interface import STEPPED, TRUNCATED
-from nbrl.envs.maze.environment import MazeEnvironment, Settings, maze, state_of
+from nbrl.envs.maze import Settings, maze
+from nbrl.envs.maze.environment import MazeEnvironment, state_of
 from nbrl.envs.maze.making import MILLION, WALL, carve, furnish, is_for_evaluation, open_dead_ends
 from nbrl.envs.maze.world import ANGLE, FRAME, PORTAL_TILE, RADIUS, STEP, X, Y, world_at
 from nbrl.kernels.random import seed_row
