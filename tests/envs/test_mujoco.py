@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbrl import envs
+from nbrl import envs, train
 from nbrl.envs import mujoco
 from nbrl.envs.gym import GymEnvironment
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Player
@@ -87,6 +87,23 @@ def compare(name, steps, seed):
 @pytest.mark.parametrize("name", mujoco.NAMES)
 def test_steps_are_gymnasiums(name):
     compare(name, 600, 0)
+
+
+@pytest.mark.parametrize("name", ["InvertedPendulum-v5", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"])
+def test_a_policy_that_was_trained_here_plays_the_same_episode_in_gymnasium(name):
+    agent = train(name, steps=20_000, threads=1, seed=1)
+    player, reference = Player(envs.make(name)), reference_of(name)
+    seen = there = start_alike(player, reference, 5)
+    total = total_there = 0.0
+    status = 0
+    while not status & (TERMINATED | TRUNCATED):
+        action = agent.act(seen, greedy=True)
+        np.testing.assert_array_equal(action, agent.act(there, greedy=True))
+        seen, reward, status = player.step(action)
+        there, reward_there, terminated, truncated, _ = reference.step(action)
+        total, total_there = total + reward, total_there + float(reward_there)
+        assert bool(status & (TERMINATED | TRUNCATED)) == (terminated or truncated)
+    assert total == pytest.approx(total_there, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.slow
@@ -267,7 +284,7 @@ def test_an_action_that_is_no_number_fails_and_changes_nothing():
 BAD_PHYSICS = """
 import os, sys
 import numpy as np
-from nbrl import envs
+from nbrl import envs, train
 from nbrl.envs.interface import Player
 from nbrl.envs.mujoco.physics import SAVED
 
