@@ -252,7 +252,7 @@ METHOD_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 # On top of dpg's, for what learns from rollouts alone.
-WITHOUT_REPLAY: dict[str, Any] = {"lockstep": 8, "rollout_length": 4, "exploration": 1.0, "steps": 1_000_000}
+WITHOUT_REPLAY: dict[str, Any] = {"lockstep": 8, "rollout_length": 2, "exploration": 1.0, "steps": 1_000_000}
 
 # "paper" takes the paper's Atari settings, the class's own, for images, and its MuJoCo settings for vectors. "quick"
 # goes beyond the paper, to learn in fewer minutes: longer rollouts of several actors make fewer and better updates.

@@ -276,3 +276,28 @@ def test_a_spin_takes_every_round(tool):
         x ^= x << 13 & (2**64 - 1)
         x ^= x >> 7
         x ^= x << 17 & (2**64 - 1)
+
+
+def test_ways_to_learn_without_a_memory_differ_in_what_they_say(tool):
+    ways = tool("replay_free").ways
+    assert ways(1) == {
+        "1 actor, 16 samples an update": {"actors": 1, "lockstep": 1, "rollout_length": 16},
+        "1 actor, rollouts of 2 steps": {"actors": 1, "lockstep": 1, "rollout_length": 2},
+    }
+    assert ways(4)["4 actors, 16 samples an update"] == {"actors": 4, "lockstep": 4, "rollout_length": 4}
+    for actors in (16, 64):
+        assert list(ways(actors).values()) == [{"actors": actors, "lockstep": 8, "rollout_length": 2}]
+
+
+def test_a_short_study_without_a_memory(tmp_path, environment_variables):
+    pytest.importorskip("matplotlib")
+    words = ["--seeds", 2, "--steps", 12_000, "--tasks", "Pendulum-v1", "--actors", 2, 8, "--out", tmp_path]
+    ended = run_tool("replay_free.py", *words, variables=environment_variables)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "replay_free.png").stat().st_size > 10_000
+    rows = json.loads((tmp_path / "replay_free.json").read_text())["rows"]
+    assert [row["actors"] for row in rows] == [2, 2, 8]
+    for row in rows:
+        assert all(-2000 < value < 0 for value in [*row["returns"], *row["curve"], *row["best"]])
+        assert min(row["fall"]) >= 0
+        assert row["return"] == pytest.approx(np.mean(row["returns"]))

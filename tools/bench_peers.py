@@ -3,9 +3,10 @@
     python tools/bench_peers.py --peers peers/bin/python [--rounds 5] [--sections pong network] [--out FILE.json]
 
 Sections: pong, training from pixels; environments, Pong alone with random actions; network, one thread and no
-environment; cartpole and halfcheetah, training on vectors. The scripts in tools/peers/ say how to make the environment
-of the peers; a peer that is not installed is named and left out. Prints medians and ratios; FILE.json holds every
-figure. Every round runs all competitors, so that a drift of the machine hits all. Run nothing else meanwhile.
+environment; cartpole and halfcheetah, training on vectors; ddpg, updates from a replay memory. The scripts in
+tools/peers/ say how to make the environment of the peers; a peer that is not installed is named and left out. Prints
+medians and ratios; FILE.json holds every figure. Every round runs all competitors, so that a drift of the machine hits
+all. Run nothing else meanwhile.
 """
 
 import argparse
@@ -29,7 +30,8 @@ TOOLS = Path(__file__).parent
 ACTORS = 16
 PFRL_STEPS = 30_000
 ENDLESS = "1e12"  # steps
-PONG_T_MAX, CARTPOLE_T_MAX, HALFCHEETAH_T_MAX = 5, 16, 32
+CHEETAH = "HalfCheetah-v5"
+PONG_T_MAX, CARTPOLE_T_MAX, CHEETAH_T_MAX = 5, 16, 32
 PACKAGES = ("torch", "pfrl", "stable-baselines3", "envpool", "gymnasium", "ale-py", "numpy")
 
 
@@ -141,8 +143,20 @@ def tables(python: str, seconds: float, lockstep: int) -> list[Table]:
 
     pong = ("Pong", ACTORS, PONG_T_MAX, cores, seconds)
     cartpole = ("CartPole", ACTORS, CARTPOLE_T_MAX, 1, seconds)  # a network too small for PyTorch's threads
+
+    def ddpg(units: list[int], batch: int, threads: str | int) -> Table:
+        network = json.dumps([["dense", n, "relu"] for n in units])
+        words = ["--method", "dpg", "--network", network, "--set", f"batch_size={batch}", f"warm_up={batch}"]
+        layers = ",".join(map(str, units))
+        return Table(
+            "ddpg", f"DDPG on {CHEETAH}, network {layers}, batch {batch}, {cores} cores", "updates/s", [
+                Competitor("nbrl", partial(training, CHEETAH, seconds, words)),  # an update for each step
+                Competitor("SB3 DDPG", peer("sb3_ddpg.py", CHEETAH, layers, batch, threads, seconds), mujoco),
+            ],
+        )  # fmt: skip
+
     atari = ("stable_baselines3", "torch", "ale_py", "cv2")
-    paper = ("--preset", "paper")
+    mujoco, paper = ("stable_baselines3", "torch", "mujoco"), ("--preset", "paper")
     return [
         Table("pong", f"Training on Pong, {ACTORS} actors, t_max {PONG_T_MAX}, {cores} cores", "frames/s", [
             nbrl("ALE/Pong-v5", 1, *paper),
@@ -169,12 +183,14 @@ def tables(python: str, seconds: float, lockstep: int) -> list[Table]:
             Competitor("EnvPool + PyTorch A2C", peer("envpool_a2c.py", *cartpole), ("envpool", "torch")),
         ]),
         *(Table("halfcheetah", f"Training on HalfCheetah, {ACTORS} actors, t_max {t_max}, {cores} cores", "steps/s", [
-            nbrl("HalfCheetah-v5", 4, "--set", f"rollout_length={t_max}"),
+            nbrl(CHEETAH, 4, "--set", f"rollout_length={t_max}"),
             *(Competitor(
                 f"SB3 A2C, {threads} threads of PyTorch",
                 peer("sb3_a2c.py", "HalfCheetah", ACTORS, t_max, threads, seconds), (*atari, "mujoco"),
             ) for threads in sorted({"1", cores})),
-        ]) for t_max in (5, HALFCHEETAH_T_MAX)),
+        ]) for t_max in (5, CHEETAH_T_MAX)),
+        ddpg([400, 300], 256, cores),
+        ddpg([64, 64], 64, 1),  # too small for PyTorch's threads
     ]  # fmt: skip
 
 
