@@ -62,6 +62,9 @@ def refused(tmp_path, monkeypatch, capsys):
         (["train", "CartPole-v1", "--unknown"], "unrecognized arguments: --unknown"),
         (["train", "NoSuchGame-v0"], "NoSuchGame"),
         (["train", "CartPole-v1", "--method", "a4c"], "unknown method 'a4c': did you mean 'a3c'?"),
+        (["train", "CartPole-v1", "--method", "dpg"], "CartPole-v1 has discrete actions: dpg takes an environment with"),
+        (["train", "Pendulum-v1", "--method", "dpg", "--network", "paper"], "layer 1 of the network is Conv"),
+        (["train", "Pendulum-v1", "--method", "dpg", "--set", "warm_up=9"], "batch_size is 256: it must be at most warm_"),
         (["train", "CartPole-v1", "--preset", "papre"], "unknown preset 'papre': did you mean 'paper'?"),
         (["train", "CartPole-v1", "--steps", "0"], "steps is 0: it must be a whole number of at least 1"),
         (["train", "CartPole-v1", "--steps", "-5"], "steps is -5"),
@@ -240,6 +243,22 @@ def test_a_recurrent_run(nbrl_command, tmp_path):
     ended = nbrl_command("eval", "run", "--episodes", "3", "--json")
     assert ended.returncode == 0, ended.stderr
     assert set(json.loads(ended.stdout)["lengths"]) == {11}
+
+
+def test_a_run_of_a_deterministic_policy(nbrl_command, tmp_path):
+    words = ["--method", "dpg", "--network", '[["dense", 4]]', "--set", "warm_up=300", "save_replay=true", *SHORT[2:]]
+    ended = nbrl_command("train", "Pendulum-v1", *words, "--out", "run")
+    assert ended.returncode == 0, ended.stderr
+    last = metrics.read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last.updates == last.steps - 299  # one for each step once the memory has 300
+    assert None not in (last.policy_loss, last.value_loss, last.gradient_norm)
+    assert last.entropy is None
+    returns = []
+    for more in ([], ["--greedy"]):
+        ended = nbrl_command("eval", "run", "--episodes", "3", "--json", *more)
+        assert ended.returncode == 0, ended.stderr
+        returns.append(json.loads(ended.stdout)["returns"])
+    assert returns[0] == returns[1]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,18 @@ import math
 import numpy as np
 import pytest
 from oracles import gaussian_variance
-from toys import RECURRENT, Broken, Picture, Walk, continuous_policy, corridor, cue_policy, explode, policy_for
+from toys import (
+    RECURRENT,
+    Broken,
+    Picture,
+    Walk,
+    continuous_policy,
+    corridor,
+    cue_policy,
+    deterministic_policy,
+    explode,
+    policy_for,
+)
 
 import nbrl
 from nbrl import envs
@@ -142,6 +153,21 @@ def test_every_episode_of_continuous_actions_by_hand(options, greedy):
     assert found[0] == found[1]
     assert found[0].lengths == [200] * 4
     # Rounding grows along 200 steps of a pendulum, but not to another episode.
+    assert found[0].returns == pytest.approx(totals, rel=0.05)
+
+
+def test_every_episode_of_a_deterministic_policy_by_hand():
+    agent, totals = deterministic_policy("Pendulum-v1", seed=2), []
+    player, row, numbers = Player(envs.make("Pendulum-v1")), np.zeros(ROW, np.uint64), agent.to_numpy()
+    for episode in range(4):
+        seed_row(row, np.uint64(4), np.uint64(STREAM + episode))
+        observation, status = player.reset(next_uint64(row)), 0
+        totals.append(0.0)
+        while not status & (TERMINATED | TRUNCATED):
+            observation, reward, status = player.step(2 * numbers.outputs(observation)["action"])
+            totals[-1] += reward
+    found = [evaluate(agent, episodes=4, greedy=greedy, threads=2, seed=4) for greedy in (False, True)]
+    assert found[0].returns == found[1].returns
     assert found[0].returns == pytest.approx(totals, rel=0.05)
 
 
