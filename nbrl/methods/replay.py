@@ -2,7 +2,8 @@
 
 A row is one step: the return R of what followed in its rollout, the weight w that the value of what came then has in
 its target (the discount of so many steps, or 0), the observation s and the action a of the step, and the observation s'
-that came then. So the target is R + w Q(s', .). Observations are as the environment gave them.
+that came then. So the target is R + w Q(s', .). Observations are as the environment gave them, and scaled as they are
+drawn; rewards are as learning saw them then.
 
 The rows are a ring. The last `size` that were written can be drawn; as many more as a rollout has steps are written by
 the rollout under way, so one that is abandoned leaves nothing behind.

@@ -54,6 +54,7 @@ MEMORIES = {
     "three steps": settings(length=3, **REMEMBERS),
     "pairs in lockstep": settings(length=2, actors=4, lockstep=2, **REMEMBERS),
     "the target by an interval": settings(length=1, target_rate=None, target_interval=4, **REMEMBERS),
+    "normalised": settings(length=2, normalise_observations=True, **REMEMBERS),
 }
 
 
@@ -74,6 +75,9 @@ def test_ten_updates_from_a_memory_equal_the_reference(config):
     for _ in range(UPDATES):
         rows = worker.replay.rows[worker.replay.drawn].astype(float)
         s, a, s_next = rows[:, START : START + SIZE], rows[:, START + SIZE : -SIZE], rows[:, -SIZE:]
+        if config.normalise_observations:
+            mean, scale = worker.work.normal.astype(float)
+            s, s_next = (np.clip((x - mean) * scale, -10, 10) for x in (s, s_next))
         y = rows[:, RETURN] + rows[:, WEIGHT] * reference.target_values(s_next)
         gradient = reference.gradient_of(s, a, y, len(rows))
         norm = reference.apply(gradient, size)
