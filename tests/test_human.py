@@ -60,6 +60,8 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nbrl", "play", *words],
             stdin=self.slave, stdout=self.slave, stderr=subprocess.PIPE, env=variables, start_new_session=True,
+            # A shell's background job ignores SIGINT, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         os.set_blocking(self.master, False)
         self.decoder, self.shown = codecs.getincrementaldecoder("utf-8")(), ""
