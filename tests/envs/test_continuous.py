@@ -3,7 +3,7 @@
 import gymnasium
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nbrl import envs
@@ -126,16 +126,24 @@ def rod(angle):
     return picture
 
 
+def assert_drawn(frame, angle):
+    """The frame is that drawing, its greys cut to whole numbers; 0.01 for single precision."""
+    cut = rod(angle) - frame
+    assert -0.01 < cut.min()
+    assert cut.max() < 1.01
+
+
 @settings(max_examples=10)
 @given(seed=SEEDS, drawn=st.integers(0, 2**32))
+@example(seed=187535, drawn=0)
 def test_pendulum_from_pixels_is_pendulum_seen(players, seed, drawn):
     seen, felt, rng = Player(envs.make("PendulumPixels-v0")), players["Pendulum-v1"], np.random.default_rng(drawn)
     frames, state = seen.reset(seed).copy(), felt.reset(seed)
     angle, speed = state_of(felt)
-    np.testing.assert_allclose(frames[0], rod(angle - 0.05 * speed), atol=1)
+    assert_drawn(frames[0], angle - 0.05 * speed)
     for t in range(1, 201):
         if t < 4 or t == 200:
-            np.testing.assert_allclose(frames[1], rod(np.arctan2(state[1], state[0])), atol=1)
+            assert_drawn(frames[1], np.arctan2(state[1], state[0]))
         torque = rng.uniform(-3, 3, 1).astype(np.float32)
         (now, *rest), (state, *expected) = seen.step(torque), felt.step(torque)
         assert rest == expected  # reward and status
