@@ -255,7 +255,9 @@ def _play(parsed: argparse.Namespace, console: _Console) -> int:
         policy, run = _policy(parsed.run_path)
         picture = parsed.out or (policy.with_suffix(".gif") if run is None else run.play_file)
         seed = parsed.seed or 0
-        played = play(Agent.load(policy), picture, parsed.env, seed=seed, greedy=parsed.greedy, on_step=on_step)
+        shown = 60 if parsed.seconds is None else parsed.seconds
+        agent = Agent.load(policy)
+        played = play(agent, picture, parsed.env, seed=seed, greedy=parsed.greedy, seconds=shown, on_step=on_step)
     console.end_progress()
     cut = f"; the picture shows the first {played.shown:,}" if played.shown < played.length else ""
     print(picture)
@@ -265,7 +267,7 @@ def _play(parsed: argparse.Namespace, console: _Console) -> int:
 
 def _play_human(parsed: argparse.Namespace) -> int:
     with _checked_input():
-        if parsed.run_path or parsed.env or parsed.out or parsed.greedy:
+        if parsed.run_path or parsed.env or parsed.out or parsed.greedy or parsed.seconds is not None:
             raise ValueError("--human ENV goes with --seed alone: a person plays, and no picture is drawn")
         seed = secrets.randbits(31) if parsed.seed is None else parsed.seed
         game = play_human(parsed.human, sys.stdin, sys.stdout, seed=seed)
@@ -402,6 +404,7 @@ def _parser() -> argparse.ArgumentParser:
     playing.add_argument("--env", metavar="ENV", help=ENV_HELP)
     playing.add_argument("--out", metavar="FILE", type=Path, help="the picture; by default play.gif in the run")
     playing.add_argument("--greedy", action="store_true", help="take the most likely action instead of sampling one")
+    playing.add_argument("--seconds", metavar="N", type=_number, help="of the episode that are shown; default: 60")
     playing.add_argument("--seed", metavar="N", type=_seed, help="seed of the episode; default: 0, of people any")
 
     plot = command(_plot, "plot", "Draw the learning curve of one run or of several.")

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import math
+import numbers
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,7 +19,6 @@ from nbrl.envs.interface import TERMINATED, TRUNCATED, Environment, Player
 from nbrl.evaluation import STREAM, check_seed, environment_for
 from nbrl.kernels.random import ROW, next_uint64, seed_row
 
-LONGEST = 60  # seconds of picture: what comes later is played, but not shown
 SHORTEST = 3  # seconds: a shorter episode is shown slower, so that it can be followed
 SLOWEST = 0.5  # seconds a frame
 LAST = 1.5  # seconds for which the last frame stays before the picture begins anew
@@ -43,6 +44,7 @@ def play(
     *,
     seed: int = 0,
     greedy: bool = False,
+    seconds: float = 60,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Played:
     """Play one episode, the first that `nbrl.evaluate` plays with the same seed, and write it as an animated GIF.
@@ -59,14 +61,16 @@ def play(
     seed : int, optional
     greedy : bool, optional
         Take the most likely action instead of sampling one.
+    seconds : float, optional
+        Of the episode in the picture at most: what comes later is played, but not shown.
     on_step : callable, optional
         Called with the number of steps done and the return so far.
 
     Raises
     ------
     ValueError
-        Pillow is not installed, the environment cannot be drawn, the policy does not fit it, or the picture cannot be
-        written.
+        Pillow is not installed, seconds is not above 0, the environment cannot be drawn, the policy does not fit it, or
+        the picture cannot be written.
     BaseException
         What the environment raised.
     """
@@ -78,6 +82,8 @@ def play(
     if path.suffix.lower() != ".gif" or not path.parent.is_dir():
         raise ValueError(f"the picture {path} cannot be written: it must end in .gif, in a folder that is there")
     check_seed(seed)
+    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not 0 < seconds < math.inf:
+        raise ValueError(f"seconds is {seconds!r}: it must be a number above 0")
     spec = environment_for(agent, environment, pictures=True)
     rate = 15 if spec.frames_per_step > 1 else 30  # as an Atari console: 60 frames a second, 4 a step
     frames: list[_Frame] = []
@@ -87,7 +93,7 @@ def play(
         seed_row(row, np.uint64(seed), np.uint64(STREAM))
         observation = player.reset(next_uint64(row))
         while True:
-            if len(frames) < LONGEST * rate:
+            if len(frames) < seconds * rate:
                 frames.append(_frame(spec, player.instance.picture(observation), total))
             if status & (TERMINATED | TRUNCATED):
                 break

@@ -109,6 +109,7 @@ def refused(tmp_path, monkeypatch, capsys):
         (["play", "--human", "CartPole-v1"], "people can play nbrl/Maze-v0, "),
         (["play", "--human", "nbrl/Maze-v0"], "a person plays in a terminal, and the standard input is none"),
         (["play", ".", "--human", "nbrl/Maze-v0"], "--human ENV goes with --seed alone"),
+        (["play", "--seconds", "3", "--human", "nbrl/Maze-v0"], "--human ENV goes with --seed alone"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_in_one_sentence(refused, words, sentence):

@@ -131,12 +131,11 @@ def test_image_observations_are_shown_themselves(path):
         assert bars.sum() == 1
 
 
-def test_long_episodes_are_played_to_the_end_and_shown_from_the_start(path, monkeypatch):
-    monkeypatch.setattr(play, "LONGEST", 1)
+def test_long_episodes_are_played_to_the_end_and_shown_from_the_start(path):
     agent = policy_for("CartPole-v1", logits=[0.0, 0.0])
     steps = []
     long = next(seed for seed in range(100) if evaluate(agent, episodes=1, seed=seed).lengths[0] > 40)
-    played = play.play(agent, path, seed=long, on_step=lambda *values: steps.append(values))
+    played = play.play(agent, path, seed=long, seconds=1, on_step=lambda *values: steps.append(values))
     frames, durations = frames_of(path)
     assert (len(frames), played.shown) == (30, 29)
     assert durations == [100] * 29 + [1500]
@@ -170,9 +169,8 @@ def test_a_game_of_pong(path, monkeypatch, compiled):
     if compiled and not ale_direct.works("pong"):
         pytest.skip("this build of ale-py is played through its public interface")
     monkeypatch.setattr(ale_direct, "works", lambda game: compiled)
-    monkeypatch.setattr(play, "LONGEST", 4)
     agent = policy_for("ALE/Pong-v5")
-    played = play.play(agent, path)
+    played = play.play(agent, path, seconds=4)
     frames, durations = frames_of(path)
     assert -21 <= played.total_return < 0
     assert played.length > 700
@@ -255,6 +253,9 @@ def test_what_an_evaluation_refuses(path):
     for seed in (-1, 2**63, "1", True):
         with pytest.raises(ValueError, match=r"seed is .*: it must be a whole number of at least 0"):
             play.play(policy_for("Catch-v0"), path, seed=seed)
+    for seconds in (0, -1.0, "ten", True, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"seconds is .*: it must be a number above 0"):
+            play.play(policy_for("Catch-v0"), path, seconds=seconds)
     with pytest.raises(ValueError, match=r"the policy takes observations of float32 with shape \(4,\), Catch-v0 gives"):
         play.play(policy_for("CartPole-v1"), path, "Catch-v0")
 
@@ -296,4 +297,8 @@ def test_the_command(nbrl_command, tmp_path):
     )
     assert (tmp_path / "run" / "policy.gif").read_bytes() == before
     assert nbrl_command("play", "run", "--out", "mine.gif").stdout.startswith("mine.gif\n")
+    brief = nbrl_command("play", "run", "--out", "mine.gif", "--seconds", "0.2").stdout
+    assert brief.endswith(" in 9 steps; the picture shows the first 5\n")
+    refused = nbrl_command("play", "run", "--out", "mine.gif", "--seconds", "soon")
+    assert (refused.returncode, refused.stderr) == (2, "nbrl: seconds is 'soon': it must be a number above 0\n")
     assert (tmp_path / "run" / "play.gif").read_bytes() == before

@@ -363,10 +363,9 @@ def test_what_gymnasium_renders(view, shape):
     assert silent.render() is None
 
 
-def test_an_episode_can_be_drawn(tmp_path, monkeypatch):
+def test_an_episode_can_be_drawn(tmp_path):
     image = pytest.importorskip("PIL.Image")
-    monkeypatch.setattr(play, "LONGEST", 1)
-    played = play.play(policy_for("nbrl/Maze-v0"), tmp_path / "play.gif", seed=2)
+    played = play.play(policy_for("nbrl/Maze-v0"), tmp_path / "play.gif", seed=2, seconds=1)
     assert (played.length, played.shown) == (900, 14)  # 15 pictures a second
     with image.open(tmp_path / "play.gif") as file:
         assert (file.n_frames, file.size) == (15, (420, 210 + play.BAR))
