@@ -111,7 +111,8 @@ class Agent:
         float32 (network.layout.size,); copied.
     preprocessing : Preprocessing
     normal : numpy.ndarray, optional
-        float32 (2, observation): means of the observation's numbers, and one over their standard deviations.
+        float32 (2, observation): means of the observation's numbers, and one over their standard deviations; (2, 1)
+        for all pixels of an image.
     bounds : numpy.ndarray, optional
         Of a continuous action, as from `nbrl.nets.heads.action_bounds`.
 
@@ -155,7 +156,7 @@ class Agent:
 
     def policy(self) -> Policy:
         """What one thread acts with, in compiled code."""
-        work = self.network.workspace(1, normalised=self.normal.size > 0, learns=False)
+        work = self.network.workspace(1, scales=self.normal.shape[1], learns=False)
         work.theta[:] = self.parameters
         work.normal[:] = self.normal
         heads, parts = tuple(self.network.heads), self.bounds.shape[1]
@@ -331,10 +332,8 @@ class Agent:
 
 def _check_scales(normal: np.ndarray, bounds: np.ndarray, network: Network, seen: Preprocessing) -> None:
     """Raise ``ValueError`` for what a file's observations and actions cannot be scaled by."""
-    size, heads = math.prod(seen.observation_shape), network.heads
+    size, heads = 1 if seen.observation_dtype == "uint8" else math.prod(seen.observation_shape), network.heads
     parts = heads.get("mean", heads.get("action", 0))
-    if seen.observation_dtype == "uint8" and normal.size:
-        raise ValueError("observations/normal is for vectors")
     if normal.shape not in ((2, 0), (2, size)) or normal.dtype != np.float32 or not np.isfinite(normal).all():
         raise ValueError(f"observations/normal is no array of (2, {size}) finite float32")
     if (normal[SCALE] <= 0).any():

@@ -66,7 +66,9 @@ class Config:
         choices=VARIANCES,
     )
     normalise_observations: bool = _setting(
-        False, "whether vectors are scaled by their running mean and deviation; not in the paper"
+        False,
+        "whether observations are scaled by their running mean and deviation: each number of a vector, all pixels of "
+        "an image alike; not in the paper",
     )
     normalise_rewards: bool = _setting(
         False, "whether rewards are divided by the running deviation of the return; not in the paper"

@@ -92,8 +92,6 @@ class Learner:
             )
         if "action" in names and self.environment.kind == "image":
             raise ValueError(f"{config.method} takes vectors, and {self.environment.name} gives images")
-        if config.normalise_observations and self.environment.kind == "image":
-            raise ValueError(f"normalise_observations is for vectors, and {self.environment.name} gives images")
         choices = self.environment.action_count if discrete else math.prod(self.environment.action_shape)
         self.network = Network(
             config.network,
@@ -111,7 +109,7 @@ class Learner:
             theta=aligned_zeros(size, np.float32),
             target=aligned_zeros(size if self.method.HAS_TARGET else 0, np.float32),
             target_copies=aligned_zeros(rollout.LINE, np.int64),
-            moments=aligned_zeros((config.threads, 2, ROWS, self._features()), np.float64),
+            moments=aligned_zeros((config.threads, 2, ROWS, self._scales() + 1), np.float64),
             published=aligned_zeros((config.threads, rollout.LINE), np.int64),
             statistics=aligned_zeros((owners, len(self.optimiser.statistics), size), np.float32),
             steps=aligned_zeros((config.threads, rollout.LINE), np.int64),
@@ -129,10 +127,11 @@ class Learner:
         self.instances: list[list[Instance]] = [[] for _ in self.workers]
         self._saved: dict[int, bytes] = {}
 
-    def _features(self) -> int:
-        """Numbers whose running statistics are kept: an observation's, if it is normalised, and the return."""
-        seen = math.prod(self.environment.observation_shape) if self.config.normalise_observations else 0
-        return seen + 1
+    def _scales(self) -> int:
+        """How many running means and deviations observations are normalised by: an image's pixels have one alike."""
+        if not self.config.normalise_observations:
+            return 0
+        return 1 if self.environment.kind == "image" else math.prod(self.environment.observation_shape)
 
     def _begin(self, parameters: np.ndarray) -> None:
         self.shared.theta[:] = parameters
@@ -150,7 +149,7 @@ class Learner:
         per_step |= {"truncated": np.bool_, "end_value": np.float32}
         parts = 0 if self.environment.action_count else math.prod(self.environment.action_shape)
         capacity = max((t_max + 1) * k, config.batch_size if self.remembers else 0)
-        work = target = self.network.workspace(capacity, normalised=config.normalise_observations)
+        work = target = self.network.workspace(capacity, scales=self._scales())
         if self.method.HAS_TARGET:
             shared = {"theta": self.shared.target, "dtheta": work.dtheta, "normal": work.normal}
             target = self.network.workspace(capacity)._replace(**shared)
@@ -174,8 +173,8 @@ class Learner:
             exploration=np.array(exploration),
             next_action=np.full(n, -1, np.int32),
             discounted=np.zeros(n, np.float64),
-            moments=np.zeros((ROWS, self._features()), np.float64),
-            total=np.zeros((ROWS, self._features()), np.float64),
+            moments=np.zeros((ROWS, self._scales() + 1), np.float64),
+            total=np.zeros((ROWS, self._scales() + 1), np.float64),
             motion=np.zeros((t_max, k, parts), np.float32),
             noise=np.zeros(parts, np.float32),
             sent=np.zeros(parts, np.float32),
@@ -233,7 +232,7 @@ class Learner:
             self.config.sticky_actions,
             self.environment.action_shape,
         )
-        normal = self.network.normal(self.config.normalise_observations)
+        normal = self.network.normal(self._scales())
         fill_normal(self._moments(), normal)
         return Agent(self.network, self.shared.theta, seen, normal=normal, bounds=self.bounds)
 

@@ -96,7 +96,8 @@ class NumpyPolicy(NamedTuple):
         x = np.asarray(observation)
         x = x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)
         if "observations/normal" in self.arrays:
-            mean, scale = self.arrays["observations/normal"].reshape(2, *x.shape)
+            normal = self.arrays["observations/normal"]
+            mean, scale = normal if normal.shape[1] == 1 else normal.reshape(2, *x.shape)
             x = np.clip((x - mean) * scale, -FARTHEST, FARTHEST)
         check_state(state, self.initial_state().size)
         rest = np.zeros(0, np.float32) if state is None else state

@@ -329,7 +329,7 @@ HIGH = np.array([[1, 10, np.inf], [np.inf, 0.1, 6]], np.float32)
 def continuous_agent(layers=SMALL, normalised=True, seed=0, **options):
     """A Gaussian policy whose actions have the shape (2, 3), and parts with two bounds, with one and with none."""
     network = Network(layers, (4,), {"mean": 6, "variance": 6, "value": 1}, **options)
-    normal = network.normal(normalised)
+    normal = network.normal(4 if normalised else 0)
     normal[:] = np.random.default_rng(seed).uniform(0.5, 1.5, normal.shape)
     seen = Preprocessing("Six", (4,), "float32", 0.0, SHAPE)
     return Agent(network, network.initial(seed), seen, normal=normal, bounds=action_bounds(LOW, HIGH))
@@ -486,11 +486,14 @@ def test_claims_of_a_continuous_policy_that_do_not_hold_are_refused(metadata):
         Agent.from_tensors(arrays, agent.metadata() | told)
 
 
-def test_pictures_are_not_normalised_and_numbers_have_no_bounds():
+def test_pictures_have_one_scale_and_numbers_have_no_bounds():
     agent = agent_of(**PICTURES)
-    normal = {"observations/normal": np.ones((2, 162), np.float32)}
-    with pytest.raises(CheckpointError, match="observations/normal is for vectors"):
-        Agent.from_tensors(agent.arrays() | normal, agent.metadata())
+    for scales in (162, 2):
+        normal = {"observations/normal": np.ones((2, scales), np.float32)}
+        with pytest.raises(CheckpointError, match=r"observations/normal is no array of \(2, 1\) finite float32"):
+            Agent.from_tensors(agent.arrays() | normal, agent.metadata())
+    normal = {"observations/normal": np.array([[0.4], [3.0]], np.float32)}
+    assert Agent.from_tensors(agent.arrays() | normal, agent.metadata()).normal.tolist() == [[np.float32(0.4)], [3.0]]
     agent = agent_of()
     for parts in (1, 3):
         with pytest.raises(CheckpointError, match=REFUSED):

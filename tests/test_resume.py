@@ -48,6 +48,7 @@ CASES = {
     "continuous actions, LSTM": ("Pendulum-v1", {"lockstep": 1, "gae_lambda": 1.0} | REMEMBERS),
     "continuous actions, MuJoCo": ("InvertedPendulum-v5", {"steps": 3000, "actors": 2, "lockstep": 1}),
     "normalised": ("CartPole-v1", {"normalise_observations": True, "normalise_rewards": True}),
+    "pictures, normalised": ("Bricks-v0", {"network": SMALL, "steps": 3000, "normalise_observations": True}),
     "n-step Q, normalised": ("CartPole-v1", {"method": "n_step_q", "normalise_observations": True} | VALUES),
     "deterministic, a memory": ("Pendulum-v1", DPG | {"replay_size": 1100, "save_replay": True, "lockstep": 2}),
     "deterministic, half an update a step": (

@@ -47,12 +47,12 @@ def policy_for(environment, name=None, seed=0, logits=None, layers=TINY["network
 
 
 def continuous_policy(environment="Pendulum-v1", seed=0, layers=TINY["network"], constant=(), **options):
-    """A Gaussian policy of random weights. Its observations are normalised, if they are vectors."""
+    """A Gaussian policy of random weights. Its observations are normalised."""
     spec = envs.make(environment)
     parts, rng = math.prod(spec.action_shape), np.random.default_rng(seed)
     heads = {"mean": parts, "variance": parts, "value": 1}
     network = Network(layers, spec.observation_shape, heads, constant=constant, **options)
-    normal = network.normal(spec.kind == "vector")
+    normal = network.normal(1 if spec.kind == "image" else math.prod(spec.observation_shape))
     normal[:] = rng.uniform(0.5, 1.5, normal.shape)
     seen = Preprocessing(spec.name, spec.observation_shape, spec.observation_dtype.name, action_shape=spec.action_shape)
     bounds = action_bounds(spec.action_low, spec.action_high)
@@ -64,7 +64,7 @@ def deterministic_policy(environment="Pendulum-v1", seed=0, layers=TINY["network
     spec = envs.make(environment)
     heads, rng = {"action": math.prod(spec.action_shape), "q": 1}, np.random.default_rng(seed)
     network = Network(layers, spec.observation_shape, heads)
-    normal = network.normal(True)
+    normal = network.normal(math.prod(spec.observation_shape))
     normal[:] = rng.uniform(0.5, 1.5, normal.shape)
     seen = Preprocessing(spec.name, spec.observation_shape, "float32", action_shape=spec.action_shape)
     bounds = action_bounds(spec.action_low, spec.action_high)

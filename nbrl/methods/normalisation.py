@@ -3,7 +3,8 @@
 A worker measures what its own actors see. At the start of each rollout it publishes its numbers and takes the sum of
 all workers' numbers, to normalise by until its next rollout. Each publishes in two buffers in turn, so that a reader
 finds whole sets. Statistics of a worker are float64 (3, features): the count, the mean and the sum of squared
-differences from it, of each number of an observation (none, if they are not normalised) and last of the return.
+differences from it, of each number of an observation (of all pixels of an image alike; of none, if observations are
+not normalised) and last of the return.
 """
 
 import math
@@ -12,7 +13,7 @@ import numpy as np
 
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import atomic_load, atomic_store
-from nbrl.nets.workspace import MEAN, SCALE
+from nbrl.nets.workspace import MEAN, PIXEL_SCALE, SCALE
 
 COUNT, AVERAGE, SQUARES, ROWS = 0, 1, 2, 3
 SMALLEST = 1e-8  # variance
@@ -28,10 +29,13 @@ def measure(moments, feature, value):
 
 
 @jit
-def measure_observation(moments, observation):
-    """Add an observation, as bytes, unless a number of it is not finite."""
+def measure_observation(moments, observation, size):
+    """Add an observation of `size` numbers, as bytes, unless one of them is not finite."""
     features = moments.shape[1] - 1
     if features == 0:
+        return
+    if observation.size == size:
+        _measure_image(moments, observation)
         return
     vector = observation.view(np.float32)
     for i in range(features):
@@ -42,18 +46,38 @@ def measure_observation(moments, observation):
 
 
 @jit
+def _measure_image(moments, image):
+    """Add all pixels of an image, uint8, to feature 0: their sums are exact."""
+    total, squares = np.int64(0), np.int64(0)
+    for i in range(image.size):
+        pixel = np.int64(image[i])
+        total += pixel
+        squares += pixel * pixel
+    scale, average = np.float64(PIXEL_SCALE), total / image.size
+    spread = max(squares - total * average, 0.0)
+    _merge(moments, 0, image.size, scale * average, scale * scale * spread)
+
+
+@jit
+def _merge(total, feature, new, average, squares):
+    """Add statistics to a feature's (Chan, Golub and LeVeque, 1979)."""
+    old = total[COUNT, feature]
+    if new == 0:
+        return
+    difference = average - total[AVERAGE, feature]
+    total[COUNT, feature] = old + new
+    total[AVERAGE, feature] += difference * new / (old + new)
+    total[SQUARES, feature] += squares + difference * difference * old * new / (old + new)
+
+
+@jit
 def merge(total, moments):
-    """Add a worker's statistics to others' (Chan, Golub and LeVeque, 1979)."""
+    """Add a worker's statistics to others'."""
     for i in range(total.shape[1]):
-        old, new = total[COUNT, i], moments[COUNT, i]
-        if old == 0:
+        if total[COUNT, i] == 0:
             total[:, i] = moments[:, i]
-        if old == 0 or new == 0:
-            continue
-        difference = moments[AVERAGE, i] - total[AVERAGE, i]
-        total[COUNT, i] = old + new
-        total[AVERAGE, i] += difference * new / (old + new)
-        total[SQUARES, i] += moments[SQUARES, i] + difference * difference * old * new / (old + new)
+        else:
+            _merge(total, i, moments[COUNT, i], moments[AVERAGE, i], moments[SQUARES, i])
 
 
 @jit

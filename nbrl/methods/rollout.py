@@ -33,7 +33,7 @@ from nbrl.kernels.random import next_uint64
 from nbrl.methods.normalisation import fill_normal, measure, measure_observation, publish, scale_of
 from nbrl.methods.replay import Replay
 from nbrl.nets.heads import command
-from nbrl.nets.workspace import Workspace, enter, enter_state
+from nbrl.nets.workspace import Workspace, enter, enter_state, observation_size
 from nbrl.optimisers import ADAM, MOMENTUM_SGD, adam, clip_scale, gradient_norm, momentum_sgd, rmsprop
 
 # Values of the control word.
@@ -263,7 +263,7 @@ def note(worker, settings, first, t, i, reward, status):
         worker.discounted[actor] = settings.discount * worker.discounted[actor] + reward
         returns = worker.moments.shape[1] - 1
         measure(worker.moments, returns, worker.discounted[actor])
-        measure_observation(worker.moments, worker.observation[actor])
+        measure_observation(worker.moments, worker.observation[actor], observation_size(worker.work))
         if settings.normalise_rewards:
             scaled *= scale_of(worker.total, returns)
     worker.reward[t, i] = min(max(scaled, -settings.reward_clip), settings.reward_clip)

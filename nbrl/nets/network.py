@@ -180,11 +180,10 @@ class Network:
                 _fill_uniform(self.layout.view(parameters, f"{plan.name}/{part}").reshape(-1), bound, row)
         return parameters
 
-    def workspace(self, capacity: int, *, normalised: bool = False, learns: bool = True) -> Workspace:
+    def workspace(self, capacity: int, *, scales: int = 0, learns: bool = True) -> Workspace:
         """Arrays for up to `capacity` samples at once; ValueError where that is more than int32 offsets reach.
 
-        `normalised` is for vectors: it makes room for `Workspace.normal`, which begins with means of 0 and scales of 1.
-        Where it never `learns`, `backward` is not compiled and must not be called.
+        `scales` is the size of `Workspace.normal`: 0, a vector's, or 1 for an image. Where it never `learns`, `backward` is not compiled and must not be called.
         """
         table = np.zeros((len(self._plans), COLUMNS), np.int64)
         sizes = [self._plans[0].inputs] + [plan.rows * plan.filters for plan in self._plans]
@@ -241,12 +240,13 @@ class Network:
             continues=np.zeros(capacity, np.bool_),
             code=compiled_passes(learns=learns),
             words=np.zeros(WORDS, np.int64),
-            normal=self.normal(normalised),
+            normal=self.normal(scales),
         )
 
-    def normal(self, normalised: bool) -> np.ndarray:
-        """What observations are normalised by at first, float32 (2, observation), or (2, 0) where they are not."""
-        normal = np.zeros((2, math.prod(self.observation_shape) if normalised else 0), np.float32)
+    @staticmethod
+    def normal(scales: int) -> np.ndarray:
+        """What observations are normalised by at first, means of 0 and scales of 1, float32 (2, scales)."""
+        normal = np.zeros((2, scales), np.float32)
         normal[SCALE] = 1
         return normal
 

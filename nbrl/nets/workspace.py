@@ -61,7 +61,7 @@ class Workspace(NamedTuple):
     continues: np.ndarray  # bool (capacity,): its state is what the sample k before it left, in `backward`
     code: np.ndarray  # int64 (2,): addresses of the functions FORWARD and BACKWARD, the latter 0 where it only acts
     words: np.ndarray  # int64 (WORDS,): what they are called with
-    normal: np.ndarray  # float32 (2, observation or 0): MEAN and SCALE, one over the standard deviation
+    normal: np.ndarray  # float32 (2, observation, 1 or 0): MEAN and SCALE, one over the standard deviation
 
 
 @jit
@@ -256,7 +256,7 @@ def _backward(work, samples, k, inputs_from):
 
 @jit
 def enter(work, sample, observation):
-    """Put one observation, as bytes, into block 0: uint8 images scaled to [0, 1], float32 vectors normalised.
+    """Put one observation, as bytes, into block 0: uint8 images scaled to [0, 1], both normalised.
 
     Returns whether every number is finite.
     """
@@ -265,6 +265,10 @@ def enter(work, sample, observation):
     x = observations(work, sample, 1)[0]
     for i in range(observation.size):
         x[i] = np.float32(observation[i]) * PIXEL_SCALE
+    if work.normal.shape[1]:
+        mean, scale = work.normal[MEAN, 0], work.normal[SCALE, 0]
+        for i in range(observation.size):
+            x[i] = min(max((x[i] - mean) * scale, -FARTHEST), FARTHEST)
     return True
 
 

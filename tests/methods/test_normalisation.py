@@ -88,7 +88,7 @@ def test_a_scale_is_1_until_two_numbers_are_there():
 def test_observations_with_a_number_that_is_not_finite_do_not_count(bad):
     moments = np.zeros((ROWS, 3))  # two of an observation, one of the return
     for observation in ([1.0, 10.0], [bad, 20.0], [3.0, 30.0], [5.0, bad]):
-        measure_observation(moments, np.array(observation, np.float32).view(np.uint8))
+        measure_observation(moments, np.array(observation, np.float32).view(np.uint8), 2)
     assert moments[COUNT].tolist() == [2, 2, 0]
     assert moments[AVERAGE].tolist() == [2, 20, 0]
     assert moments[SQUARES].tolist() == [2, 200, 0]
@@ -96,8 +96,23 @@ def test_observations_with_a_number_that_is_not_finite_do_not_count(bad):
 
 def test_where_observations_are_not_normalised_none_is_measured():
     moments = np.zeros((ROWS, 1))
-    measure_observation(moments, np.ones(4, np.float32).view(np.uint8))
+    measure_observation(moments, np.ones(4, np.float32).view(np.uint8), 4)
+    measure_observation(moments, np.ones(4, np.uint8), 4)
     assert not moments.any()
+
+
+@given(data=st.data(), images=st.integers(0, 4), pixels=st.integers(1, 30))
+def test_all_pixels_of_images_count_alike(data, images, pixels):
+    byte = st.integers(0, 255)
+    seen = data.draw(st.lists(st.lists(byte, min_size=pixels, max_size=pixels), min_size=images, max_size=images))
+    moments = np.zeros((ROWS, 2))
+    for image in seen:
+        measure_observation(moments, np.array(image, np.uint8), pixels)
+    values = np.array(seen).reshape(-1) / 255
+    assert moments[COUNT].tolist() == [values.size, 0]
+    if values.size:  # one 255th is in single precision
+        assert moments[AVERAGE, 0] == pytest.approx(values.mean(), rel=1e-6)
+        assert moments[SQUARES, 0] == pytest.approx(values.size * values.var(), rel=1e-6, abs=1e-9)
 
 
 def test_means_and_scales_of_an_observation():

@@ -524,10 +524,21 @@ def test_bytes_enter_as_fractions_and_numbers_as_they_are():
 
 def normalised():
     """A workspace whose three numbers have the means 1, -2, 0 and the deviations 2, 1/2, 1/10."""
-    work = Network((Dense(2),), (3,), {"value": 1}).workspace(2, normalised=True)
+    work = Network((Dense(2),), (3,), {"value": 1}).workspace(2, scales=3)
     assert work.normal.tolist() == [[0, 0, 0], [1, 1, 1]]
     work.normal[...] = [[1, -2, 0], [0.5, 2, 10]]
     return work
+
+
+def test_pixels_of_an_image_are_normalised_alike():
+    work = Network((Conv(1, 2, 1),), (2, 2), {"value": 1}).workspace(1, scales=1)
+    work.normal[...] = [[0.5], [4]]
+    assert enter(work, 0, np.array([0, 51, 102, 255], np.uint8))
+    # (0 - 0.5) * 4, (0.2 - 0.5) * 4, (0.4 - 0.5) * 4, (1 - 0.5) * 4
+    assert observations(work, 0, 1)[0] == pytest.approx([-2, -1.2, -0.4, 2], abs=1e-6)
+    work.normal[...] = [[0.5], [30]]
+    assert enter(work, 0, np.array([0, 51, 102, 255], np.uint8))
+    assert observations(work, 0, 1)[0] == pytest.approx([-10, -9, -3, 10], abs=1e-5)  # no farther than 10 from 0
 
 
 def test_vectors_are_normalised_as_they_enter():
@@ -623,7 +634,7 @@ def test_an_actor_and_a_critic_equal_the_oracle(size, parts, samples, seed, tabl
 
 def test_an_observation_leaves_the_action_after_it():
     # Of 1 number and 3 parts, an observation has as many bytes as block 0 has numbers.
-    work = Network((Dense(5),), (1,), {"action": 3, "q": 1}).workspace(2, normalised=True)
+    work = Network((Dense(5),), (1,), {"action": 3, "q": 1}).workspace(2, scales=1)
     work.normal[:] = [[1.0], [0.5]]
     actions(work, 0, 2)[:] = [[1, 2, 3], [4, 5, 6]]
     assert enter(work, 1, np.array([7.0], np.float32).view(np.uint8))
