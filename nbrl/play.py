@@ -82,8 +82,7 @@ def play(
     if path.suffix.lower() != ".gif" or not path.parent.is_dir():
         raise ValueError(f"the picture {path} cannot be written: it must end in .gif, in a folder that is there")
     check_seed(seed)
-    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not 0 < seconds < math.inf:
-        raise ValueError(f"seconds is {seconds!r}: it must be a number above 0")
+    _check_seconds(seconds)
     spec = environment_for(agent, environment, pictures=True)
     rate = 15 if spec.frames_per_step > 1 else 30  # as an Atari console: 60 frames a second, 4 a step
     frames: list[_Frame] = []
@@ -110,6 +109,11 @@ def play(
     except OSError as error:
         raise ValueError(f"the picture {path} cannot be written: {error.strerror or error}") from error
     return Played(total, length, len(frames) - 1)
+
+
+def _check_seconds(seconds: Any) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not 0 < seconds < math.inf:
+        raise ValueError(f"seconds is {seconds!r}: it must be a number above 0")
 
 
 class _Frame(NamedTuple):

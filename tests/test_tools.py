@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nbrl import Agent, evaluate
 from nbrl.envs.interface import STEPPED, TRUNCATED, Player
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -301,3 +302,19 @@ def test_a_short_study_without_a_memory(tmp_path, environment_variables):
         assert all(-2000 < value < 0 for value in [*row["returns"], *row["curve"], *row["best"]])
         assert min(row["fall"]) >= 0
         assert row["return"] == pytest.approx(np.mean(row["returns"]))
+
+
+def test_a_short_way_from_small_mazes_to_large_ones(tmp_path, environment_variables):
+    out = tmp_path / "mazes"
+    words = ["--minutes", 0.1, "--threads", 1, "--network", "paper-lstm", "--episodes", 2, "--out", out]
+    ended = run_tool("mazes.py", *words, variables=environment_variables)
+    assert ended.returncode == 0, ended.stderr
+    rows = json.loads((out / "mazes.json").read_text())["rows"]
+    assert [row["size"] for row in rows] == [4, 7, 11]
+    assert ended.stdout.count("nbrl/Maze-v0 ") == 3
+    for row in rows:
+        agent = Agent.load(out / f"size-{row['size']}" / "policy.safetensors")
+        assert agent.normal.shape == (2, 1), "all pixels alike"
+        played = evaluate(agent, "nbrl/Maze-v0", episodes=2)
+        assert row["sampled"]["returns"] == list(played.returns)
+        assert 0 < row["minutes"] < 1
