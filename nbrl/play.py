@@ -112,7 +112,8 @@ def play(
 
 
 def _check_seconds(seconds: Any) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not 0 < seconds < math.inf:
+    number = isinstance(seconds, numbers.Real) and not isinstance(seconds, bool)
+    if not number or not 0 < seconds < math.inf:
         raise ValueError(f"seconds is {seconds!r}: it must be a number above 0")
 
 

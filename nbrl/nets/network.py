@@ -183,7 +183,8 @@ class Network:
     def workspace(self, capacity: int, *, scales: int = 0, learns: bool = True) -> Workspace:
         """Arrays for up to `capacity` samples at once; ValueError where that is more than int32 offsets reach.
 
-        `scales` is the size of `Workspace.normal`: 0, a vector's, or 1 for an image. Where it never `learns`, `backward` is not compiled and must not be called.
+        `scales` is the size of `Workspace.normal`: 0, a vector's, or 1 for an image. Where it never `learns`,
+        `backward` is not compiled and must not be called.
         """
         table = np.zeros((len(self._plans), COLUMNS), np.int64)
         sizes = [self._plans[0].inputs] + [plan.rows * plan.filters for plan in self._plans]
