@@ -5,12 +5,12 @@ from collections import deque
 import numpy as np
 
 from nbrl.envs.maze.making import WALL
-from nbrl.envs.maze.world import ANGLE, FORWARD, PORTAL_TILE, SIZE, TURN_LEFT, TURN_RIGHT, X, Y
+from nbrl.envs.maze.world import ANGLE, FORWARD, PORTAL_TILE, TURN_LEFT, TURN_RIGHT, X, Y, side_of
 
 
 def distances(world, goals):
     """Steps from every tile to the nearest of some, by breadth-first search; -1 where there is no way."""
-    side = 2 * world.settings[SIZE] + 1
+    side = side_of(world)
     away = np.full(side * side, -1)
     away[goals] = 0
     todo = deque(goals)
@@ -25,7 +25,7 @@ def distances(world, goals):
 
 def next_action(world):
     """Go to the next tile of the way, or to the one after it if that lies straight ahead."""
-    side = int(2 * world.settings[SIZE] + 1)
+    side = int(side_of(world))
     goals = [int(tile) for tile in world.apples if tile >= 0]
     away = distances(world, goals or [int(world.counters[PORTAL_TILE])])
     x, y = world.body[[X, Y]]

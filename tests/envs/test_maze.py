@@ -18,7 +18,7 @@ from nbrl.envs.interface import STEPPED, TRUNCATED
 from nbrl.envs.maze import Settings, maze
 from nbrl.envs.maze.environment import MazeEnvironment, state_of
 from nbrl.envs.maze.making import MILLION, WALL, carve, furnish, is_for_evaluation, open_dead_ends
-from nbrl.envs.maze.world import ANGLE, FRAME, PORTAL_TILE, RADIUS, STEP, X, Y, world_at
+from nbrl.envs.maze.world import ANGLE, CELLS, FRAME, HEADER, PORTAL_TILE, RADIUS, STEP, X, Y, side_of, world_at
 from nbrl.kernels.random import seed_row
 from nbrl.registration import MAZES
 
@@ -259,20 +259,43 @@ def test_the_fixed_maze_is_the_same_in_evaluation():
         np.testing.assert_array_equal(*(getattr(world, name) for world in worlds))
 
 
-@given(seed=SEEDS, size=SIZES, apples=st.integers(0, 7), portal=st.booleans(), openness=OPENNESS)
-def test_everything_lies_on_a_cell_of_its_own_and_can_be_reached(seed, size, apples, portal, openness):
-    player, world = opened(size=size, apples=apples, portal=portal, openness=openness)
-    player.reset(seed)
-    side, (x, y) = 2 * size + 1, world.body[[X, Y]]
+@given(
+    seeds=st.lists(SEEDS, min_size=1, max_size=3),
+    size=SIZES,
+    fewer=st.none() | st.integers(0, 10),
+    apples=st.integers(0, 7),
+    portal=st.booleans(),
+    openness=OPENNESS,
+)
+def test_everything_lies_on_a_cell_of_its_own_and_can_be_reached(seeds, size, fewer, apples, portal, openness):
+    smallest = None if fewer is None else max(size - fewer, 3)
+    player, world = opened(size=size, smallest=smallest, apples=apples, portal=portal, openness=openness)
+    for seed in seeds:  # the last one is looked at: nothing is left of the mazes before it
+        player.reset(seed)
+    side, (x, y) = side_of(world), world.body[[X, Y]]
+    assert (smallest or size) <= world.counters[CELLS] <= size
     here = int(y) * side + int(x)
     assert (x % 1, y % 1) == (0.5, 0.5)
     things = [*world.apples.tolist(), here] + ([int(world.counters[PORTAL_TILE])] if portal else [])
     assert len(set(things)) == len(things)
     assert all(tile // side % 2 == tile % side % 2 == 1 for tile in things)
     away = distances(world, [here])
-    assert (away[world.tiles < WALL] >= 0).all()
+    assert (away[world.tiles[: side * side] < WALL] >= 0).all()
+    assert (world.tiles[side * side :] == WALL).all()
     ahead = int(y + np.rint(np.sin(world.body[ANGLE]))) * side + int(x + np.rint(np.cos(world.body[ANGLE])))
     assert world.tiles[ahead] < WALL
+
+
+def test_mazes_of_every_size_come_up_alike():
+    player, world = opened(size=6, smallest=3, apples=2)
+    counts = np.zeros(7)
+    for seed in range(2000):
+        player.reset(seed)
+        counts[world.counters[CELLS]] += 1
+        cells = world.tiles[: side_of(world) ** 2].reshape(side_of(world), -1)[1::2, 1::2]
+        assert (cells < WALL).all()
+    assert counts[:3].sum() == 0
+    assert np.abs(counts[3:] - 500).max() < 5 * np.sqrt(500)
 
 
 def test_starts_and_things_are_everywhere(small):
@@ -515,7 +538,7 @@ def test_a_damaged_state_is_refused_or_can_be_played(small, data, seed):
     saved = bytearray(player.instance.save())
     tiles = len(saved) - 23 * 23 * 2 - 6
     for _ in range(data.draw(st.integers(1, 3))):
-        start, end = data.draw(st.sampled_from([(96, 300), (tiles, len(saved))]))
+        start, end = data.draw(st.sampled_from([(8 * HEADER, 300), (tiles, len(saved))]))
         place = data.draw(st.integers(start, end - 1)) // 8 * 8
         saved[place : place + 8] = data.draw(st.binary(min_size=8, max_size=8))[: len(saved) - place]
     before = player.instance.save()
@@ -536,6 +559,7 @@ def test_a_damaged_state_is_refused_or_can_be_played(small, data, seed):
         ("body", X, np.nan), ("body", X, 1e18), ("body", Y, -3.0), ("body", Y, 1.1), ("body", ANGLE, np.inf),
         ("body", 3, 5.0), ("body", 5, -1.0), ("apples", 0, 10**6), ("apples", 0, 22), ("apples", 2, -(10**12)),
         ("counters", PORTAL_TILE, 23 * 23), ("counters", STEP, 901), ("counters", STEP, -1), ("counters", FRAME, 2),
+        ("counters", CELLS, 12), ("counters", CELLS, 10), ("counters", CELLS, -1),
         ("tiles", 0, 0), ("tiles", 22, 0), ("tiles", 23 * 10, 0), ("tiles", 24, WALL + 5), ("path", (3, 0), np.nan),
     ],
 )  # fmt: skip
@@ -559,6 +583,9 @@ def test_states_that_cannot_be_are_refused(part, index, value):
     [
         ({"size": 2}, "size is 2: it must be a whole number from 3 to 50"),
         ({"size": 11.0}, "size is 11.0: it must be a whole number from 3 to 50"),
+        ({"smallest": 2}, "smallest is 2: it must be a whole number from 3 to 11"),
+        ({"size": 5, "smallest": 6}, "smallest is 6: it must be a whole number from 3 to 5"),
+        ({"smallest": 4, "apples": 15}, "apples is 15: it must be a whole number from 0 to 14"),
         ({"apples": 120}, "apples is 120: it must be a whole number from 0 to 119"),
         ({"apples": True}, "apples is True: it must be a whole number"),
         ({"openness": 1.5}, "openness is 1.5: it must be a number from 0 to 1"),
@@ -579,6 +606,7 @@ def test_settings_and_names():
     assert environment.observation_shape == (20, 30, 3)
     assert maze(apples=0).name == "nbrl/MazePortal-v0"
     assert maze(evaluation=True).name == "nbrl/Maze-v0"
+    assert maze(smallest=4).name == "nbrl/Maze-v0(smallest=4)"
     crowded, world = opened(size=3, apples=7)
     crowded.reset(1)
     assert len({*world.apples.tolist(), int(world.counters[PORTAL_TILE])}) == 8

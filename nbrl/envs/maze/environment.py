@@ -29,6 +29,7 @@ from nbrl.envs.maze.world import (
     REPEAT,
     SAVED,
     SIZE,
+    SMALLEST,
     TEXELS,
     WHOLE,
     WIDTH,
@@ -58,6 +59,8 @@ class Settings:
     ----------
     size : int
         Cells of a side.
+    smallest : int or None
+        Cells of a side at least: each episode draws how many between this and `size`. None: always `size`.
     apples : int
     portal : bool
     openness : float
@@ -76,6 +79,7 @@ class Settings:
     """
 
     size: int = 11
+    smallest: int | None = None
     apples: int = 10
     portal: bool = True
     openness: float = 0.3
@@ -88,7 +92,10 @@ class Settings:
         most = {"size": (3, MOST_CELLS), "height": (8, MOST_PIXELS), "width": (8, MOST_PIXELS)}
         for name, (least, greatest) in most.items():
             self._check(name, numbers.Integral, least, greatest)
-        self._check("apples", numbers.Integral, 0, self.size**2 - 2)  # a cell for the portal and one for the agent
+        if self.smallest is not None:
+            self._check("smallest", numbers.Integral, 3, self.size)
+        # A cell for the portal and one for the agent.
+        self._check("apples", numbers.Integral, 0, self.least_size**2 - 2)
         self._check("openness", numbers.Real, 0, 1)
         for name in ("portal", "fixed", "evaluation"):
             if not isinstance(getattr(self, name), bool):
@@ -99,6 +106,11 @@ class Settings:
         if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= greatest:  # type: ignore
             whole = "a whole number" if kind is numbers.Integral else "a number"
             raise ValueError(f"{name} is {value!r}: it must be {whole} from {least} to {greatest}")
+
+    @property
+    def least_size(self) -> int:
+        """Cells of a side of the smallest maze."""
+        return self.size if self.smallest is None else self.smallest
 
     @property
     def saved(self) -> int:
@@ -113,7 +125,8 @@ class Settings:
     def words(self) -> np.ndarray:
         """What a state begins with, int64 (HEADER,)."""
         words = np.zeros(HEADER, np.int64)
-        words[[SIZE, APPLES, PORTAL]] = self.size, self.apples, self.portal
+        words[[SIZE, SMALLEST]] = self.size, self.least_size
+        words[[APPLES, PORTAL]] = self.apples, self.portal
         words[[FIXED, EVALUATION]] = self.fixed, self.evaluation
         words[OPENED] = round(self.openness * MILLION)
         words[[HEIGHT, WIDTH]] = self.height, self.width

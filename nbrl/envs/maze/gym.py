@@ -29,7 +29,8 @@ class MazeEnv(gymnasium.Env):
     render_height, render_width : int, optional
         Pixels of "eye"; the height is that of "plan" too.
     **settings
-        As in `nbrl.envs.maze.environment.Settings`: size, apples, portal, openness, height, width, fixed, evaluation.
+        As in `nbrl.envs.maze.environment.Settings`: size, smallest, apples, portal, openness, height, width, fixed,
+        evaluation.
 
     Raises
     ------

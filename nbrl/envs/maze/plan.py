@@ -4,7 +4,7 @@ import numpy as np
 
 from nbrl.envs.maze.making import WALL
 from nbrl.envs.maze.view import HALF_HEIGHT, cast
-from nbrl.envs.maze.world import ANGLE, PORTAL_TILE, SIZE, STEP, X, Y
+from nbrl.envs.maze.world import ANGLE, PORTAL_TILE, STEP, X, Y, side_of
 from nbrl.kernels.compile import jit
 
 FLOOR, SEEN = (43, 44, 54), (132, 126, 108)  # of tiles, in the dark and where the agent looks
@@ -41,14 +41,14 @@ def _sight(world, x, y, along_x, along_y):
     depth, aside = to_x * along_x + to_y * along_y, to_y * along_x - to_x * along_y
     if depth <= 0 or abs(aside) > HALF_HEIGHT * depth:
         return 0.0
-    walled, _, _, _ = cast(world.tiles, 2 * world.settings[SIZE] + 1, world.body[X], world.body[Y], to_x, to_y)
+    walled, _, _, _ = cast(world.tiles, side_of(world), world.body[X], world.body[Y], to_x, to_y)
     return 1 / (1 + 0.03 * depth * depth) if walled > 1 - 1e-9 else 0.0
 
 
 @jit
 def _ground(world, picture):
     """Tiles: walls in their textures' colours, with a lit upper and left edge, and the floor."""
-    size, side = picture.shape[0], 2 * world.settings[SIZE] + 1
+    size, side = picture.shape[0], side_of(world)
     scale = side / size
     along_x, along_y = np.cos(world.body[ANGLE]), np.sin(world.body[ANGLE])
     for row in range(size):
@@ -81,7 +81,7 @@ def _ground(world, picture):
 @jit
 def _way(world, picture):
     """The path, older parts darker; it breaks where the portal was entered."""
-    scale = picture.shape[0] / (2 * world.settings[SIZE] + 1)
+    scale = picture.shape[0] / side_of(world)
     steps, radius = world.counters[STEP], max(0.09 * scale, 0.6)
     for step in range(1, steps + 1):
         from_x, from_y = world.path[step - 1]
@@ -101,7 +101,7 @@ def _way(world, picture):
 @jit
 def _arrow(world, picture, size, colour):
     """The agent, a triangle of three corners on a circle of `size` tiles."""
-    scale = picture.shape[0] / (2 * world.settings[SIZE] + 1)
+    scale = picture.shape[0] / side_of(world)
     x, y, angle = world.body[X] * scale, world.body[Y] * scale, world.body[ANGLE]
     along_x, along_y, length = np.cos(angle), np.sin(angle), size * scale
     reach = int(length) + 2
@@ -118,7 +118,7 @@ def _arrow(world, picture, size, colour):
 @jit
 def draw_plan(world, picture):
     """Draw into uint8 (size, size, 3)."""
-    side = 2 * world.settings[SIZE] + 1
+    side = side_of(world)
     scale = picture.shape[0] / side
     _ground(world, picture)
     _way(world, picture)

@@ -24,7 +24,7 @@ from nbrl.envs.maze.textures import (
     STARTS,
     TEXTURES,
 )
-from nbrl.envs.maze.world import ANGLE, FRAME, PORTAL_TILE, SIZE, X, Y
+from nbrl.envs.maze.world import ANGLE, FRAME, PORTAL_TILE, X, Y, side_of
 from nbrl.kernels.compile import jit
 
 HALF_HEIGHT = 0.8  # tangent of half of the vertical angle of view
@@ -124,7 +124,7 @@ def _prepare_rows(screen, focal):
 @jit
 def _draw_column(world, texels, screen, column, x, y, ray_x, ray_y, turn_x, turn_y, focal):
     """A wall, the floor before it and the ceiling over that. (turn_x, turn_y) is what the next column's ray adds."""
-    tiles, side, picture = world.tiles, 2 * world.settings[SIZE] + 1, screen.picture
+    tiles, side, picture = world.tiles, side_of(world), screen.picture
     height = picture.shape[0]
     distance, face, place, texture = cast(tiles, side, x, y, ray_x, ray_y)
     screen.depth[column] = distance
@@ -163,7 +163,7 @@ def _draw_column(world, texels, screen, column, x, y, ray_x, ray_y, turn_x, turn
 @jit
 def _add_sprite(world, screen, count, tile, texture, size, middle, along_x, along_y):
     """Put what stands on a tile in its place among the sprites in sight: how many there are now."""
-    side = 2 * world.settings[SIZE] + 1
+    side = side_of(world)
     x, y = tile % side + 0.5 - world.body[X], tile // side + 0.5 - world.body[Y]
     distance, aside = x * along_x + y * along_y, y * along_x - x * along_y
     if distance < NEAREST:

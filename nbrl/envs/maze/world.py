@@ -12,14 +12,14 @@ from nbrl.envs.maze.textures import AROUND, WALLS
 from nbrl.kernels.compile import jit
 from nbrl.kernels.random import ROW, integer, seed_row
 
-# Settings, int64: numbers of cells and apples, whether there is a portal, whether the maze is always the same one and
-# whether it is one for evaluation, the part of dead ends that are opened in millionths, height and width of the
-# picture. Then what follows from them: bytes of the world, which are saved, and of the whole state. Then the address of
-# the textures.
-SIZE, APPLES, PORTAL, FIXED, EVALUATION, OPENED, HEIGHT, WIDTH, SAVED, WHOLE, TEXELS, HEADER = range(12)
+# Settings, int64: cells of a side at most and at least, number of apples, whether there is a portal, whether the maze
+# is always the same one and whether it is one for evaluation, the part of dead ends that are opened in millionths,
+# height and width of the picture. Then what follows from them: bytes of the world, which are saved, and of the whole
+# state. Then the address of the textures.
+SIZE, SMALLEST, APPLES, PORTAL, FIXED, EVALUATION, OPENED, HEIGHT, WIDTH, SAVED, WHOLE, TEXELS, HEADER = range(13)
 
-# Counters, int64: frames played, agent steps, the portal's tile or -1.
-FRAME, STEP, PORTAL_TILE, COUNTERS = range(4)
+# Counters, int64: frames played, agent steps, the portal's tile or -1, cells of a side of this episode's maze.
+FRAME, STEP, PORTAL_TILE, CELLS, COUNTERS = range(5)
 
 # The agent, float64: place, direction, velocity in tiles a frame, turning in radians a frame.
 X, Y, ANGLE, VELOCITY_X, VELOCITY_Y, TURNING, BODY = range(7)
@@ -47,7 +47,7 @@ class World(NamedTuple):
     random: np.ndarray  # uint64 (4,): what is still to be drawn in this episode
     apples: np.ndarray  # int64 (apples,): an apple's tile, or ~tile when it is eaten
     path: np.ndarray  # float64 (STEPS + 1, 2): x and y after each agent step
-    tiles: np.ndarray  # uint16 (side * side,)
+    tiles: np.ndarray  # uint16 (side * side,) of the largest maze; a smaller one takes the first of them
 
 
 @jit
@@ -86,14 +86,19 @@ def has_begun(world):
     return world.tiles[0] >= WALL
 
 
+@jit
+def side_of(world):
+    """Tiles of a side of this episode's maze."""
+    return 2 * world.counters[CELLS] + 1
+
+
 # How an episode begins
 
 
 @jit
 def _free_tile(world):
     """A random cell's tile, on which there is neither portal nor apple, eaten or not."""
-    n = world.settings[SIZE]
-    side = 2 * n + 1
+    n, side = world.counters[CELLS], side_of(world)
     while True:
         tile = (1 + 2 * integer(world.random, n)) * side + 1 + 2 * integer(world.random, n)
         free = tile != world.counters[PORTAL_TILE]
@@ -106,7 +111,7 @@ def _free_tile(world):
 @jit
 def _enter(world):
     """Put the agent on a random free cell, at rest, with an open way before it."""
-    side = 2 * world.settings[SIZE] + 1
+    side = side_of(world)
     tile, body = _free_tile(world), world.body
     body[:] = 0
     body[X], body[Y] = tile % side + 0.5, tile // side + 0.5
@@ -121,18 +126,24 @@ def _enter(world):
 @jit
 def begin(world, seed):
     """A new episode: the maze, then portal and apples, then the agent. False if no maze of the wanted kind is found."""
-    settings, tiles, random = world.settings, world.tiles, world.random
+    settings, random = world.settings, world.random
     fixed = settings[FIXED] != 0
     seed_row(random, np.uint64(FIXED_SEED) if fixed else seed, np.uint64(MAZE_STREAM))
+    n, more = settings[SMALLEST], settings[SIZE] - settings[SMALLEST]
+    if more:
+        n += integer(random, more + 1)
+    world.counters[:] = 0
+    world.counters[CELLS] = n
+    tiles = world.tiles[: side_of(world) ** 2]
+    world.tiles[tiles.size :] = WALL
     for _ in range(TRIES):
-        carve(tiles, settings[SIZE], random)
-        open_dead_ends(tiles, settings[SIZE], settings[OPENED], random)
+        carve(tiles, n, random)
+        open_dead_ends(tiles, n, settings[OPENED], random)
         if fixed or is_for_evaluation(tiles) == (settings[EVALUATION] != 0):
             break
     else:
         return False
-    furnish(tiles, 2 * settings[SIZE] + 1, random)
-    world.counters[:] = 0
+    furnish(tiles, side_of(world), random)
     world.counters[PORTAL_TILE] = -1
     world.apples[:] = 0  # no cell's tile
     if settings[PORTAL]:
@@ -165,7 +176,7 @@ def room(tiles, side, x, y):
 @jit
 def _move(world):
     """One frame of motion. Walls around push the agent out of them and take the velocity into them: so it slides."""
-    body, tiles, side = world.body, world.tiles, 2 * world.settings[SIZE] + 1
+    body, tiles, side = world.body, world.tiles, side_of(world)
     body[X] += body[VELOCITY_X]
     body[Y] += body[VELOCITY_Y]
     column, row = int(body[X]), int(body[Y])
@@ -189,7 +200,7 @@ def _move(world):
 @jit
 def _take(world):
     """The reward for what is within reach."""
-    body, side, reward = world.body, 2 * world.settings[SIZE] + 1, 0.0
+    body, side, reward = world.body, side_of(world), 0.0
     for i in range(world.apples.size):
         tile = world.apples[i]
         if tile >= 0 and (tile % side + 0.5 - body[X]) ** 2 + (tile // side + 0.5 - body[Y]) ** 2 < REACH**2:
@@ -231,7 +242,9 @@ def advance(world, action):
 def is_sound(world):
     """Whether a world from elsewhere is one that the functions here can go on with, reading nothing outside of it."""
     settings, counters, body, tiles = world.settings, world.counters, world.body, world.tiles
-    side = 2 * settings[SIZE] + 1
+    if not settings[SMALLEST] <= counters[CELLS] <= settings[SIZE]:
+        return False
+    side = side_of(world)
     if not 0 <= counters[STEP] <= STEPS or counters[FRAME] != REPEAT * counters[STEP]:
         return False
     for y in range(side):
@@ -242,7 +255,7 @@ def is_sound(world):
     for i in range(world.apples.size + 1):
         tile = counters[PORTAL_TILE] if i == world.apples.size else world.apples[i]
         tile = max(tile, ~tile)
-        if tile >= tiles.size or (tile and tiles[tile] >= WALL):
+        if tile >= side**2 or (tile and tiles[tile] >= WALL):
             return False
     if not (np.isfinite(body).all() and 0 <= body[ANGLE] <= 2 * np.pi and np.isfinite(world.path).all()):
         return False
