@@ -306,11 +306,14 @@ def test_a_short_study_without_a_memory(tmp_path, environment_variables):
 
 def test_small_mazes_for_a_short_time(tmp_path, environment_variables):
     out = tmp_path / "mazes"
-    words = ["--minutes", 0.05, "--network", "paper-lstm", "--episodes", 2, "--out", out]
+    words = ["--minutes", 0.1, "--network", "paper-lstm", "--episodes", 2, "--out", out]
     ended = run_tool("mazes.py", *words, variables=environment_variables)
     assert ended.returncode == 0, ended.stderr
     result = json.loads((out / "mazes.json").read_text())
-    agent = Agent.load(out / "run" / "policy.safetensors")
+    assert json.loads((out / "middle" / "config.json").read_text())["environment"] == (
+        "<nbrl/Maze-v0(size=7, smallest=4)>"
+    )
+    agent = Agent.load(out / "large" / "policy.safetensors")
     assert agent.normal.shape == (2, 1), "all pixels alike"
     for name, greedy in (("sampled", False), ("greedy", True)):
         played = evaluate(agent, "nbrl/Maze-v0", episodes=2, greedy=greedy)

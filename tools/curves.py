@@ -1,5 +1,6 @@
 """Learning curves by frames over several seeds, for the experiments beside."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
 
 
-def draw(axes: Axes, curves: list[np.ndarray], steps: int, label: str) -> None:
+def draw(axes: Axes, curves: Sequence[np.ndarray] | np.ndarray, steps: int, label: str) -> None:
     """Add the mean of some seeds' curves, and a band of its standard error."""
     x = (np.arange(POINTS) + 0.5) / POINTS * steps
     mean, error = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=1) / len(curves) ** 0.5
