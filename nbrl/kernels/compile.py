@@ -5,6 +5,7 @@ code as it was. So the cache lies in a folder named by a hash of all the package
 itself.
 """
 
+import functools
 import hashlib
 import logging
 import os
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 from numba.core.ccallback import CFunc
@@ -21,11 +22,28 @@ from numba.core.sigutils import normalize_signature
 from numba.misc.appdirs import AppDirs
 
 logger = logging.getLogger("nbrl")
+Result = TypeVar("Result")
 
 # Reassociation and fused multiply-add, but not the assumption that NaN never occurs: the checks for it must stay.
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 KEPT_FOLDERS = 4
 CHECKSUM_SIZE = hashlib.sha256().digest_size
+
+
+def computed_once(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Keep what a function returns, for what is then used by its address.
+
+    Unlike with `functools.cache` alone, threads that ask at the same time get one and the same result. Of two results
+    the cache would keep one, and addresses in the other would be those of memory that is free.
+    """
+    kept, lock = functools.cache(function), threading.Lock()
+
+    @functools.wraps(function)
+    def once(*arguments: Any) -> Result:
+        with lock:
+            return kept(*arguments)
+
+    return once
 
 
 def source_hash(package: Path) -> str:

@@ -6,7 +6,6 @@ observations (an actor-critic's with an action after each, see network.py), bloc
 each LSTM layer; each sample has that of the step before it.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from numba import carray
 
 from nbrl import numpy_policy
-from nbrl.kernels.compile import announce, cfunction, jit
+from nbrl.kernels.compile import announce, cfunction, computed_once, jit
 from nbrl.kernels.native import call_words, copy, pointer_to
 from nbrl.nets.affine import (
     activation_backward,
@@ -114,7 +113,7 @@ def _backward_words(pointer):
     _backward(_workspace_of(words), words[SAMPLES], words[GROUP], words[INPUTS_FROM])
 
 
-@functools.cache
+@computed_once
 def _compiled(function: Callable[..., None]) -> Any:
     announce(_forward)
     return cfunction("void(CPointer(int64))")(function)

@@ -8,9 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 
 from nbrl.kernels import compile as compiling
@@ -258,3 +262,40 @@ def test_the_oldest_folders_are_cleared(tmp_path):
 
 def test_numba_is_as_it_was_after_the_import():
     assert str(compiling.CACHE_FOLDER) not in str(numba.config.CACHE_DIR)
+
+
+def test_threads_that_ask_at_once_get_one_result():
+    made, begun = [], threading.Barrier(8)
+
+    @compiling.computed_once
+    def slow(number):
+        made.append(number)
+        time.sleep(0.05)
+        return np.full(3, number)
+
+    def ask(number):
+        begun.wait()
+        return slow(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(ask, [5] * 8))
+    assert made == [5]
+    assert all(result is results[0] for result in results)
+    assert slow(6).tolist() == [6, 6, 6]
+    assert slow(6) is slow(6)
+
+
+def test_threads_that_make_the_first_mazes_get_the_same_textures():
+    program = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from nbrl.envs.maze.textures import texels
+begun = threading.Barrier(4)
+def ask(_):
+    begun.wait()
+    return texels().ctypes.data
+with ThreadPoolExecutor(4) as pool:
+    print(len(set(pool.map(ask, range(4)))), list(pool.map(ask, range(4)))[0] == texels().ctypes.data)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "1 True\n", ended.stderr

@@ -5,10 +5,11 @@ not glitter. Texels are uint32, red in the lowest byte, and alpha in the highest
 walls are drawn so. All numbers come from hashes, so that every machine paints the same.
 """
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
+
+from nbrl.kernels.compile import computed_once
 
 SIDE = 128  # texels of a texture's side; a power of 2
 LEVELS = SIDE.bit_length()  # pictures of a pyramid, of side 128, 64, ... 1
@@ -242,7 +243,7 @@ def _shadows() -> Array:
     return np.rint(128 * (1 - 0.5 * dark)).astype(np.uint32).reshape(-1)
 
 
-@functools.cache
+@computed_once
 def texels() -> Array:
     """All textures, then the shadows: uint32 (TEXELS,)."""
     painters: list[Callable[[], Array]] = [_brick, _stone, _moss, _sandstone, _tiles, _floor, _ceiling, _lamp, _apple]
