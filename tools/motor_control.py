@@ -80,6 +80,8 @@ def main() -> None:
     shared: dict[str, Any] = {"method": options.method, "steps": options.steps}
     if options.threads is not None:
         shared["threads"] = options.threads
+    if any(row.get(name) != value for row in rows for name, value in shared.items()):
+        parser.error(f"{results} holds results of other settings: give another folder, or the same settings")
     for task in options.tasks:
         if all(row["task"] != task for row in rows):
             rows.append(measured(task, options.seeds, shared))
