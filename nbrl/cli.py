@@ -298,7 +298,7 @@ def _plot(parsed: argparse.Namespace, console: _Console) -> int:
         configs = [run.config() for run in runs]
         names = _short_names([run.path for run in runs])
         reports = {name: read_metrics(run.metrics_file) for name, run in zip(names, runs, strict=True)}
-        titles = dict.fromkeys(f"{config.environment}, {config.method}" for config in configs)
+        titles = dict.fromkeys(f"{config.environment.strip('<>')}, {config.method}" for config in configs)
         learning_curves(picture, "; ".join(titles), reports, parsed.by)
     print(picture)
     return 0

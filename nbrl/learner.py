@@ -310,8 +310,9 @@ class Learner:
         self._begin(agent.parameters)
         if self.normalises:
             moments = self.workers[0].moments[:, :-1]
-            moments[COUNT], moments[AVERAGE] = KNOWN, agent.normal[MEAN]
-            moments[SQUARES] = KNOWN * np.maximum(1 / agent.normal[SCALE].astype(np.float64) ** 2 - SMALLEST, 0)
+            numbers = math.prod(environment.observation_shape) // moments.shape[1]  # all pixels share one
+            moments[COUNT], moments[AVERAGE] = KNOWN * numbers, agent.normal[MEAN]
+            moments[SQUARES] = moments[COUNT] * np.maximum(1 / agent.normal[SCALE].astype(np.float64) ** 2 - SMALLEST, 0)
             self.shared.moments[0, :] = self.workers[0].moments
 
     @property

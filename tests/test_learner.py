@@ -126,6 +126,17 @@ def test_a_run_begins_with_a_policy_and_what_it_normalises_by():
         np.testing.assert_allclose(run.learner.workers[worker].work.normal, agent.normal, rtol=1e-2)
 
 
+def test_pictures_count_by_the_picture_beside_what_a_policy_normalises_by():
+    settings = {"network": (Dense(4),), "normalise_observations": True}
+    run = Run("Bricks-v0", **settings)
+    agent = run.learner.agent()
+    agent.normal = np.array([[0.5], [3]], np.float32)  # far from what Bricks' pictures have
+    run.learner.begin_from(agent)
+    run(10)
+    np.testing.assert_allclose(run.learner.workers[0].work.normal, agent.normal, rtol=0.01)
+    assert (run.learner.workers[0].work.normal != agent.normal).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
