@@ -304,6 +304,31 @@ def test_a_short_study_without_a_memory(tmp_path, environment_variables):
         assert row["return"] == pytest.approx(np.mean(row["returns"]))
 
 
+def test_motor_control_goes_on_where_it_stopped_and_never_mixes_settings(tmp_path, environment_variables):
+    pytest.importorskip("matplotlib")
+
+    def motor_control(*tasks, steps=4000):
+        words = ["--seeds", 2, "--threads", 1, "--steps", steps, "--out", tmp_path, "--tasks", *tasks]
+        return run_tool("motor_control.py", *words, variables=environment_variables)
+
+    def rows():
+        return json.loads((tmp_path / "motor_control.json").read_text())
+
+    assert motor_control("InvertedPendulum-v5").returncode == 0
+    [first] = rows()
+    ended = motor_control("InvertedPendulum-v5", "Reacher-v5")
+    assert ended.returncode == 0, ended.stderr
+    assert [row["task"] for row in rows()] == ["InvertedPendulum-v5", "Reacher-v5"]
+    assert rows()[0] == first
+    for row in rows():
+        assert np.array(row["curves"]).shape == (2, 60)
+        assert row["return"] == pytest.approx(np.mean(row["returns"]))
+    assert (tmp_path / "motor_control.png").stat().st_size > 10_000
+    ended = motor_control("Reacher-v5", steps=5000)
+    assert "holds results of other settings: give another folder, or the same settings" in ended.stderr
+    assert [ended.returncode, len(rows())] == [2, 2]
+
+
 def test_small_mazes_for_a_short_time(tmp_path, environment_variables):
     out = tmp_path / "mazes"
     words = ["--minutes", 0.1, "--network", "paper-lstm", "--episodes", 2, "--out", out]

@@ -1,6 +1,7 @@
 """Gymnasium's motor control tasks, one setting for all: returns and curves by steps and minutes over several seeds.
 
-    python tools/motor_control.py --out DIR [--method a3c] [--steps 1_000_000] [--seeds 3] [--tasks Hopper-v5 ...]
+    python tools/motor_control.py --out DIR [--method a3c] [--steps 1_000_000] [--seeds 3] [--threads 2]
+        [--tasks Hopper-v5 ...]
 
 After training, each policy plays 30 episodes, with its mean actions and with sampled ones (dpg's are its mean ones).
 DIR/motor_control.json has what was measured, one row a task, and DIR/motor_control.png the curves; the first is
@@ -19,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nbrl import evaluate
+from nbrl.config import available_cores
 from nbrl.envs.mujoco.tasks import TASKS
 
 COLUMNS = 4
@@ -70,17 +72,15 @@ def main() -> None:
     parser.add_argument("--method", choices=["a3c", "dpg"], default="a3c")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
     results = options.out / "motor_control.json"
     rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.exists() else []
-    shared: dict[str, Any] = {"method": options.method, "steps": options.steps}
-    if options.threads is not None:
-        shared["threads"] = options.threads
-    if any(row.get(name) != value for row in rows for name, value in shared.items()):
+    shared = {"method": options.method, "steps": options.steps, "threads": options.threads}
+    if any(row | shared != row or len(row["returns"]) != options.seeds for row in rows):
         parser.error(f"{results} holds results of other settings: give another folder, or the same settings")
     for task in options.tasks:
         if all(row["task"] != task for row in rows):
