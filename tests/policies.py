@@ -1,0 +1,41 @@
+"""Policies of random weights or of fixed outputs, without a run."""
+
+import numpy as np
+
+from nbrl import Agent, Conv, Dense, Lstm
+from nbrl.agent import Preprocessing
+from nbrl.nets.heads import action_bounds
+from nbrl.nets.network import Network
+
+ACTIONS = 3
+SMALL = (Dense(8, "tanh"),)
+
+
+def agent_of(layers=SMALL, shape=(4,), dtype="float32", seed=0, heads=None, **bias):
+    network = Network(layers, shape, heads or {"policy": ACTIONS, "value": 1})
+    parameters = network.initial(seed)
+    for name, values in bias.items():
+        network.layout.view(parameters, f"{name}/weights")[...] = 0
+        network.layout.view(parameters, f"{name}/bias")[...] = values
+    return Agent(network, parameters, Preprocessing("CartPole-v1", shape, dtype, 0.25))
+
+
+PICTURES = {"layers": (Conv(4, 3, 2, "relu"), Dense(8, "relu")), "shape": (2, 9, 9), "dtype": "uint8"}
+RECURRENT = {"layers": (Dense(6, "tanh"), Lstm(5), Lstm(3))}
+VALUES = {"heads": {"q": ACTIONS}}
+
+SHAPE = (2, 3)
+LOW = np.array([[-1, 0, -np.inf], [-2, -0.1, 5]], np.float32)
+HIGH = np.array([[1, 10, np.inf], [np.inf, 0.1, 6]], np.float32)
+
+
+def continuous_agent(layers=SMALL, normalised=True, seed=0, **options):
+    """A Gaussian policy whose actions have the shape (2, 3), and parts with two bounds, with one and with none."""
+    network = Network(layers, (4,), {"mean": 6, "variance": 6, "value": 1}, **options)
+    normal = network.normal(4 if normalised else 0)
+    normal[:] = np.random.default_rng(seed).uniform(0.5, 1.5, normal.shape)
+    seen = Preprocessing("Six", (4,), "float32", 0.0, SHAPE)
+    return Agent(network, network.initial(seed), seen, normal=normal, bounds=action_bounds(LOW, HIGH))
+
+
+GAUSSIANS = [{}, {"normalised": False}, {"separate": True}, {"separate": True, "constant": ("variance",)}]
