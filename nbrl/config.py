@@ -71,7 +71,8 @@ class Config:
         "an image alike; not in the paper",
     )
     normalise_rewards: bool = _setting(
-        False, "whether rewards are divided by the running deviation of the return; not in the paper"
+        False,
+        "whether rewards are divided by the running deviation of the return, where that is above 1; not in the paper",
     )
     initialisation: str = _setting(
         "uniform",
@@ -210,6 +211,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "rollout_length": 16,
         "optimiser": "shared_adam",
         "learning_rate": 1e-3,
+        "normalise_rewards": True,
         "reward_clip": None,
         "steps": 300_000,
     },
@@ -239,12 +241,13 @@ _VALUE_METHODS_ON_VECTORS = {"target_interval": 500, "epsilon_steps": 50_000}
 METHOD_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "image": {},
     "vector": {
-        "one_step_q": _VALUE_METHODS_ON_VECTORS | {"rollout_length": 5},
+        "one_step_q": _VALUE_METHODS_ON_VECTORS | {"rollout_length": 5, "normalise_rewards": False},
         "one_step_sarsa": _VALUE_METHODS_ON_VECTORS | {"rollout_length": 5, "gradient_clip": 1e3},
         "n_step_q": _VALUE_METHODS_ON_VECTORS | {"gradient_clip": 1e3},
         # A clip that seldom acts: the critic's part of the gradient, which is the larger, would hold back the actor's.
         "dpg": {
             "network": (Dense(256), Dense(256)),
+            "normalise_rewards": False,
             "rollout_length": 1,
             "target_rate": 0.005,
             "replay_size": 1_000_000,

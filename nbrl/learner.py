@@ -310,9 +310,9 @@ class Learner:
         self._begin(agent.parameters)
         if self.normalises:
             moments = self.workers[0].moments[:, :-1]
-            numbers = math.prod(environment.observation_shape) // moments.shape[1]  # all pixels share one
-            moments[COUNT], moments[AVERAGE] = KNOWN * numbers, agent.normal[MEAN]
-            moments[SQUARES] = moments[COUNT] * np.maximum(1 / agent.normal[SCALE].astype(np.float64) ** 2 - SMALLEST, 0)
+            variance = 1 / agent.normal[SCALE].astype(np.float64) ** 2 - SMALLEST
+            moments[COUNT] = KNOWN * math.prod(environment.observation_shape) // moments.shape[1]  # pixels share one
+            moments[AVERAGE], moments[SQUARES] = agent.normal[MEAN], moments[COUNT] * np.maximum(variance, 0)
             self.shared.moments[0, :] = self.workers[0].moments
 
     @property

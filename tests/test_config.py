@@ -277,7 +277,7 @@ def test_configure_suits_the_kind_of_observation():
     vector = configure("CartPole-v1")
     assert vector.environment == "CartPole-v1"
     assert vector.network == DEFAULTS["vector"]["network"]
-    assert vector.reward_clip is None
+    assert (vector.normalise_rewards, vector.reward_clip) == (True, None)
     assert vector.threads == min(available_cores(), 16)
     assert configure("CartPole-v1", actors=1).threads == 1
     assert configure("CartPole-v1", actors=6, lockstep=3, threads=2).threads == 2

@@ -17,6 +17,7 @@ from nbrl.checkpoint import write_tensors
 from nbrl.envs.interface import ResetFunction, StepFunction
 from nbrl.learner import Learner
 from nbrl.methods import rollout
+from nbrl.methods.normalisation import scale_of
 from nbrl.methods.rollout import ABANDONED, FINISHED, PAUSED
 from nbrl.nets.layers import Lstm
 
@@ -124,6 +125,16 @@ def test_a_run_begins_with_a_policy_and_what_it_normalises_by():
     for worker in (1, 0):  # each thread normalises by it from its first rollout on
         run(1, worker)
         np.testing.assert_allclose(run.learner.workers[worker].work.normal, agent.normal, rtol=1e-2)
+
+
+def test_small_rewards_are_never_made_larger():
+    run, found = Run("Catch-v0", normalise_rewards=True), set()
+    worker = run.learner.workers[0]
+    for _ in range(40):
+        run()
+        found |= set(worker.reward[:, 0])
+    assert scale_of(worker.total, worker.total.shape[1] - 1) > 2
+    assert found == {-1, 0, 1}
 
 
 def test_pictures_count_by_the_picture_beside_what_a_policy_normalises_by():

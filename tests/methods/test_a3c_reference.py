@@ -105,6 +105,7 @@ def test_learning_sees_normalised_observations_and_rewards(continuous):
         if update:
             mean, deviation = np.mean(seen, axis=0), np.sqrt(np.var(seen, axis=0) + 1e-8)
             scale = 1 / np.sqrt(np.var(returns) + 1e-8)
+            assert scale < 1  # else rewards are as they were given
         expected = np.clip((one["observations"] - mean) / deviation, -10, 10)
         np.testing.assert_allclose(observations(worker.work, 0, length), expected, rtol=0, atol=1e-4)
         rewards = np.clip(one["rewards"] * scale, -0.3, 0.3)
