@@ -5,7 +5,19 @@ from collections import deque
 import numpy as np
 
 from nbrl.envs.maze.making import WALL
-from nbrl.envs.maze.world import ANGLE, FORWARD, PORTAL_TILE, TURN_LEFT, TURN_RIGHT, X, Y, side_of
+from nbrl.envs.maze.world import (
+    ANGLE,
+    BACK,
+    FORWARD,
+    PORTAL_TILE,
+    STRAFE_LEFT,
+    STRAFE_RIGHT,
+    TURN_LEFT,
+    TURN_RIGHT,
+    X,
+    Y,
+    side_of,
+)
 
 
 def distances(world, goals):
@@ -23,8 +35,8 @@ def distances(world, goals):
     return away
 
 
-def next_action(world):
-    """Go to the next tile of the way, or to the one after it if that lies straight ahead."""
+def next_action(world, sideways=False):
+    """Go to the next tile of the way: turn and go forward, or else never turn, but go forward, back or sideways."""
     side = int(side_of(world))
     goals = [int(tile) for tile in world.apples if tile >= 0]
     away = distances(world, goals or [int(world.counters[PORTAL_TILE])])
@@ -36,8 +48,10 @@ def next_action(world):
         return min((there for there in around if away[there] >= 0), key=lambda there: away[there])
 
     tile = nearer(here)
-    if away[tile] and nearer(tile) - tile == tile - here:
-        tile = nearer(tile)
+    if not sideways and away[tile] and nearer(tile) - tile == tile - here:
+        tile = nearer(tile)  # straight ahead
     turn = np.arctan2(tile // side + 0.5 - y, tile % side + 0.5 - x) - world.body[ANGLE]
     turn = (turn + np.pi) % (2 * np.pi) - np.pi
+    if sideways:
+        return (FORWARD, STRAFE_RIGHT, BACK, STRAFE_LEFT)[round(turn / (np.pi / 2)) % 4]
     return FORWARD if abs(turn) < 0.3 else TURN_RIGHT if turn > 0 else TURN_LEFT

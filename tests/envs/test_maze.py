@@ -447,6 +447,21 @@ def test_a_player_that_knows_the_plan_takes_all_of_it():
         assert rounds >= 3
 
 
+def test_who_goes_sideways_has_more_of_an_episode_than_who_turns():
+    """At a corner the one takes six steps to turn, in which speed fades, and the other none."""
+    tiles, scores = np.zeros(2), np.zeros(2)
+    for seed in range(10):
+        for sideways in (0, 1):
+            player, world = opened()
+            player.reset(seed)
+            scores[sideways] += sum(player.step(next_action(world, sideways))[1] for _ in range(900)) / 10
+            steps = np.hypot(*np.diff(world.path, axis=0).T)
+            tiles[sideways] += steps[steps < 1].sum() / 10  # but for those through the portal
+    assert 150 < tiles[0] < 220
+    assert 280 < tiles[1] < 360  # 60 seconds at top speed
+    assert scores[1] > 1.4 * scores[0]
+
+
 @given(seed=SEEDS)
 def test_rewards_come_within_reach(small, seed):
     """An apple and the portal side by side, taken from just within 0.5 tiles and not from just beyond."""
