@@ -329,6 +329,24 @@ def test_motor_control_goes_on_where_it_stopped_and_never_mixes_settings(tmp_pat
     assert [ended.returncode, len(rows())] == [2, 2]
 
 
+@pytest.mark.parametrize("way", ["left", "random", "least"])
+def test_walks_stay_in_their_maze_and_find_what_is_there(tool, way):
+    scores = []
+    for seed in range(20):
+        walk = tool("maze_walks").Walk(seed, way)
+        for _ in range(190):
+            before, here, apples = walk.score, walk.here, len(walk.apples)
+            walk.go()
+            assert walk.open[walk.here]
+            if walk.score == before + 10:  # through the portal
+                assert len(walk.apples) == 10
+            else:
+                assert walk.here - here in walk.steps
+                assert walk.score - before == apples - len(walk.apples)
+        scores.append(walk.score)
+    assert 8 < np.mean(scores) < 30  # 16 to 18 in 150 mazes
+
+
 def test_small_mazes_for_a_short_time(tmp_path, environment_variables):
     out = tmp_path / "mazes"
     words = ["--minutes", 0.1, "--network", "paper-lstm", "--episodes", 2, "--out", out]
