@@ -33,7 +33,8 @@ class Trainer:
         A checkpoint to go on from; `directory` is then the run that it belongs to, and what is there from beyond the
         checkpoint is dropped.
     init : Agent or path, optional
-        A policy of the same network to begin with, instead of random parameters.
+        A policy of the same network to begin with, instead of random parameters. What its observations are normalised
+        by is taken over; what rewards are divided by is measured anew.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Policies of random weights or of fixed outputs, without a run."""
+"""Policies of networks given layer by layer, without an environment. Those that suit one are in `toys`."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A policy alone: what it does with observations, and what it takes for a policy."""
+"""A policy of discrete actions alone: what it does with observations."""
 
 import math
 import threading

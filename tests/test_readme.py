@@ -153,4 +153,4 @@ def test_a_named_file_exists(path):
 
 
 def test_no_place_is_left_to_fill_in():
-    assert re.findall(r"\{\{.*?\}\}", TEXT) == []
+    assert re.findall(r"\{\{.*?\}\}|@[A-Z]+@", TEXT) == []

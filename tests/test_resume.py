@@ -119,7 +119,11 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(environment, more, tmp
 def halfway(tmp_path_factory):
     """(settings, a checkpoint of the middle of the run, how the run ends), of a run that needs all that is kept."""
     config = settings(
-        "Catch-v0", {"method": "one_step_sarsa", "actors": 6, "lockstep": 2, "steps": 6000} | ADAM | VALUES | REMEMBERS
+        "Catch-v0",
+        {"method": "one_step_sarsa", "actors": 6, "lockstep": 2, "steps": 6000, "normalise_rewards": False}
+        | ADAM
+        | VALUES
+        | REMEMBERS,
     )
     saved = stopped(config, tmp_path_factory.mktemp("halfway") / "run", config.steps // 2)
     return config, saved, whole(config)

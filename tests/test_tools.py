@@ -307,8 +307,10 @@ def test_a_short_study_without_a_memory(tmp_path, environment_variables):
 def test_motor_control_goes_on_where_it_stopped_and_never_mixes_settings(tmp_path, environment_variables):
     pytest.importorskip("matplotlib")
 
-    def motor_control(*tasks, steps=4000):
-        words = ["--seeds", 2, "--threads", 1, "--steps", steps, "--out", tmp_path, "--tasks", *tasks]
+    def motor_control(*tasks, **others):
+        settings = {"seeds": 2, "threads": 1, "steps": 4000} | others
+        words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        words += ["--out", tmp_path, "--tasks", *tasks]
         return run_tool("motor_control.py", *words, variables=environment_variables)
 
     def rows():
@@ -324,9 +326,10 @@ def test_motor_control_goes_on_where_it_stopped_and_never_mixes_settings(tmp_pat
         assert np.array(row["curves"]).shape == (2, 60)
         assert row["return"] == pytest.approx(np.mean(row["returns"]))
     assert (tmp_path / "motor_control.png").stat().st_size > 10_000
-    ended = motor_control("Reacher-v5", steps=5000)
-    assert "holds results of other settings: give another folder, or the same settings" in ended.stderr
-    assert [ended.returncode, len(rows())] == [2, 2]
+    for others in ({"steps": 5000}, {"seeds": 3}, {"threads": 2}, {"method": "dpg"}):
+        ended = motor_control("Hopper-v5", **others)
+        assert "holds results of other settings: give another folder, or the same settings" in ended.stderr
+        assert [ended.returncode, len(rows())] == [2, 2]
 
 
 @pytest.mark.parametrize("way", ["left", "random", "least"])
@@ -340,6 +343,7 @@ def test_walks_stay_in_their_maze_and_find_what_is_there(tool, way):
             assert walk.open[walk.here]
             if walk.score == before + 10:  # through the portal
                 assert len(walk.apples) == 10
+                assert walk.here not in walk.apples | {walk.portal}
             else:
                 assert walk.here - here in walk.steps
                 assert walk.score - before == apples - len(walk.apples)

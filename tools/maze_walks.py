@@ -2,8 +2,9 @@
 
     python tools/maze_walks.py [--tiles 190 260 340] [--mazes 150]
 
-All take what they see, and pass over dead ends that they see. Otherwise one keeps to the left, one goes on at
-random, and one goes where it has been least, the only one with a memory. `--tiles` is how far they go in an episode.
+All see in four directions and turn in no time, take what they see and pass over dead ends that they see. Otherwise one
+keeps to the left, one goes on at random, and one, which alone has a memory, takes the next tile on which it has been
+least. `--tiles` is how far they go in an episode.
 """
 
 import argparse
@@ -30,10 +31,11 @@ class Walk:
         side = int(side_of(world))
         self.open = np.array(world.tiles) < WALL
         self.steps = (1, side, -1, -side)  # east, south, west, north
-        self.cells = [i for i in np.flatnonzero(self.open) if i % side % 2 and i // side % 2]
         self.portal = int(world.counters[PORTAL_TILE])
         self.all_apples = frozenset(int(tile) for tile in world.apples if tile >= 0)
         self.apples = set(self.all_apples)
+        cells = {i for i in np.flatnonzero(self.open).tolist() if i % side % 2 and i // side % 2}
+        self.free = sorted(cells - self.all_apples - {self.portal})  # where the portal leads to
         self.here = int(world.body[Y]) * side + int(world.body[X])
         self.visits = np.zeros(side * side)
         self.rng, self.way, self.heading, self.score = np.random.default_rng(seed), way, 0, 0.0
@@ -75,7 +77,7 @@ class Walk:
             self.apples.remove(self.here)
             self.score += APPLE_REWARD
         elif self.here == self.portal:
-            self.apples, self.here = set(self.all_apples), int(self.rng.choice(self.cells))
+            self.apples, self.here = set(self.all_apples), int(self.rng.choice(self.free))
             self.score += PORTAL_REWARD
 
 

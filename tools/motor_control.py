@@ -20,7 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nbrl import evaluate
-from nbrl.config import available_cores
 from nbrl.envs.mujoco.tasks import TASKS
 
 COLUMNS = 4
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("--method", choices=["a3c", "dpg"], default="a3c")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

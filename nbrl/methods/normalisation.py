@@ -1,4 +1,4 @@
-"""Running statistics of observations and of returns, by which learning sees both in one scale.
+"""Running statistics of observations and of returns, by which learning sees numbers of about 1.
 
 A worker measures what its own actors see. At the start of each rollout it publishes its numbers and takes the sum of
 all workers' numbers, to normalise by until its next rollout. Each publishes in two buffers in turn, so that a reader

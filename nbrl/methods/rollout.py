@@ -265,7 +265,7 @@ def note(worker, settings, first, t, i, reward, status):
         measure(worker.moments, returns, worker.discounted[actor])
         measure_observation(worker.moments, worker.observation[actor], observation_size(worker.work))
         if settings.normalise_rewards:
-            scaled *= min(scale_of(worker.total, returns), 1.0)  # else the first reward of few would be far too large
+            scaled *= min(scale_of(worker.total, returns), 1.0)  # returns of zeros would make the first reward huge
     worker.reward[t, i] = min(max(scaled, -settings.reward_clip), settings.reward_clip)
     worker.discount[t, i] = 0 if terminated or status & CUT else settings.discount
     worker.ended[t, i] = terminated or truncated

@@ -36,7 +36,9 @@ def distances(world, goals):
 
 
 def next_action(world, sideways=False):
-    """Go to the next tile of the way: turn and go forward, or else never turn, but go forward, back or sideways."""
+    """Turn and go forward to the next tile of the way, or to the one after it if that lies straight ahead. Who goes
+    sideways never turns from the first direction, which is along a corridor, and looks at the next tile alone.
+    """
     side = int(side_of(world))
     goals = [int(tile) for tile in world.apples if tile >= 0]
     away = distances(world, goals or [int(world.counters[PORTAL_TILE])])
@@ -49,7 +51,7 @@ def next_action(world, sideways=False):
 
     tile = nearer(here)
     if not sideways and away[tile] and nearer(tile) - tile == tile - here:
-        tile = nearer(tile)  # straight ahead
+        tile = nearer(tile)
     turn = np.arctan2(tile // side + 0.5 - y, tile % side + 0.5 - x) - world.body[ANGLE]
     turn = (turn + np.pi) % (2 * np.pi) - np.pi
     if sideways:

@@ -14,7 +14,9 @@ from nbrl import configure
 from nbrl.methods import rollout
 
 UPDATES = 10
-COMMON = {"threads": 1, "learning_rate": 0.01, "discount": 0.9, "entropy_weight": 0.02}
+COMMON = {
+    "threads": 1, "learning_rate": 0.01, "discount": 0.9, "entropy_weight": 0.02, "normalise_rewards": False,
+}  # fmt: skip
 OPTIMISERS = {
     "momentum_sgd": {"optimiser": "momentum_sgd", "momentum": 0.6},
     "rmsprop": {"optimiser": "rmsprop", "rmsprop_decay": 0.9},

@@ -77,6 +77,7 @@ def told(ends, rewards=REWARDS, **settings):
     """A loop, not yet run, on steps with these ends; all parameters of its heads are 0."""
     settings = {
         "optimiser": "shared_rmsprop", "learning_rate": 7e-4, "reward_clip": None, "discount": 0.5,
+        "normalise_rewards": False,
         "gradient_clip": 1e9, "seed": 3, "steps": 1000, "rollout_length": 5, "network": (Dense(OBSERVATIONS, "none"),),
     } | settings  # fmt: skip
     config = configure("CartPole-v1", actors=1, threads=1, **settings)
