@@ -222,7 +222,7 @@ def test_an_abandoned_rollout_teaches_nothing():
         ResetFunction(lambda *_: 1), step, state_size=8,
         observation_space=spaces.Box(0, 1, (2,), np.float32), action_space=spaces.Discrete(2),
     )  # fmt: skip
-    run = Run(environment)
+    run = Run(environment, normalise_rewards=False)  # whose statistics are of every step that was played
     assert run(1) == PAUSED
     before = run.learner.snapshot()
     assert run(9) == ABANDONED
