@@ -12,13 +12,14 @@ POINTS = 60  # of a curve
 
 
 def learning_curve(environment: str, **settings: Any) -> tuple[float, np.ndarray, Agent]:
-    """Train: steps/s after the first second, the mean return in POINTS equal stretches of the run, and the policy."""
+    """Train: steps/s after the first second of a longer run, the mean return in POINTS equal stretches of the run, and the policy."""
     reports: list[Report] = []
     config = configure(environment, report_interval=0.1, **settings)
     trainer = Trainer(config, on_report=reports.append)
     trainer.start(wait=True)
-    first = next((report for report in reports if report.seconds >= 1), reports[0])
-    speed = (reports[-1].steps - first.steps) / max(reports[-1].seconds - first.seconds, 1e-9)
+    last = reports[-1]
+    begun = next(((report.steps, report.seconds) for report in reports[:-1] if report.seconds >= 1), (0, 0.0))
+    speed = (last.steps - begun[0]) / max(last.seconds - begun[1], 1e-9)
     seen = [report for report in reports if report.episodes and report.return_mean is not None]
     place = np.array([report.steps for report in seen]) / config.steps * POINTS - 0.5
     curve = np.interp(np.arange(POINTS), place, [report.return_mean for report in seen])
