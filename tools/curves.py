@@ -12,7 +12,7 @@ POINTS = 60  # of a curve
 
 
 def learning_curve(environment: str, **settings: Any) -> tuple[float, np.ndarray, Agent]:
-    """Train: steps/s (after the first second, if there are more), the mean return in POINTS equal stretches, the policy."""
+    """Train: steps/s (after the first second, if any), the mean return in POINTS equal stretches, and the policy."""
     reports: list[Report] = []
     config = configure(environment, report_interval=0.1, **settings)
     trainer = Trainer(config, on_report=reports.append)
