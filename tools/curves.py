@@ -46,6 +46,6 @@ def finish(axes: Axes, title: str, steps: int) -> None:
     axes.set_ylabel("mean return of an episode")
     axes.set_xlim(0, steps)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=4)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
