@@ -357,11 +357,10 @@ def test_small_mazes_for_a_short_time(tmp_path, environment_variables):
     ended = run_tool("mazes.py", *words, variables=environment_variables)
     assert ended.returncode == 0, ended.stderr
     result = json.loads((out / "mazes.json").read_text())
-    assert json.loads((out / "middle" / "config.json").read_text())["environment"] == (
-        "<nbrl/Maze-v0(size=7, smallest=4)>"
-    )
-    agent = Agent.load(out / "large" / "policy.safetensors")
+    assert json.loads((out / "rich" / "config.json").read_text())["environment"] == "<nbrl/Maze-v0(apples=60)>"
+    agent = Agent.load(out / "rich" / "policy.safetensors")
     assert agent.normal.shape == (2, 1), "all pixels alike"
+    assert (np.abs(agent.arrays()["policy/bias"] - [-7, -7, 0, 0, 0, 0]) < 0.5).all()
     for name, greedy in (("sampled", False), ("greedy", True)):
         played = evaluate(agent, "nbrl/Maze-v0", episodes=2, greedy=greedy)
         assert result[name]["returns"] == list(played.returns)

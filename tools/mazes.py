@@ -1,45 +1,97 @@
-"""Learn to explore mazes in three lessons, from small ones to large, and play nbrl/Maze-v0 with what was learnt.
+"""Learn to explore mazes in lessons, from small ones or rich ones on, and play nbrl/Maze-v0 with what was learnt.
 
     python tools/mazes.py --out DIR --network paper-lstm [--minutes 60] [--threads 1] [--seed 2]
 
 In a large maze a beginner finds an apple in a minute, and little can be learnt from that; in 16 cells ten apples lie
-around. DIR/small, DIR/middle and DIR/large keep the runs; DIR/mazes.json has 100 episodes of nbrl/Maze-v0, in mazes
-that training leaves out.
+around. Each lesson's run is kept in DIR under its name; DIR/mazes.json has 100 episodes of nbrl/Maze-v0, in mazes that
+training leaves out.
 """
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from nbrl import Report, evaluate, train
+from nbrl import Agent, Report, Trainer, configure, evaluate, train
 from nbrl.config import NETWORKS
+from nbrl.envs.interface import NativeEnvironment
 from nbrl.envs.maze import maze
+from nbrl.envs.maze.world import TURN_LEFT, TURN_RIGHT
 
-# Pixels of a bright world are far from 0: normalised, more units of the first layers stay alive. The portal's 10 would
-# drown the apples' 1.
+
+class Lesson(NamedTuple):
+    """One run: where, for which part of the minutes, and what is set there alone."""
+
+    name: str
+    world: NativeEnvironment
+    part: float
+    settings: dict[str, Any]
+
+
+class School(NamedTuple):
+    """What suited a network."""
+
+    turning: float  # what the logits of turning begin with; the others begin with 0
+    settings: dict[str, Any]
+    lessons: tuple[Lesson, ...]
+
+
+# Pixels of a bright world are far from 0: normalised, more units of the first layers stay alive.
 SETTINGS: dict[str, Any] = {
     "preset": "quick",
     "normalise_observations": True,
-    "gradient_clip": 5.0,
-    "reward_clip": 3.0,
     "steps": 10**9,  # the minutes end it first
 }
-# In mazes of 4x4 cells: what suited each network, and its part of the minutes.
-SMALL: dict[str, dict[str, Any]] = {
-    "paper": {"learning_rate": 1e-4, "entropy_weight": 0.003, "minutes": 0.15},
-    "paper-lstm": {"learning_rate": 2e-4, "entropy_weight": 0.002, "minutes": 0.25},
+# Rewards are rarer in larger mazes: the entropy's weight that suits small ones is more than they are.
+SCHOOLS = {
+    # It turns towards what it sees. The portal's 10 would drown the apples' 1.
+    "paper": School(
+        turning=0,
+        settings={"gradient_clip": 5.0, "reward_clip": 3.0, "learning_rate": 1e-4, "entropy_weight": 0.0003},
+        lessons=(
+            Lesson("small", maze(size=4), 0.15, {"entropy_weight": 0.003}),
+            Lesson("middle", maze(size=7, smallest=4), 0.05, {}),
+            Lesson("large", maze(smallest=5), 0.8, {}),
+        ),
+    ),
+    # Turning takes as long as going to the next cell, but who turns sees more and learns sooner, and never learns to go
+    # sideways. So this one begins without: it feels its way along the walls, for which it must remember where it came
+    # from. With an apple in half of all cells a large maze says often enough whether a way leads to where it has not
+    # been, which it takes longer rollouts to learn.
+    "paper-lstm": School(
+        turning=-7,
+        settings={"gradient_clip": 40.0, "reward_clip": 10.0, "normalise_rewards": True},
+        lessons=(
+            Lesson(
+                "small",
+                maze(size=4),
+                0.25,
+                {"learning_rate": 2e-4, "entropy_weight": 0.003, "lockstep": 8, "rollout_length": 40},
+            ),
+            Lesson(
+                "rich",
+                maze(apples=60),
+                0.75,
+                {"learning_rate": 8e-5, "entropy_weight": 0.001, "lockstep": 16, "rollout_length": 120},
+            ),
+        ),
+    ),
 }
-# Rewards are rarer in larger ones: the entropy's weight that suits small ones is more than they are, and within minutes
-# the policy is uniform.
-LARGER: dict[str, Any] = {"learning_rate": 1e-4, "entropy_weight": 0.0003}
-MIDDLE = 0.05  # of the minutes
+
+
+def beginner(world: NativeEnvironment, turning: float, settings: dict[str, Any]) -> Agent:
+    """A policy before training, that turns more or less often than it does anything else."""
+    agent = Trainer(configure(world, **settings), world).snapshot()
+    arrays = agent.arrays()
+    arrays["policy/bias"] = arrays["policy/bias"].copy()
+    arrays["policy/bias"][[TURN_LEFT, TURN_RIGHT]] = turning
+    return Agent.from_tensors(arrays, agent.metadata())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--network", choices=list(SMALL), default="paper-lstm")
+    parser.add_argument("--network", choices=list(SCHOOLS), default="paper-lstm")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=2)
@@ -47,21 +99,19 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True)
 
-    small = SMALL[options.network]
-    agent, steps = None, 0
-    for name, world, chosen in (
-        ("small", maze(size=4), small),
-        ("middle", maze(size=7, smallest=4), LARGER | {"minutes": MIDDLE}),
-        ("large", maze(smallest=5), LARGER | {"minutes": 1 - small["minutes"] - MIDDLE}),
-    ):
-        settings = SETTINGS | chosen | {"network": NETWORKS[options.network]}
-        settings |= {"threads": options.threads, "seed": options.seed, "minutes": chosen["minutes"] * options.minutes}
+    school = SCHOOLS[options.network]
+    common = SETTINGS | school.settings | {"network": NETWORKS[options.network]}
+    common |= {"threads": options.threads, "actors": 16 * options.threads, "seed": options.seed}
+    agent = beginner(school.lessons[0].world, school.turning, common)
+    steps = 0
+    for lesson in school.lessons:
+        settings = common | lesson.settings | {"minutes": lesson.part * options.minutes}
         reports: list[Report] = []
-        agent = train(world, directory=options.out / name, on_report=reports.append, init=agent, **settings)
-        agent.save(options.out / name / "policy.safetensors")
+        directory = options.out / lesson.name
+        agent = train(lesson.world, directory=directory, on_report=reports.append, init=agent, **settings)
+        agent.save(directory / "policy.safetensors")
         steps += reports[-1].steps
-        print(f"{world.name}: {reports[-1].steps:,} steps, mean return {reports[-1].return_mean}", flush=True)
-    assert agent is not None
+        print(f"{lesson.world.name}: {reports[-1].steps:,} steps, mean return {reports[-1].return_mean}", flush=True)
     result = {name: getattr(options, name) for name in ("network", "minutes", "threads", "seed")} | {"steps": steps}
     for name, greedy in (("sampled", False), ("greedy", True)):
         played = evaluate(agent, "nbrl/Maze-v0", episodes=options.episodes, greedy=greedy)
