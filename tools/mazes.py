@@ -9,6 +9,7 @@ training leaves out.
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,11 @@ from nbrl.envs.maze.world import TURN_LEFT, TURN_RIGHT
 
 
 class Lesson(NamedTuple):
-    """One run: where, for which part of the minutes, and what is set there alone."""
+    """One run: where, until which part of the minutes has passed, and what is set there alone."""
 
     name: str
     world: NativeEnvironment
-    part: float
+    until: float
     settings: dict[str, Any]
 
 
@@ -42,6 +43,7 @@ SETTINGS: dict[str, Any] = {
     "normalise_observations": True,
     "steps": 10**9,  # the minutes end it first
 }
+RICH = {"entropy_weight": 0.001, "lockstep": 16, "rollout_length": 120}
 # Rewards are rarer in larger mazes: the entropy's weight that suits small ones is more than they are.
 SCHOOLS = {
     # It turns towards what it sees. The portal's 10 would drown the apples' 1.
@@ -50,30 +52,27 @@ SCHOOLS = {
         settings={"gradient_clip": 5.0, "reward_clip": 3.0, "learning_rate": 1e-4, "entropy_weight": 0.0003},
         lessons=(
             Lesson("small", maze(size=4), 0.15, {"entropy_weight": 0.003}),
-            Lesson("middle", maze(size=7, smallest=4), 0.05, {}),
-            Lesson("large", maze(smallest=5), 0.8, {}),
+            Lesson("middle", maze(size=7, smallest=4), 0.2, {}),
+            Lesson("large", maze(smallest=5), 1, {}),
         ),
     ),
     # Turning takes as long as going to the next cell, but who turns sees more and learns sooner, and never learns to go
     # sideways. So this one begins without: it feels its way along the walls, for which it must remember where it came
-    # from. With an apple in half of all cells a large maze says often enough whether a way leads to where it has not
-    # been, which it takes longer rollouts to learn.
+    # from. At the small mazes' rate what is learnt there is lost again later, so a return ends them. With an apple in
+    # half of all cells a large maze says often enough whether a way leads to where it has not been, which it takes
+    # longer rollouts to learn. A lower rate at the end settles it.
     "paper-lstm": School(
         turning=-7,
-        settings={"gradient_clip": 40.0, "reward_clip": 10.0, "normalise_rewards": True},
+        settings={"gradient_clip": 40.0, "reward_clip": 10.0, "normalise_rewards": True, "rollout_length": 40},
         lessons=(
             Lesson(
                 "small",
                 maze(size=4),
-                0.25,
-                {"learning_rate": 2e-4, "entropy_weight": 0.003, "lockstep": 8, "rollout_length": 40},
+                0.4,
+                {"learning_rate": 2e-4, "entropy_weight": 0.003, "lockstep": 8, "until_return": 120},
             ),
-            Lesson(
-                "rich",
-                maze(apples=60),
-                0.75,
-                {"learning_rate": 8e-5, "entropy_weight": 0.001, "lockstep": 16, "rollout_length": 120},
-            ),
+            Lesson("rich", maze(apples=60), 0.88, RICH | {"learning_rate": 8e-5}),
+            Lesson("settle", maze(apples=60), 1, RICH | {"learning_rate": 2e-5}),
         ),
     ),
 }
@@ -103,9 +102,10 @@ def main() -> None:
     common = SETTINGS | school.settings | {"network": NETWORKS[options.network]}
     common |= {"threads": options.threads, "actors": 16 * options.threads, "seed": options.seed}
     agent = beginner(school.lessons[0].world, school.turning, common)
-    steps = 0
+    steps, begun = 0, time.monotonic()
     for lesson in school.lessons:
-        settings = common | lesson.settings | {"minutes": lesson.part * options.minutes}
+        minutes = lesson.until * options.minutes - (time.monotonic() - begun) / 60
+        settings = common | lesson.settings | {"minutes": minutes}
         reports: list[Report] = []
         directory = options.out / lesson.name
         agent = train(lesson.world, directory=directory, on_report=reports.append, init=agent, **settings)
