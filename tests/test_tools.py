@@ -353,12 +353,12 @@ def test_walks_stay_in_their_maze_and_find_what_is_there(tool, way):
 
 def test_small_mazes_for_a_short_time(tmp_path, environment_variables):
     out = tmp_path / "mazes"
-    words = ["--minutes", 0.1, "--network", "paper-lstm", "--episodes", 2, "--out", out]
+    words = ["--minutes", 0.2, "--network", "paper-lstm", "--episodes", 2, "--out", out]
     ended = run_tool("mazes.py", *words, variables=environment_variables)
     assert ended.returncode == 0, ended.stderr
     result = json.loads((out / "mazes.json").read_text())
     assert json.loads((out / "rich" / "config.json").read_text())["environment"] == "<nbrl/Maze-v0(apples=60)>"
-    agent = Agent.load(out / "rich" / "policy.safetensors")
+    agent = Agent.load(out / "settle" / "policy.safetensors")
     assert agent.normal.shape == (2, 1), "all pixels alike"
     assert (np.abs(agent.arrays()["policy/bias"] - [-7, -7, 0, 0, 0, 0]) < 0.5).all()
     for name, greedy in (("sampled", False), ("greedy", True)):

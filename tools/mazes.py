@@ -9,7 +9,6 @@ training leaves out.
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,17 +101,19 @@ def main() -> None:
     common = SETTINGS | school.settings | {"network": NETWORKS[options.network]}
     common |= {"threads": options.threads, "actors": 16 * options.threads, "seed": options.seed}
     agent = beginner(school.lessons[0].world, school.turning, common)
-    steps, begun = 0, time.monotonic()
+    steps, minutes = 0, 0.0
     for lesson in school.lessons:
-        minutes = lesson.until * options.minutes - (time.monotonic() - begun) / 60
-        settings = common | lesson.settings | {"minutes": minutes}
+        left = max(lesson.until * options.minutes - minutes, 0.01)
+        settings = common | lesson.settings | {"minutes": left}
         reports: list[Report] = []
         directory = options.out / lesson.name
         agent = train(lesson.world, directory=directory, on_report=reports.append, init=agent, **settings)
         agent.save(directory / "policy.safetensors")
         steps += reports[-1].steps
+        minutes += reports[-1].seconds / 60
         print(f"{lesson.world.name}: {reports[-1].steps:,} steps, mean return {reports[-1].return_mean}", flush=True)
-    result = {name: getattr(options, name) for name in ("network", "minutes", "threads", "seed")} | {"steps": steps}
+    result = {name: getattr(options, name) for name in ("network", "threads", "seed")}
+    result |= {"minutes": minutes, "steps": steps}
     for name, greedy in (("sampled", False), ("greedy", True)):
         played = evaluate(agent, "nbrl/Maze-v0", episodes=options.episodes, greedy=greedy)
         result[name] = {"mean": played.mean_return, "error": played.standard_error, "returns": list(played.returns)}
