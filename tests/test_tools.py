@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nbrl import Agent, evaluate
 from nbrl.envs.interface import STEPPED, TRUNCATED, Player
@@ -358,6 +359,7 @@ def test_small_mazes_for_a_short_time(tmp_path, environment_variables):
     assert ended.returncode == 0, ended.stderr
     result = json.loads((out / "mazes.json").read_text())
     assert json.loads((out / "rich" / "config.json").read_text())["environment"] == "<nbrl/Maze-v0(apples=60)>"
+    assert Image.open(out / "paths.png").size == (4 * 432, 432)
     agent = Agent.load(out / "settle" / "policy.safetensors")
     assert agent.normal.shape == (2, 1), "all pixels alike"
     assert (np.abs(agent.arrays()["policy/bias"] - [-7, -7, 0, 0, 0, 0]) < 0.5).all()

@@ -4,13 +4,17 @@
 
 In a large maze a beginner finds an apple in a minute, and little can be learnt from that; in 16 cells ten apples lie
 around. Each lesson's run is kept in DIR under its name; DIR/mazes.json has 100 episodes of nbrl/Maze-v0, in mazes that
-training leaves out.
+training leaves out, and DIR/paths.png four of these from above.
 """
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from PIL import Image
 
 from nbrl import Agent, Report, Trainer, configure, evaluate, train
 from nbrl.config import NETWORKS
@@ -86,6 +90,19 @@ def beginner(world: NativeEnvironment, turning: float, settings: dict[str, Any])
     return Agent.from_tensors(arrays, agent.metadata())
 
 
+def draw_paths(agent: Agent, file: Path) -> None:
+    """Mazes from above, with the agent's way through each."""
+    game = gymnasium.make("nbrl/Maze-v0", render_mode="rgb_array", view="plan", evaluation=True)
+    plans = []
+    for seed in range(4):
+        observation, _ = game.reset(seed=seed)
+        state, rng, truncated = agent.initial_state(), np.random.default_rng(seed), False
+        while not truncated:
+            observation, _, _, truncated, _ = game.step(agent.act(observation, state, rng=rng))
+        plans.append(np.pad(np.asarray(game.render()), ((6, 6), (6, 6), (0, 0)), constant_values=255))
+    Image.fromarray(np.concatenate(plans, axis=1)).save(file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -118,6 +135,7 @@ def main() -> None:
         played = evaluate(agent, "nbrl/Maze-v0", episodes=options.episodes, greedy=greedy)
         result[name] = {"mean": played.mean_return, "error": played.standard_error, "returns": list(played.returns)}
         print(f"nbrl/Maze-v0, {name}: {played.mean_return:.2f} (standard error {played.standard_error:.2f})")
+    draw_paths(agent, options.out / "paths.png")
     (options.out / "mazes.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
