@@ -128,7 +128,7 @@ def main() -> None:
         agent.save(directory / "policy.safetensors")
         steps += reports[-1].steps
         minutes += reports[-1].seconds / 60
-        print(f"{lesson.world.name}: {reports[-1].steps:,} steps, mean return {reports[-1].return_mean}", flush=True)
+        print(f"{lesson.world.name}: {reports[-1].steps:,} steps, mean return {reports[-1].recent_return}", flush=True)
     result = {name: getattr(options, name) for name in ("network", "threads", "seed")}
     result |= {"minutes": minutes, "steps": steps}
     for name, greedy in (("sampled", False), ("greedy", True)):
