@@ -359,7 +359,8 @@ def test_small_mazes_for_a_short_time(tmp_path, environment_variables):
     assert ended.returncode == 0, ended.stderr
     result = json.loads((out / "mazes.json").read_text())
     assert json.loads((out / "rich" / "config.json").read_text())["environment"] == "<nbrl/Maze-v0(apples=60)>"
-    assert Image.open(out / "paths.png").size == (4 * 432, 432)
+    with Image.open(out / "paths.png") as paths:
+        assert paths.size == (4 * 432, 432)
     agent = Agent.load(out / "settle" / "policy.safetensors")
     assert agent.normal.shape == (2, 1), "all pixels alike"
     assert (np.abs(agent.arrays()["policy/bias"] - [-7, -7, 0, 0, 0, 0]) < 0.5).all()
