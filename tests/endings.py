@@ -49,6 +49,10 @@ def fork(call):
     return child, open(reading)
 
 
+def checkpoints(run):
+    return len(list(run.checkpoints.glob("step-*.safetensors")))
+
+
 def steps_saved(run):
     found = checkpoint.newest(run.checkpoints)
     return 0 if found is None else int(found.stem.removeprefix("step-"))
@@ -88,7 +92,7 @@ def kill(run, times):
     check(run, lines, 0)
     seen, rng = Counter(), np.random.default_rng(1)
     for _ in range(times):
-        before, kept = steps_saved(run), len(list(run.checkpoints.glob("step-*.safetensors")))
+        before, kept = steps_saved(run), checkpoints(run)
         child, lines = fork(lambda: train(run))
         read = [lines.readline() for _ in range(rng.integers(4))]
         time.sleep(rng.uniform(0, 0.01))
@@ -99,13 +103,13 @@ def kill(run, times):
         temporaries = list(run.path.rglob("*.tmp"))
         assert len(temporaries) <= 1, temporaries
         # One killed before it deletes older ones leaves one more, even if the one before it did.
-        assert len(list(run.checkpoints.glob("step-*.safetensors"))) <= max(kept, CHECKPOINTS_KEPT) + 1
+        assert checkpoints(run) <= max(kept, CHECKPOINTS_KEPT) + 1
         saved = sum(line.startswith("saved") for line in read)
         seen += {"kills": 1, "checkpoints": saved, "while saving": len(temporaries)}
         lines.close()
     child, lines = fork(lambda: train(run, enough=0.1))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, lines.read()
-    assert len(list(run.checkpoints.glob("step-*.safetensors"))) == CHECKPOINTS_KEPT
+    assert checkpoints(run) == CHECKPOINTS_KEPT
     return seen
 
 

@@ -100,6 +100,7 @@ def draw_paths(agent: Agent, file: Path) -> None:
         while not truncated:
             observation, _, _, truncated, _ = game.step(agent.act(observation, state, rng=rng))
         plans.append(np.pad(np.asarray(game.render()), ((6, 6), (6, 6), (0, 0)), constant_values=255))
+    game.close()
     Image.fromarray(np.concatenate(plans, axis=1)).save(file)
 
 
@@ -120,7 +121,7 @@ def main() -> None:
     agent = beginner(school.lessons[0].world, school.turning, common)
     steps, minutes = 0, 0.0
     for lesson in school.lessons:
-        left = max(lesson.until * options.minutes - minutes, 0.01)
+        left = max(lesson.until * options.minutes - minutes, 0.01)  # the lesson before may have ended late
         settings = common | lesson.settings | {"minutes": left}
         reports: list[Report] = []
         directory = options.out / lesson.name
@@ -135,8 +136,8 @@ def main() -> None:
         played = evaluate(agent, "nbrl/Maze-v0", episodes=options.episodes, greedy=greedy)
         result[name] = {"mean": played.mean_return, "error": played.standard_error, "returns": list(played.returns)}
         print(f"nbrl/Maze-v0, {name}: {played.mean_return:.2f} (standard error {played.standard_error:.2f})")
-    draw_paths(agent, options.out / "paths.png")
     (options.out / "mazes.json").write_text(json.dumps(result, indent=1) + "\n")
+    draw_paths(agent, options.out / "paths.png")
 
 
 if __name__ == "__main__":
