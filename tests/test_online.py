@@ -119,7 +119,8 @@ def test_it_learns_catch():
 
 
 def test_several_threads_share_the_parameters():
-    first = learner_for("Catch-v0", {"seed": 1, "steps": 40_000, "actors": 3})
+    # Threads take turns as they like. With 40,000 steps and an entropy weight of 0.01, 9 of 150 seeds missed some balls.
+    first = learner_for("Catch-v0", {"seed": 1, "steps": 80_000, "actors": 3, "entropy_weight": 0.03})
     learners = [first, first.another(), first.another()]
     with pytest.raises(ValueError, match="all 3 learners are in use: set actors to how many share the parameters"):
         first.another()
@@ -127,7 +128,7 @@ def test_several_threads_share_the_parameters():
 
     def play(learner):
         try:
-            host(learner, Player(envs.make("Catch-v0")), 40_000)
+            host(learner, Player(envs.make("Catch-v0")), 80_000)
         except BaseException as error:
             errors.append(error)
 
@@ -139,7 +140,7 @@ def test_several_threads_share_the_parameters():
     assert not errors
     # Each may have had one rollout under way when the last step was counted.
     length = first.config.rollout_length
-    assert 40_000 <= first.steps <= 40_000 + 3 * length
+    assert 80_000 <= first.steps <= 80_000 + 3 * length
     assert len({learner.steps for learner in learners}) == 1
     assert len({learner.snapshot().parameters.tobytes() for learner in learners}) == 1
     assert all(own.tolist() != [0] * own.size for own in first._learner.shared.steps)
