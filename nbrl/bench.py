@@ -199,18 +199,15 @@ def benchmark(
     with Parts(learner) as parts:
         times = {}
         for name in KERNELS:
-            for threads in sorted({1, config.threads}):
-                report(f"{name}, {threads} thread{'s' if threads > 1 else ''}")
-                times[name, threads] = parts.microseconds(name, threads, seconds * PARTS_SHARE)
+            report(name)
+            times[name] = parts.microseconds_in_turn(name, sorted({1, config.threads}), seconds * PARTS_SHARE)
         report("kernels")
         peak = peak_gflops(seconds * LAYERS_SHARE)
         layers = tuple(_layer_speeds(learner, seconds * LAYERS_SHARE))
     report("training")
     steps_per_second = training_speed(config, environment, seconds)
     whole = 1e6 * config.threads / steps_per_second
-    measured = [
-        Part(name, times[name, 1], times[name, config.threads], times[name, config.threads] / whole) for name in KERNELS
-    ]
+    measured = [Part(name, spent[0], spent[-1], spent[-1] / whole) for name, spent in times.items()]
     rest = whole - sum(part.together for part in measured)
     return Benchmark(
         machine=machine(),
@@ -366,11 +363,16 @@ class Parts(contextlib.AbstractContextManager):
 
     def microseconds(self, part: str, threads: int, seconds: float) -> float:
         """Of one thread for one step when `threads` are at work on a part, one of `KERNELS`."""
+        return self.microseconds_in_turn(part, (threads,), seconds)[0]
+
+    def microseconds_in_turn(self, part: str, counts: Sequence[int], seconds: float) -> list[float]:
+        """The same with each of several numbers of threads, a round of one after a round of the other."""
         config = self.learner.config
-        calls = [partial(self.run, part, worker) for worker in range(threads)]
+        calls = [partial(self.run, part, worker) for worker in range(max(counts))]
         for call in calls:
             call(config.actors)  # every actor's first reset, which may take long
-        return 1e6 * seconds_each(calls, seconds) / (config.rollout_length * config.lockstep)
+        found = seconds_in_turn([calls[:count] for count in counts], seconds)
+        return [1e6 * spent / (config.rollout_length * config.lockstep) for spent in found]
 
     def run(self, part: str, worker: int, rollouts: int) -> None:
         """Repeat a part; what an environment raised is raised."""
@@ -391,6 +393,20 @@ def seconds_each(calls: Sequence[Callable[[int], Any]], seconds: float) -> float
     seconds : float
         For all rounds together; compiling and finding the number of repeats come besides.
     """
+    return seconds_in_turn([calls], seconds)[0]
+
+
+def seconds_in_turn(groups: Sequence[Sequence[Callable[[int], Any]]], seconds: float) -> list[float]:
+    """`seconds_each` for several groups of calls, a round of each in turn: a machine's speed drifts."""
+    with contextlib.ExitStack() as stack:
+        rounds = [stack.enter_context(_rounds(calls, seconds)) for calls in groups]
+        found = [[round_() for round_ in rounds] for _ in range(ROUNDS)]
+    return [statistics.median(times) for times in zip(*found, strict=True)]
+
+
+@contextlib.contextmanager
+def _rounds(calls: Sequence[Callable[[int], Any]], seconds: float) -> Iterator[Callable[[], float]]:
+    """What runs a round of calls, long enough, and returns the seconds for one repeat."""
     for call in calls:
         call(1)  # compiles
     barrier = threading.Barrier(len(calls))
@@ -410,7 +426,7 @@ def seconds_each(calls: Sequence[Callable[[int], Any]], seconds: float) -> float
         while (taken := round_(repeats)) < wanted / 4:
             repeats *= 2
         repeats = max(1, round(repeats * wanted / taken))
-        return statistics.median(round_(repeats) for _ in range(ROUNDS)) / repeats
+        yield lambda: round_(repeats) / repeats
 
 
 def training_speed(config: Config, environment: Any, seconds: float) -> float:

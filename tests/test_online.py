@@ -119,7 +119,7 @@ def test_it_learns_catch():
 
 
 def test_several_threads_share_the_parameters():
-    # Threads take turns as they like. With 40,000 steps and an entropy weight of 0.01, 9 of 150 seeds missed some balls.
+    # Whose turn it is varies. Of 300 seeds all learnt it; by half the steps, entropy weight 0.01, 141 of 150 had.
     first = learner_for("Catch-v0", {"seed": 1, "steps": 80_000, "actors": 3, "entropy_weight": 0.03})
     learners = [first, first.another(), first.another()]
     with pytest.raises(ValueError, match="all 3 learners are in use: set actors to how many share the parameters"):
