@@ -93,8 +93,8 @@ class Config:
     value_weight: float = _setting(0.5, "weight of the value loss; paper: 0.5", least=0)
     overshoot_weight: float = _setting(
         0.0,
-        "weight of half the square of how far a3c's mean actions lie beyond their bounds and two deviations; not in the "
-        "paper",
+        "weight of half the square of how far a3c's mean actions lie beyond their bounds and two deviations; "
+        "not in the paper",
         least=0,
     )
     target_interval: int = _setting(
