@@ -91,12 +91,6 @@ class Config:
     adam_epsilon: float = _setting(1e-8, "added to the root of the mean square; not in the paper", above=0)
     entropy_weight: float = _setting(0.01, "beta, weight of the policy's entropy; paper: 0.01 (MuJoCo: 1e-4)", least=0)
     value_weight: float = _setting(0.5, "weight of the value loss; paper: 0.5", least=0)
-    overshoot_weight: float = _setting(
-        0.0,
-        "weight of half the square of how far a3c's mean actions lie beyond their bounds and two deviations; "
-        "not in the paper",
-        least=0,
-    )
     target_interval: int = _setting(
         10_000,
         "steps between copies of the target network, of the value methods; paper: 10,000",

@@ -520,8 +520,7 @@ class Reference:
 
     `parameters` is {name: array}, the starting point; `config` anything with the fields of the package's Config that
     are read. A rollout is a dict of (T, ...) arrays: observations (what each action saw), actions, rewards (raw),
-    statuses, and next_observations (what each step gave; after an end, the episode's last). Continuous actions are in
-    the policy's units, and so are their `bounds`, (2, parts).
+    statuses, and next_observations (what each step gave; after an end, the episode's last).
     """
 
     def __init__(self, layers, parameters, config):
@@ -618,13 +617,10 @@ class A3CReference(Reference):
             returns = values + generalised_advantages(
                 rewards, statuses, config.discount, config.gae_lambda, values, next_values
             )
-        if "mean" in outputs:
+        if "mean" in outputs:  # the actions are in the policy's units
             dmean, ds = gaussian_gradient(
                 outputs["mean"], outputs["variance"], rollout["actions"], returns - values, config.entropy_weight
             )
-            (low, high), margin = rollout["bounds"], 2 * np.sqrt(gaussian_variance(outputs["variance"]))
-            nearest = np.clip(outputs["mean"], low - margin, high + margin)
-            dmean += config.overshoot_weight * (outputs["mean"] - nearest)
             dvalues = -config.value_weight * (returns - values)
             return self.backward(tape, {"mean": dmean, "variance": ds, "value": dvalues[:, None]})
         dlogits, dvalues = a3c_gradient(

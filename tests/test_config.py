@@ -66,7 +66,6 @@ def configs(draw):
             adam_epsilon=positive,
             entropy_weight=st.floats(0, 10),
             value_weight=st.floats(0, 10),
-            overshoot_weight=st.floats(0, 10),
             target_interval=counts,
             target_rate=st.none() | st.floats(1e-12, 1),
             epsilon_steps=counts,
@@ -120,7 +119,7 @@ NUMBERS = [
 ]  # fmt: skip
 MAY_BE_ZERO = {
     "discount", "gae_lambda", "momentum", "rmsprop_decay", "adam_beta1", "adam_beta2", "entropy_weight", "value_weight",
-    "overshoot_weight", "sticky_actions", "seed", "until_return", "exploration", "replay_size",
+    "sticky_actions", "seed", "until_return", "exploration", "replay_size",
 }  # fmt: skip
 MAY_BE_NEGATIVE = {"until_return"}
 OPTIONAL = {"reward_clip", "target_rate", "seed", "minutes", "until_return", "eval_interval"}

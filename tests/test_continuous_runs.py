@@ -85,20 +85,6 @@ def test_action_spaces_without_bounds_or_with_one(low, high, shape):
     np.testing.assert_allclose(agent.act(np.zeros(2), greedy=True), np.full(shape, best), atol=0.1)
 
 
-@pytest.mark.parametrize(("weight", "learnt"), [(0, -1), (0.001, 1)])
-def test_a_policy_far_beyond_the_bounds_comes_back(weight, learnt):
-    # All that it draws is -1 at first, and 1 is best.
-    def environment():
-        return Valve(-1, 1, (1,))
-
-    settings = {"steps": 60_000, "threads": 1, "actors": 4, "seed": 1, "learning_rate": 3e-3}
-    settings |= {"overshoot_weight": weight}
-    new = Trainer(configure(environment, **settings), environment).snapshot()
-    arrays = new.arrays() | {"mean/bias": np.full(1, -8, np.float32)}
-    agent = train(environment, init=Agent.from_tensors(arrays, new.metadata()), **settings)
-    np.testing.assert_allclose(agent.act(np.zeros(2), greedy=True), learnt, atol=0.1)
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_host_that_sends_what_is_no_number_loses_nothing(value):
     learner = OnlineLearner({"seed": 1}, spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-1, 1, (3,), np.float32))

@@ -29,13 +29,7 @@ from nbrl.methods.rollout import (
     step,
     update,
 )
-from nbrl.nets.heads import (
-    categorical_gradient,
-    categorical_sample,
-    gaussian_gradient,
-    gaussian_sample,
-    overshoot_gradient,
-)
+from nbrl.nets.heads import categorical_gradient, categorical_sample, gaussian_gradient, gaussian_sample
 from nbrl.nets.workspace import backward, forward, leave_state, output_gradients, outputs
 
 HEADS, CONTINUOUS_HEADS = ("policy", "value"), ("mean", "variance", "value")
@@ -127,7 +121,6 @@ def learn(shared, worker, settings, first):
     pi, dpi = outputs(work, layers + POLICY, 0, samples), output_gradients(work, layers + POLICY, 0, samples)
     mean, dmean = outputs(work, layers + MEAN, 0, samples), output_gradients(work, layers + MEAN, 0, samples)
     beta, gae_lambda = np.float32(settings.entropy_weight), np.float32(settings.gae_lambda)
-    overshoot_weight = np.float32(settings.overshoot_weight)
     for i in range(k):
         R = V = v[samples + i]
         for t in range(t_max - 1, -1, -1):
@@ -142,7 +135,6 @@ def learn(shared, worker, settings, first):
                 log_pi, entropy = gaussian_gradient(
                     mean[sample], pi[sample], worker.motion[t, i], advantage, beta, dmean[sample], dpi[sample]
                 )
-                overshoot_gradient(worker.bounds, mean[sample], pi[sample], overshoot_weight, dmean[sample])
             else:
                 log_pi, entropy = categorical_gradient(pi[sample], worker.action[t, i], advantage, beta, dpi[sample])
             dv[sample] = -np.float32(settings.value_weight) * advantage

@@ -86,7 +86,6 @@ class Settings(NamedTuple):
     adam_epsilon: float
     entropy_weight: float
     value_weight: float
-    overshoot_weight: float
     gradient_clip: float
     reward_clip: float
     normalise_rewards: bool

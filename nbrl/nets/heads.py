@@ -12,7 +12,6 @@ import numpy as np
 from nbrl import numpy_policy
 from nbrl.kernels.compile import jit
 
-MARGIN = np.float32(2.0)  # beyond the bounds of an action, in standard deviations
 CENTRE, HALF, LOW, HIGH = range(4)  # rows of the bounds of an action space, float32 (4, parts)
 SMALLEST_VARIANCE = np.float32(numpy_policy.SMALLEST_VARIANCE)
 LOG_2_PI = np.float32(math.log(2 * math.pi))
@@ -125,21 +124,6 @@ def variance(s):
     one = np.float32(1.0)
     slope = one / (one + exponential) if s > 0 else exponential / (one + exponential)
     return max(s, np.float32(0.0)) + np.float32(math.log1p(exponential)) + SMALLEST_VARIANCE, slope
-
-
-@jit
-def overshoot_gradient(bounds, mean, s, weight, dmean):
-    """Add the gradient of ``weight / 2 * overshoot^2`` with respect to the mean to dmean (parts,).
-
-    The overshoot is how far a mean lies beyond its bound and `MARGIN` standard deviations. There nearly all that is
-    drawn becomes the same command, so that the policy's own gradient would not bring the mean back.
-    """
-    for i in range(mean.size):
-        margin = MARGIN * np.float32(math.sqrt(variance(s[i])[0]))
-        half = bounds[HALF, i] if bounds[HALF, i] > 0 else np.float32(1.0)  # 0 where there is one action alone
-        low = (bounds[LOW, i] - bounds[CENTRE, i]) / half - margin
-        high = (bounds[HIGH, i] - bounds[CENTRE, i]) / half + margin
-        dmean[i] += weight * (mean[i] - min(max(mean[i], low), high))
 
 
 @jit

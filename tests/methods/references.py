@@ -53,17 +53,15 @@ def in_the_space_s_units(motion):
     return np.clip(motion * [half, 1] + [middle, 0], LOW, HIGH)
 
 
-def follow(config, make_reference, *, continuous=False, mean=0.0):
+def follow(config, make_reference, *, continuous=False):
     """Ten updates of the loop and of a reference, compared after each: (loop, reference).
 
     `make_reference` takes layers, parameters and settings. Of a value method the actions are compared as well, with
     those that its actors' random numbers give. Continuous actions are learnt from in the policy's units, and those that
-    the environment got are compared. Their means begin with `mean` added.
+    the environment got are compared.
     """
     environment = Scripted(continuous=continuous)
     loop = Loop(config, environment)
-    if mean:
-        loop.theta["mean/bias"] += mean
     first = {name: values.astype(float) for name, values in loop.theta.items()}
     reference, worker = make_reference(config.network, first, config), loop.run.workers[0]
     greedy = [
@@ -83,7 +81,6 @@ def follow(config, make_reference, *, continuous=False, mean=0.0):
             one = acted[seen[actor]] | {"actor": actor}
             if continuous:
                 one["actions"] = worker.motion[:, actor % config.lockstep].astype(float)
-                one["bounds"] = [-1, LOW[1]], [1, HIGH[1]]
                 sent = motions(environment.records(loop.instances[actor]))[-config.rollout_length :]
                 np.testing.assert_allclose(sent, in_the_space_s_units(one["actions"]), rtol=1e-6, atol=1e-6)
             if greedy:

@@ -65,13 +65,6 @@ def test_ten_updates_of_continuous_actions_equal_the_reference(config):
     follow(config, oracles.A3CReference, continuous=True)
 
 
-def test_means_beyond_the_bounds_are_drawn_back_as_in_the_reference():
-    config = settings(overshoot_weight=0.5, policy_variance="constant", seed=4)
-    loop, _ = follow(config, oracles.A3CReference, continuous=True, mean=6.0)
-    free, _ = follow(settings(policy_variance="constant", seed=4), oracles.A3CReference, continuous=True, mean=6.0)
-    assert (loop.theta["mean/bias"] < free.theta["mean/bias"]).all()
-
-
 def test_continuous_actions_are_drawn_from_the_policy():
     # As the actor's row gives them, by Box and Muller, with the parameters of the reference.
     config, environment = settings(length=7, seed=21, separate_networks=True), Scripted(continuous=True)

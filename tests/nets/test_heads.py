@@ -20,7 +20,6 @@ from nbrl.nets.heads import (
     epsilon_greedy,
     gaussian_gradient,
     gaussian_sample,
-    overshoot_gradient,
     q_gradient,
     softmax,
     variance,
@@ -316,32 +315,6 @@ def test_the_gradient_of_a_gaussian_by_hand():
     assert entropy == pytest.approx(1.418939, abs=1e-4)
     assert dmean[0] == pytest.approx(-4, abs=1e-3)
     assert ds[0] == pytest.approx(-1.927968, abs=2e-3)
-
-
-def test_means_beyond_the_bounds_are_drawn_back_by_hand():
-    # s = ln(e - 1) makes the variance 1, so the margin is 2. Parts with two bounds, -1 and 1 in the policy's units: 2.5
-    # is within the margin, 5 is 2 beyond, -3.5 is 0.5 beyond. Then one with one bound, 2 in both units, 5 being 1
-    # beyond the margin, one without, and one with a single action, 0 in the policy's units, 3 being 1 beyond.
-    bounds = action_bounds(np.array([-4, 0, 5, -np.inf, -np.inf, 7]), np.array([4, 1, 7, 2, np.inf, 7]))
-    mean, s = np.array([2.5, 5, -3.5, 5, 1e6, 3], np.float32), np.full(6, math.log(math.e - 1), np.float32)
-    dmean = np.ones(6, np.float32)
-    overshoot_gradient(bounds, mean, s, np.float32(0.5), dmean)
-    assert dmean == pytest.approx([1, 2, 0.75, 1.5, 1, 1.5], abs=1e-4)
-
-
-@given(seed=strategies.seeds, parts=st.integers(1, 17))
-def test_a_step_against_the_overshoot_ends_at_the_margin_and_within_it_there_is_none(seed, parts):
-    rng = np.random.default_rng(seed)
-    low, high = np.sort(rng.uniform(-5, 5, (2, parts)).astype(np.float32), axis=0)
-    low[rng.random(parts) < 0.2], high[rng.random(parts) < 0.2] = -np.inf, np.inf
-    mean, s = rng.uniform(-30, 30, (2, parts)).astype(np.float32)
-    gradient = np.zeros(parts, np.float32)
-    bounds = action_bounds(low, high)
-    overshoot_gradient(bounds, mean, s, np.float32(1), gradient)
-    two_deviations = 2 * np.sqrt(oracles.gaussian_variance(s))
-    least, most = (low - bounds[0]) / bounds[1] - two_deviations, (high - bounds[0]) / bounds[1] + two_deviations
-    np.testing.assert_allclose(mean - gradient, np.clip(mean, least, most), rtol=1e-5, atol=1e-4)
-    assert (gradient[(least < mean) & (mean < most)] == 0).all()
 
 
 @given(
