@@ -398,35 +398,30 @@ def seconds_each(calls: Sequence[Callable[[int], Any]], seconds: float) -> float
 
 def seconds_in_turn(groups: Sequence[Sequence[Callable[[int], Any]]], seconds: float) -> list[float]:
     """`seconds_each` for several groups of calls, a round of each in turn: a machine's speed drifts."""
-    with contextlib.ExitStack() as stack:
-        rounds = [stack.enter_context(_rounds(calls, seconds)) for calls in groups]
-        found = [[round_() for round_ in rounds] for _ in range(ROUNDS)]
-    return [statistics.median(times) for times in zip(*found, strict=True)]
 
-
-@contextlib.contextmanager
-def _rounds(calls: Sequence[Callable[[int], Any]], seconds: float) -> Iterator[Callable[[], float]]:
-    """What runs a round of calls, long enough, and returns the seconds for one repeat."""
-    for call in calls:
-        call(1)  # compiles
-    barrier = threading.Barrier(len(calls))
-
-    def timed(call: Callable[[int], Any], repeats: int) -> float:
+    def timed(call: Callable[[int], Any], barrier: threading.Barrier, repeats: int) -> float:
         barrier.wait()
         began = time.perf_counter()
         call(repeats)
         return time.perf_counter() - began
 
-    with ThreadPoolExecutor(len(calls)) as pool:
+    with ThreadPoolExecutor(max(map(len, groups))) as pool:
 
-        def round_(repeats: int) -> float:
-            return statistics.mean(pool.map(partial(timed, repeats=repeats), calls))
+        def round_(calls: Sequence[Callable[[int], Any]], repeats: int) -> float:
+            barrier = threading.Barrier(len(calls))
+            return statistics.mean(pool.map(partial(timed, barrier=barrier, repeats=repeats), calls))
 
-        repeats, wanted = 1, seconds / ROUNDS
-        while (taken := round_(repeats)) < wanted / 4:
-            repeats *= 2
-        repeats = max(1, round(repeats * wanted / taken))
-        yield lambda: round_(repeats) / repeats
+        counts = []
+        for calls in groups:
+            for call in calls:
+                call(1)  # compiles
+            repeats, wanted = 1, seconds / ROUNDS
+            while (taken := round_(calls, repeats)) < wanted / 4:
+                repeats *= 2
+            counts.append(max(1, round(repeats * wanted / taken)))
+        plan = list(zip(groups, counts, strict=True))
+        rounds = [[round_(calls, repeats) / repeats for calls, repeats in plan] for _ in range(ROUNDS)]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
 def training_speed(config: Config, environment: Any, seconds: float) -> float:

@@ -1,5 +1,7 @@
 import json
 import math
+import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -98,6 +100,21 @@ def test_an_environment_s_error_is_raised(call):
 def test_seconds_that_are_none_are_refused(seconds):
     with pytest.raises(ValueError, match="it must be a finite number above 0"):
         bench.benchmark(tiny(), seconds=seconds)
+
+
+def test_groups_of_calls_are_timed_in_turn():
+    began = []
+
+    def call(name, repeats):
+        began.append(name)
+        time.sleep(1e-3 * repeats)
+
+    one, two, three = (partial(call, name) for name in "abc")
+    found = bench.seconds_in_turn([[one], [two, three]], SECONDS)
+    assert all(spent >= 1e-3 for spent in found)
+    last = began[-3 * bench.ROUNDS :]
+    assert last[::3] == ["a"] * bench.ROUNDS
+    assert all({*pair} == {"b", "c"} for pair in zip(last[1::3], last[2::3], strict=True))
 
 
 def test_the_environments_take_the_steps_that_are_timed():

@@ -26,7 +26,7 @@ from numba import carray, cfunc
 from scaling_model import Model, Run, bound, fit_model
 
 from nbrl import NativeEnvironment, configure
-from nbrl.bench import NO_LEARNING, Parts, machine, machine_line, seconds_each, training_speed
+from nbrl.bench import NO_LEARNING, Parts, machine, machine_line, seconds_each, seconds_in_turn, training_speed
 from nbrl.config import available_cores
 from nbrl.envs import names
 from nbrl.envs.interface import STEPPED, TRUNCATED, Instance
@@ -274,7 +274,7 @@ def fetch_microseconds(plan: Plan) -> float:
     """What it takes to read a line that another core has just written."""
     counters = aligned_zeros((2, 8), np.int64)
     calls = [partial(exchange, counters, own) for own in range(2)]
-    alone, together = seconds_each(calls[:1], plan.seconds / 5), seconds_each(calls, plan.seconds / 5)
+    alone, together = seconds_in_turn([calls[:1], calls], plan.seconds / 5)
     return max(0.0, 1e6 * (together - alone))
 
 
