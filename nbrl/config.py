@@ -397,12 +397,12 @@ def _lockstep(values: Mapping[str, Any]) -> int:
 
 
 def _learning_rate(steps: object) -> float:
-    """The default of continuous actions, lower the longer the run: it stays high for longer, and may undo what it learnt.
+    """The default of continuous actions, lower in runs longer than the one it was found on.
 
-    Found on 1 million steps and on 10 million.
+    Annealed over a longer run, the same rate stays high for longer, and may undo what was learnt.
     """
-    rate, tuned = CONTINUOUS["learning_rate"], CONTINUOUS["steps"]
-    return rate * math.sqrt(tuned / max(tuned, _whole(steps) or tuned))
+    rate, found_on = CONTINUOUS["learning_rate"], CONTINUOUS["steps"]
+    return rate * math.sqrt(found_on / max(found_on, _whole(steps) or 0))
 
 
 def _steps(frames: object, frames_per_step: int) -> int:

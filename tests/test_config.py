@@ -298,6 +298,20 @@ def test_continuous_actions_have_defaults_of_their_own():
     assert not paper.normalise_rewards
 
 
+def test_continuous_actions_are_learnt_more_slowly_in_longer_runs():
+    # In inverse proportion to the root of the length, from the million steps that the rate was found on.
+    rates = [configure("Pendulum-v1", steps=steps).learning_rate for steps in (1, 10**6, 4 * 10**6, 10**8)]
+    assert rates == pytest.approx([2e-3, 2e-3, 1e-3, 2e-4], rel=1e-12)
+    assert configure("Pendulum-v1", frames=4 * 10**6).learning_rate == pytest.approx(1e-3, rel=1e-12)
+    assert configure("Pendulum-v1", steps=10**8, learning_rate=3e-3).learning_rate == 3e-3
+    with pytest.raises(ValueError, match="steps is 'x': it must be a whole number"):
+        configure("Pendulum-v1", steps="x")
+    # Nothing else has such a rate.
+    for environment, settings in (("PendulumPixels-v0", {}), ("CartPole-v1", {}), ("Pendulum-v1", {"method": "dpg"})):
+        long, short = (configure(environment, steps=steps, **settings).learning_rate for steps in (10**8, 10**6))
+        assert long == short
+
+
 def test_deterministic_policy_gradient_has_defaults_of_its_own():
     # None of those are A3C's for continuous actions.
     config, own = configure("Pendulum-v1", method="dpg"), METHOD_DEFAULTS["vector"]["dpg"]
