@@ -65,6 +65,13 @@ class Config:
         "variance of continuous actions: softplus of a layer's outputs, or constant, learnt; paper: softplus",
         choices=VARIANCES,
     )
+    initial_deviation: float | None = _setting(
+        None,
+        "deviation of continuous actions at first, where their bounds are -1 and 1, none for what the first weights "
+        "give, about 0.83; paper: none",
+        above=0.01,
+        most=10,
+    )
     normalise_observations: bool = _setting(
         False,
         "whether observations are scaled by their running mean and deviation: each number of a vector, all pixels of "
@@ -220,6 +227,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 CONTINUOUS: dict[str, Any] = {
     "separate_networks": True,
     "policy_variance": "constant",
+    "initial_deviation": 0.5,
     "normalise_observations": True,
     "normalise_rewards": True,
     "reward_clip": 10.0,

@@ -25,7 +25,7 @@ from nbrl.methods.normalisation import AVERAGE, COUNT, ROWS, SMALLEST, SQUARES, 
 from nbrl.methods.q_values import final_epsilon
 from nbrl.methods.replay import contents, new_replay, refill
 from nbrl.methods.rollout import Settings, Shared, Worker
-from nbrl.nets.heads import action_bounds
+from nbrl.nets.heads import action_bounds, before_softplus
 from nbrl.nets.layout import aligned_zeros
 from nbrl.nets.network import Network
 from nbrl.nets.workspace import MEAN, SCALE
@@ -116,7 +116,10 @@ class Learner:
             updates=aligned_zeros(rollout.LINE, np.int64),
             control=aligned_zeros(rollout.LINE, np.int64),
         )
-        self._begin(self.network.initial(config.seed or 0, config.initialisation))
+        theta = self.network.initial(config.seed or 0, config.initialisation)
+        if "variance" in names and config.initial_deviation is not None:
+            self.network.layout.view(theta, "variance/bias")[...] += before_softplus(config.initial_deviation)
+        self._begin(theta)
         clip = math.inf if config.reward_clip is None else config.reward_clip
         values = {name: getattr(config, name) for name in Settings._fields if hasattr(config, name)}
         values |= {"total_steps": config.steps, "optimiser": self.optimiser.rule, "reward_clip": clip}

@@ -54,6 +54,7 @@ def configs(draw):
             discount=st.floats(0, 1),
             separate_networks=st.booleans(),
             policy_variance=st.sampled_from(VARIANCES),
+            initial_deviation=st.none() | st.floats(0.02, 10),
             normalise_observations=st.booleans(),
             normalise_rewards=st.booleans(),
             learning_rate=positive,
@@ -122,7 +123,7 @@ MAY_BE_ZERO = {
     "sticky_actions", "seed", "until_return", "exploration", "replay_size",
 }  # fmt: skip
 MAY_BE_NEGATIVE = {"until_return"}
-OPTIONAL = {"reward_clip", "target_rate", "seed", "minutes", "until_return", "eval_interval"}
+OPTIONAL = {"reward_clip", "initial_deviation", "target_rate", "seed", "minutes", "until_return", "eval_interval"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -109,6 +109,22 @@ def test_continuous_actions_are_not_for_methods_of_values(method):
         Learner(tiny(environment, method=method, lockstep=1), environment)
 
 
+@pytest.mark.parametrize("policy_variance", ["constant", "softplus"])
+def test_continuous_actions_begin_with_their_deviation(policy_variance):
+    settings = {"policy_variance": policy_variance, "initialisation": "orthogonal"}
+    named = [
+        learner.network.layout.views(learner.shared.theta)
+        for learner in (Learner(tiny("Pendulum-v1", initial_deviation=wide, **settings)) for wide in (None, 0.5, 2.0))
+    ]
+    assert [float(one["variance/bias"][0]) for one in named] == pytest.approx(
+        [0, math.log(math.exp(0.25 - 1e-4) - 1), math.log(math.exp(4 - 1e-4) - 1)], rel=1e-6
+    )
+    # Nothing else is any different.
+    for name in named[0].keys() - {"variance/bias"}:
+        assert np.array_equal(named[0][name], named[1][name])
+        assert np.array_equal(named[0][name], named[2][name])
+
+
 NORMALISED = {"lockstep": 1, "threads": 2, "actors": 2}
 
 

@@ -126,6 +126,11 @@ def variance(s):
     return max(s, np.float32(0.0)) + np.float32(math.log1p(exponential)) + SMALLEST_VARIANCE, slope
 
 
+def before_softplus(deviation: float) -> float:
+    """The s whose variance is the square of a deviation, which is above the root of the smallest variance."""
+    return math.log(math.expm1(deviation * deviation - float(SMALLEST_VARIANCE)))
+
+
 @jit
 def gaussian_sample(mean, s, noise, action):
     """Fill `action` (parts,) from independent standard normal numbers (parts,)."""

@@ -14,6 +14,7 @@ from nbrl.kernels.random import normal, seed_row, uniform
 from nbrl.nets.heads import (
     action_bounds,
     argmax,
+    before_softplus,
     categorical_gradient,
     categorical_sample,
     command,
@@ -371,6 +372,12 @@ def gaussian_moments(mean, s, row, draws):
             for j in range(mean.size):
                 products[i, j] += (action[i] - mean[i]) * (action[j] - mean[j])
     return total / draws, products / draws
+
+
+@given(st.floats(0.0101, 10))
+def test_a_deviation_has_the_number_that_makes_it(deviation):
+    found, _ = variance(np.float32(before_softplus(deviation)))
+    assert found == pytest.approx(deviation**2, rel=1e-5)
 
 
 def test_continuous_actions_have_the_policy_s_mean_and_variance():
