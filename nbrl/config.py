@@ -227,7 +227,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 CONTINUOUS: dict[str, Any] = {
     "separate_networks": True,
     "policy_variance": "constant",
-    "initial_deviation": 0.5,
     "normalise_observations": True,
     "normalise_rewards": True,
     "reward_clip": 10.0,

@@ -155,10 +155,10 @@ def test_a_pole_is_balanced_with_a_force():
 
 
 def test_a_pendulum_is_swung_up():
-    # At random a return is about -1200; it ended with -210.
-    settings = {"steps": 1_000_000, "discount": 0.95, "learning_rate": 1.5e-3}
-    agent = nbrl.train("Pendulum-v1", threads=1, seed=1, **settings)
-    assert nbrl.evaluate(agent, episodes=50, greedy=True).mean_return > -400
+    # At random a return is about -1200. Seeds 1 to 12 ended between -159 and -163; a third of the steps is too few for
+    # half of them.
+    agent = nbrl.train("Pendulum-v1", threads=1, seed=1, steps=3_000_000, discount=0.95)
+    assert nbrl.evaluate(agent, episodes=50, greedy=True).mean_return > -200
 
 
 # A deterministic policy. At random a return of Pendulum is about -1200, and the best that is known is about -150.
