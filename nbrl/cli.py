@@ -153,7 +153,7 @@ class _Console(logging.Handler):
 
 def _train(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
-        settings = _settings(parsed)
+        settings = settings_of(parsed)
         policy = Agent.load(parsed.init) if parsed.init else None
         if policy is not None:
             settings.setdefault("network", policy.network.layers)
@@ -314,7 +314,7 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 def _bench(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
-        config = configure(parsed.environment, preset=parsed.preset, **_settings(parsed))
+        config = configure(parsed.environment, preset=parsed.preset, **settings_of(parsed))
         result = benchmark(
             config, seconds=parsed.seconds, on_progress=lambda words: console.progress(f"measuring: {words}")
         )
@@ -424,7 +424,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(parsed: argparse.Namespace) -> dict[str, Any]:
+def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that a command line gives, from its options and its ``--set``."""
     given = {name: getattr(parsed, name, None) for name in OPTIONS}
     texts = {name: text for name, text in given.items() if text is not None}

@@ -327,10 +327,15 @@ def test_motor_control_goes_on_where_it_stopped_and_never_mixes_settings(tmp_pat
         assert np.array(row["curves"]).shape == (2, 60)
         assert row["return"] == pytest.approx(np.mean(row["returns"]))
     assert (tmp_path / "motor_control.png").stat().st_size > 10_000
-    for others in ({"steps": 5000}, {"seeds": 3}, {"threads": 2}, {"method": "dpg"}):
-        ended = motor_control("Hopper-v5", **others)
+    others = ({"steps": 5000}, {"seeds": 3}, {"threads": 2}, {"method": "dpg"}, {"set": "initial_deviation=0.5"})
+    for other in others:
+        ended = motor_control("Hopper-v5", **other)
         assert "holds results of other settings: give another folder, or the same settings" in ended.stderr
         assert [ended.returncode, len(rows())] == [2, 2]
+    assert rows()[0]["settings"] == {"method": "a3c", "steps": 4000, "threads": 1}
+    ended = motor_control("Hopper-v5", set="deviation=0.5")
+    assert "unknown setting 'deviation'" in ended.stderr
+    assert ended.returncode == 2
 
 
 @pytest.mark.parametrize("way", ["left", "random", "least"])
