@@ -57,7 +57,7 @@ def test_a_file_cut_short_anywhere_is_refused(arrays, metadata, data):
 
 @given(any_arrays, any_metadata, st.data())
 def test_one_wrong_byte_of_data_is_refused(arrays, metadata, data):
-    whole = bytearray(written({"a": np.arange(3.0), **arrays}, metadata))
+    whole = bytearray(written({**arrays, "a": np.arange(3.0)}, metadata))
     header = 8 + int.from_bytes(whole[:8], "little")
     place = data.draw(st.integers(header, len(whole) - 1))
     whole[place] ^= data.draw(st.integers(1, 255))

@@ -210,7 +210,7 @@ def test_numbers_as_people_write_them(text, value):
 def test_settings_of_a_command_line():
     words = ["train", "CartPole-v1", "--steps", "1e3", "--set", "seed=none", "optimiser=shared_adam"]
     words += ["--set", 'network=[["dense",8,"tanh"]]', "cut_on_life_loss=False", "reward_clip=2"]
-    assert cli._settings(cli._parser().parse_args(words)) == {
+    assert cli.settings_of(cli._parser().parse_args(words)) == {
         "steps": 1000,
         "seed": None,
         "optimiser": "shared_adam",
@@ -233,7 +233,7 @@ def test_settings_of_a_command_line():
 def test_a_network_by_its_name_or_as_a_table(option, text, layers):
     *words, last = option
     words = [*words, last + text] if last.endswith("=") else [last, text]
-    settings = cli._settings(cli._parser().parse_args(["train", "CartPole-v1", *words]))
+    settings = cli.settings_of(cli._parser().parse_args(["train", "CartPole-v1", *words]))
     assert configure("CartPole-v1", **settings).network == layers
 
 
@@ -273,7 +273,7 @@ def test_a_run_of_a_deterministic_policy(nbrl_command, tmp_path):
 )
 def test_settings_stand_where_they_like(words):
     parsed = cli._parser().parse_args(["train", *words])
-    assert (parsed.environment, cli._settings(parsed)) == ("CartPole-v1", {"seed": 5, "actors": 3})
+    assert (parsed.environment, cli.settings_of(parsed)) == ("CartPole-v1", {"seed": 5, "actors": 3})
 
 
 @pytest.mark.parametrize(

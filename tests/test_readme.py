@@ -106,7 +106,7 @@ def test_a_command_parses(words):
         return
     parsed = cli._parser().parse_args(words)
     if words[0] == "train":
-        Config(**{"environment": parsed.environment, "threads": 1, **cli._settings(parsed)})
+        Config(**{"environment": parsed.environment, "threads": 1, **cli.settings_of(parsed)})
 
 
 def test_the_commands_are_all_shown():
