@@ -53,6 +53,7 @@ def test_an_actor_and_a_critic_equal_the_oracle(size, parts, samples, seed, tabl
 
     dq = rng.standard_normal(samples).astype(np.float32)
     dmu = rng.standard_normal((samples, parts)).astype(np.float32)
+    assume(abs(dq.sum()) > 0.01 * np.abs(dq).sum())  # the only number of its bias's gradient, which may cancel out
     gradient, da = oracles.critic_backward(network.layers, q_tape, dq, parts)
     gradient |= oracles.policy_backward(network.layers, tape, dmu)
     work.dtheta[:] = work.dactivations[:] = np.nan
