@@ -235,7 +235,7 @@ CONTINUOUS: dict[str, Any] = {
     "entropy_weight": 0.0,
     "lockstep": 4,
     "rollout_length": 32,
-    "learning_rate": 2e-3,
+    "learning_rate": 2e-3,  # of vectors, in runs as long as this; _learning_rate has it for longer ones
     "steps": 1_000_000,
 }
 CONTINUOUS_IMAGES: dict[str, Any] = {

@@ -77,15 +77,15 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--set", metavar="field=value", nargs="+", default=[], help="as for nbrl train")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-
-    results = options.out / "motor_control.json"
-    rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.exists() else []
     try:
         settings = settings_of(options)
     except ValueError as error:
         parser.error(str(error))
-    if any(row["settings"] != settings or len(row["returns"]) != options.seeds for row in rows):
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    results = options.out / "motor_control.json"
+    rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.exists() else []
+    if any(row.get("settings") != settings or len(row["returns"]) != options.seeds for row in rows):
         parser.error(f"{results} holds results of other settings: give another folder, or the same settings")
     for task in options.tasks:
         if all(row["task"] != task for row in rows):
