@@ -309,7 +309,7 @@ def test_motor_control_goes_on_where_it_stopped_and_never_mixes_settings(tmp_pat
     pytest.importorskip("matplotlib")
 
     def motor_control(*tasks, **others):
-        settings = {"seeds": 2, "threads": 1, "steps": 4000} | others
+        settings = {"seeds": 1, "threads": 1, "steps": 4000} | others
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]
         words += ["--out", tmp_path, "--tasks", *tasks]
         return run_tool("motor_control.py", *words, variables=environment_variables)
@@ -317,17 +317,20 @@ def test_motor_control_goes_on_where_it_stopped_and_never_mixes_settings(tmp_pat
     def rows():
         return json.loads((tmp_path / "motor_control.json").read_text())
 
-    assert motor_control("InvertedPendulum-v5").returncode == 0
+    ended = motor_control("InvertedPendulum-v5")
+    assert [ended.returncode, "Warning" in ended.stderr] == [0, False], ended.stderr
     [first] = rows()
-    ended = motor_control("InvertedPendulum-v5", "Reacher-v5")
+    ended = motor_control("InvertedPendulum-v5", "Reacher-v5", seeds=2)
     assert ended.returncode == 0, ended.stderr
     assert [row["task"] for row in rows()] == ["InvertedPendulum-v5", "Reacher-v5"]
-    assert rows()[0] == first
     for row in rows():
         assert np.array(row["curves"]).shape == (2, 60)
         assert row["return"] == pytest.approx(np.mean(row["returns"]))
+        assert row["error"] == pytest.approx(abs(np.diff(row["returns"])[0]) / 2)
+    for name in ("returns", "sampled", "minutes", "steps_per_second", "curves"):
+        assert rows()[0][name][:1] == first[name]  # the first seed was not run again
     assert (tmp_path / "motor_control.png").stat().st_size > 10_000
-    others = ({"steps": 5000}, {"seeds": 3}, {"threads": 2}, {"method": "dpg"}, {"set": "initial_deviation=0.5"})
+    others = ({"steps": 5000}, {"threads": 2}, {"method": "dpg"}, {"set": "initial_deviation=0.5"})
     for other in others:
         ended = motor_control("Hopper-v5", **other)
         assert "holds results of other settings: give another folder, or the same settings" in ended.stderr

@@ -1,5 +1,6 @@
 """Learning curves by frames over several seeds, for the experiments beside."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,16 +28,18 @@ def learning_curve(environment: str, **settings: Any) -> tuple[float, np.ndarray
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """The mean and its standard error."""
-    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+    """The mean and its standard error, which is not a number where there is one value."""
+    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else math.nan
 
 
 def draw(axes: Axes, curves: Sequence[np.ndarray] | np.ndarray, steps: int, label: str) -> None:
     """Add the mean of some seeds' curves, and a band of its standard error."""
     x = (np.arange(POINTS) + 0.5) / POINTS * steps
-    mean, error = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=1) / len(curves) ** 0.5
+    mean = np.mean(curves, axis=0)
     [line] = axes.plot(x, mean, linewidth=2, label=label)
-    axes.fill_between(x, mean - error, mean + error, alpha=0.15, color=line.get_color(), linewidth=0)
+    if len(curves) > 1:
+        error = np.std(curves, axis=0, ddof=1) / len(curves) ** 0.5
+        axes.fill_between(x, mean - error, mean + error, alpha=0.15, color=line.get_color(), linewidth=0)
 
 
 def finish(axes: Axes, title: str, steps: int) -> None:

@@ -5,7 +5,7 @@
 
 After training, each policy plays 30 episodes, with its mean actions and with sampled ones (dpg's are its mean ones).
 DIR/motor_control.json has what was measured, one row a task, and DIR/motor_control.png the curves; the first is
-written again after each task. Tasks that are in the file already are drawn and not run again.
+written again after each seed. What is in the file already is not run again, so more seeds go on from fewer.
 """
 
 import argparse
@@ -33,25 +33,18 @@ def by_minutes(axes: Axes, steps: int, minutes: float) -> None:
     above.spines["top"].set_visible(False)
 
 
-def measured(task: str, seeds: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train and play: a row of the results."""
-    curves, means, sampled, speeds, minutes = [], [], [], [], []
-    for seed in range(1, seeds + 1):
-        begun = time.perf_counter()
-        speed, curve, agent = learning_curve(task, seed=seed, **settings)
-        minutes.append((time.perf_counter() - begun) / 60)
-        speeds.append(speed)
-        curves.append(curve.tolist())
-        means.append(evaluate(agent, episodes=30, greedy=True).mean_return)
-        sampled.append(evaluate(agent, episodes=30).mean_return)
-    mean, error = mean_and_error(np.array(means))
-    print(
-        f"{task:28}{mean:10.1f} ± {error:<8.1f} sampled {np.mean(sampled):10.1f}  "
-        f"{np.mean(minutes):5.1f} min  {np.mean(speeds):9,.0f} steps/s",
-        flush=True,
-    )
-    row = {"task": task, "return": mean, "error": error, "returns": means, "sampled": sampled}
-    return row | {"settings": settings, "steps_per_second": speeds, "minutes": minutes, "curves": curves}
+def measured(task: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train and play with one seed: what the lists of a row get."""
+    begun = time.perf_counter()
+    speed, curve, agent = learning_curve(task, seed=seed, **settings)
+    minutes = (time.perf_counter() - begun) / 60
+    return {
+        "returns": evaluate(agent, episodes=30, greedy=True).mean_return,
+        "sampled": evaluate(agent, episodes=30).mean_return,
+        "steps_per_second": speed,
+        "minutes": minutes,
+        "curves": curve.tolist(),
+    }
 
 
 def draw_all(rows: list[dict[str, Any]]) -> Figure:
@@ -85,12 +78,22 @@ def main() -> None:
 
     results = options.out / "motor_control.json"
     rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.exists() else []
-    if any(row.get("settings") != settings or len(row["returns"]) != options.seeds for row in rows):
+    if any(row.get("settings") != settings for row in rows):
         parser.error(f"{results} holds results of other settings: give another folder, or the same settings")
     for task in options.tasks:
-        if all(row["task"] != task for row in rows):
-            rows.append(measured(task, options.seeds, settings))
+        row = next((row for row in rows if row["task"] == task), None)
+        if row is None:
+            rows.append(row := {"task": task, "settings": settings})
+        for seed in range(len(row.get("returns", [])) + 1, options.seeds + 1):
+            for name, value in measured(task, seed, settings).items():
+                row.setdefault(name, []).append(value)
+            row["return"], row["error"] = mean_and_error(np.array(row["returns"]))
             results.write_text(json.dumps(rows, indent=1) + "\n")
+            print(
+                f"{task:28}{row['returns'][-1]:10.1f}   mean of {seed:2} {row['return']:10.1f} ± {row['error']:<8.1f}"
+                f"{row['minutes'][-1]:5.1f} min  {row['steps_per_second'][-1]:9,.0f} steps/s",
+                flush=True,
+            )
     draw_all(rows).savefig(options.out / "motor_control.png")
 
 
