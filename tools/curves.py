@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
 
 from nbrl import Agent, Report, Trainer, configure
 
@@ -48,7 +49,7 @@ def finish(axes: Axes, title: str, steps: int) -> None:
     axes.set_xlabel("steps")
     axes.set_ylabel("mean return of an episode")
     axes.set_xlim(0, steps)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_major_formatter(EngFormatter())
     axes.locator_params(axis="x", nbins=4)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
