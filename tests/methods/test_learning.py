@@ -177,7 +177,9 @@ def test_a_pendulum_is_swung_up_without_a_memory():
 
 
 def test_a_pendulum_is_swung_up_with_two_threads():
-    settings = {"network": (Dense(64), Dense(64)), "batch_size": 64, "steps": 15_000}
+    # Of 100 seeds, beside two other runs on two cores, one was below -170, at -279. With the default exploration of 0.3
+    # and 15,000 or 25,000 steps 3 of 150 were below -400.
+    settings = {"network": (Dense(64), Dense(64)), "batch_size": 64, "steps": 20_000, "exploration": 0.6}
     agent = nbrl.train("Pendulum-v1", method="dpg", threads=2, seed=1, **settings)
     assert nbrl.evaluate(agent, episodes=50).mean_return > -400
 
