@@ -18,7 +18,7 @@ hypothesis.settings.load_profile("nbrl")
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def environment_variables() -> dict[str, str]:
     """Variables with which a process in any folder finds this tree's nbrl."""
     return {**os.environ, "PYTHONPATH": str(ROOT)}
