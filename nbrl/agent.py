@@ -6,85 +6,78 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from numba import int64
 
+from nbrl.actions import (
+    Categorical,
+    Deterministic,
+    EpsilonGreedy,
+    Gaussian,
+    Policy,
+    choose,
+    draw,
+    env_address,
+    most_likely,
+)
 from nbrl.checkpoint import CheckpointError, read_tensors, write_tensors
 from nbrl.kernels.compile import jit
-from nbrl.kernels.random import normal, uniform
-from nbrl.nets.heads import argmax, categorical_sample, command, epsilon_greedy, gaussian_sample
+from nbrl.kernels.struct import Struct, reference
 from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network
-from nbrl.nets.workspace import SCALE, Workspace, enter, enter_state, forward, leave_state, outputs
+from nbrl.nets.table import SCALE, Workspace, forward_part, load_observation, load_state, store_state
 from nbrl.numpy_policy import EPSILON, NumpyPolicy, check_state
 
 FORMAT = "nbrl policy 1"
 LARGEST_OBSERVATION = 1 << 24  # numbers; what a file claims beyond that is damage
-CATEGORICAL, Q_VALUES, GAUSSIAN, DETERMINISTIC = 0, 1, 2, 3
-KINDS = {  # of policies, by the names of their heads
-    ("policy", "value"): CATEGORICAL,
-    ("q",): Q_VALUES,
-    ("mean", "variance", "value"): GAUSSIAN,
-    ("action", "q"): DETERMINISTIC,
+KINDS: dict[tuple[str, ...], type[Any]] = {  # of policies, by the names of their networks' heads
+    ("policy", "value"): Categorical,
+    ("q",): EpsilonGreedy,
+    ("mean", "variance", "value"): Gaussian,
+    ("action", "q"): Deterministic,
 }
 
 
-class Policy(NamedTuple):
-    """What a thread needs to act: scratch with the parameters in place, and how outputs become actions."""
+class Actor(Struct):
+    """What a thread needs to act besides its policy: scratch with the parameters in place."""
 
-    work: Workspace
-    layer: int  # the table's row of the head that actions are chosen by; a Gaussian's variance is the next
-    kind: int
-    bounds: np.ndarray  # float32 (4, parts): of a continuous action, see heads.py
-    noise: np.ndarray  # float64 (parts or 1,): what chance decides by, see `draw`
-    action: np.ndarray  # int32 (1,): the one that `choose` chose
-    sent: np.ndarray  # float32 (parts,): if it is continuous
+    work = reference(Workspace)
+    layers = int64  # those that choose: what comes after values actions
 
 
 @jit
-def draw(policy, row):
-    """Fill the policy's noise from a random row: standard normal numbers, or one uniform in [0, 1)."""
-    if policy.kind == GAUSSIAN:
-        for part in range(policy.noise.size):
-            policy.noise[part] = normal(row)
-    elif policy.kind != DETERMINISTIC:
-        policy.noise[0] = uniform(row)
+def choose_action(policy, actor, observation, state, greedy):
+    """Choose the action for one observation, given as bytes; whether that is finite. The noise was drawn before.
 
-
-@jit
-def choose(policy, observation, state, greedy):
-    """Choose the action for one observation, given as bytes; whether that is finite. Chance was drawn before.
-
-    `state` (state_size,) is what a recurrent policy remembers, and is brought up to date.
+    `state` (state_size,) is what a recurrent policy remembers, and is brought up to date. The action is
+    ``policy.action[0, 0]``.
     """
-    work = policy.work
-    if not enter(work, 0, observation):
+    work = actor.work
+    if not load_observation(work, 0, observation):
         return False
-    enter_state(work, 0, state)
-    forward(work, 0, 1)
-    leave_state(work, 0, state)
-    values = outputs(work, policy.layer, 0, 1)[0]
-    if policy.kind == GAUSSIAN:
-        if greedy:
-            policy.noise[:] = 0
-        gaussian_sample(values, outputs(work, policy.layer + 1, 0, 1)[0], policy.noise, policy.sent)
-        command(policy.bounds, policy.sent, policy.sent)
-    elif policy.kind == DETERMINISTIC:
-        command(policy.bounds, values, policy.sent)
-    elif greedy:
-        policy.action[0] = argmax(values)
-    elif policy.kind == Q_VALUES:
-        policy.action[0] = epsilon_greedy(values, EPSILON, policy.noise[0])
+    load_state(work, 0, state)
+    forward_part(work, 0, actor.layers, 0, 1)
+    store_state(work, 0, state)
+    if greedy:
+        most_likely(policy, work, 0, policy.action[0, 0])
     else:
-        policy.action[0] = categorical_sample(values, policy.noise[0])
+        choose(policy, work, 0, policy.action[0, 0])
     return True
 
 
 @jit
-def action_address(policy):
-    """Where the environment finds what `choose` chose."""
-    return policy.sent.ctypes.data if policy.sent.size else policy.action.ctypes.data
+def draw_action(policy, actor, observation, state, greedy, row):
+    """As `choose_action`, by the chance of a random row."""
+    draw(policy, row)
+    return choose_action(policy, actor, observation, state, greedy)
+
+
+@jit
+def chosen(policy):
+    """Where the environment finds what `choose_action` chose."""
+    return env_address(policy, policy.action[0, 0])
 
 
 @dataclass(frozen=True)
@@ -154,24 +147,20 @@ class Agent:
         """What the policy remembers before an episode: zeros, float32 (state_size,), for `act` to bring up to date."""
         return np.zeros(self.network.state_size, np.float32)
 
-    def policy(self) -> Policy:
+    @property
+    def kind(self) -> type[Any]:
+        """The kind of policy, a class of `nbrl.actions`."""
+        return KINDS[tuple(self.network.heads)]
+
+    def actor(self) -> tuple[Policy, Actor]:
         """What one thread acts with, in compiled code."""
         work = self.network.workspace(1, scales=self.normal.shape[1], learns=False)
         work.theta[:] = self.parameters
         work.normal[:] = self.normal
-        heads, parts = tuple(self.network.heads), self.bounds.shape[1]
-        kind, layer = KINDS[heads], self.network.head(heads[0])
-        if kind == DETERMINISTIC:
-            work = work._replace(table=work.table[: layer + 1])  # what comes after values actions
-        return Policy(
-            work=work,
-            layer=layer,
-            kind=kind,
-            bounds=self.bounds,
-            noise=np.zeros(parts or 1, np.float64),
-            action=np.zeros(1, np.int32),
-            sent=np.zeros(parts, np.float32),
-        )
+        more = {"epsilon": EPSILON} if self.kind is EpsilonGreedy else {}
+        policy = self.kind.make(self.network.head(self.kind.heads[0]), (1, 1), self.bounds, **more)
+        layers = policy.head + 1 if self.kind is Deterministic else len(work.table)
+        return policy, Actor(work=work, layers=layers)
 
     def act(
         self,
@@ -219,12 +208,12 @@ class Agent:
             raise ValueError(f"the observation is of {given.dtype}: this policy takes uint8, 0 to 255")
         array = np.ascontiguousarray(given, self._dtype)
         local = self._local
-        if not hasattr(local, "policy"):
-            local.policy, local.rng, local.no_state = self.policy(), np.random.default_rng(), np.zeros(0, np.float32)
+        if not hasattr(local, "actor"):
+            local.actor, local.rng, local.no_state = self.actor(), np.random.default_rng(), np.zeros(0, np.float32)
         check_state(state, self.network.state_size)
         if state is None:
             state = local.no_state
-        policy, rng = local.policy, local.rng if rng is None else rng
+        (policy, actor), rng = local.actor, local.rng if rng is None else rng
         shape = self.preprocessing.action_shape
         if out is not None:
             whole = isinstance(out, np.ndarray) and out.dtype == np.float32 and out.flags.writeable
@@ -240,11 +229,12 @@ class Agent:
             rng.standard_normal(out=policy.noise)
         else:
             policy.noise[0] = rng.random()
-        if not choose(policy, array.reshape(-1).view(np.uint8), state, greedy):
+        if not choose_action(policy, actor, array.reshape(-1).view(np.uint8), state, greedy):
             raise ValueError("the observation has a number that is not finite")
+        chosen(policy)
         if out is None:
-            return int(policy.action[0])
-        out[...] = policy.sent.reshape(shape)
+            return policy.taken(0)
+        out[...] = policy.taken(0).reshape(shape)
         return out
 
     def to_numpy(self) -> NumpyPolicy:

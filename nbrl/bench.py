@@ -22,18 +22,17 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
+from nbrl.actions import env_address
 from nbrl.config import Config, available_cores
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED
 from nbrl.kernels.compile import jit
 from nbrl.kernels.gemm import HOST_WIDTH
-from nbrl.kernels.native import call_reset, call_step, copy, flush_denormals, restore_denormals
+from nbrl.kernels.native import address_at, call_reset, call_step, copy, flush_denormals, restore_denormals
 from nbrl.kernels.peak import CHAINS, multiply_add
 from nbrl.kernels.random import integer, next_uint64, normal
 from nbrl.learner import Learner
-from nbrl.methods.rollout import GO_ON, update
-from nbrl.nets.heads import command
-from nbrl.nets.lstm import GATES
-from nbrl.nets.workspace import CONSTANT, FILTERS, FROM_OBSERVATION, KIND, LSTM, PIXELS, TAPS, backward, enter, forward
+from nbrl.methods.driver import GO_ON, update
+from nbrl.nets.table import Plan, backward, forward, load_observation
 from nbrl.trainer import Trainer
 
 ROUNDS = 5  # of each measurement; the median counts
@@ -257,62 +256,59 @@ def machine_line(described: dict[str, Any]) -> str:
 
 
 @jit
-def _step_environments(shared, worker, settings, actions, rollouts):
+def _step_environments(method, policy, shared, worker, actions, rollouts):
     """Random actions; whether no environment failed."""
-    t_max, k = worker.action.shape
-    groups = worker.begun.size // k
+    actors, (t_max, k) = worker.actors, worker.rollout.reward.shape
+    groups, action = worker.owners.size, policy.action[0, 0]
     for rollout in range(rollouts):
         first = rollout % groups * k
         for _ in range(t_max):
             for actor in range(first, first + k):
-                reset, step, state = worker.functions[actor]
-                row, observation = worker.random[actor], worker.observation[actor].ctypes.data
-                worker.failed[0] = actor
-                if not worker.begun[actor] and not call_reset(reset, state, next_uint64(row), observation) & STEPPED:
+                functions, row = actors.functions[actor], actors.random[actor]
+                observation = address_at(actors.observation[actor], 0)
+                worker.failed = actor
+                if not actors.begun[actor] and not (
+                    call_reset(functions[0], functions[2], next_uint64(row), observation) & STEPPED
+                ):
                     return False
-                action = worker.action.ctypes.data
-                if worker.sent.size:
-                    for part in range(worker.sent.size):
-                        worker.sent[part] = normal(row)
-                    command(worker.bounds, worker.sent, worker.sent)
-                    action = worker.sent.ctypes.data
-                else:
-                    worker.action[0, 0] = integer(row, actions)
-                status = call_step(step, state, action, observation, worker.raw_reward.ctypes.data)
+                for part in range(action.size):
+                    action[part] = integer(row, actions) if actions else normal(row)
+                reward = address_at(worker.raw_reward, 0)
+                status = call_step(functions[1], functions[2], env_address(policy, action), observation, reward)
                 if not status & STEPPED:
                     return False
-                worker.begun[actor] = status & (TERMINATED | TRUNCATED) == 0
+                actors.begun[actor] = status & (TERMINATED | TRUNCATED) == 0
     return True
 
 
 @jit
-def _act(shared, worker, settings, actions, rollouts):
+def _act(method, policy, shared, worker, actions, rollouts):
     """Observations in, forward at the batch of a group; once more at a rollout's end, for the value there."""
     mode = flush_denormals()
-    t_max, k = worker.action.shape
-    groups = worker.begun.size // k
+    t_max, k = worker.rollout.reward.shape
+    groups = worker.owners.size
     for rollout in range(rollouts):
         first = rollout % groups * k
         for t in range(t_max + 1):
             for i in range(k):
-                enter(worker.work, t * k + i, worker.observation[first + i])
+                load_observation(worker.work, t * k + i, worker.actors.observation[first + i])
             forward(worker.work, t * k, k)
     restore_denormals(mode)
     return True
 
 
 @jit
-def _learn(shared, worker, settings, actions, rollouts):
+def _learn(method, policy, shared, worker, actions, rollouts):
     """Backward over a rollout."""
     mode = flush_denormals()
     for _ in range(rollouts):
-        backward(worker.work, worker.action.size, worker.action.shape[1])
+        backward(worker.work, worker.rollout.reward.size, worker.rollout.reward.shape[1])
     restore_denormals(mode)
     return True
 
 
 @jit
-def _copy(shared, worker, settings, actions, rollouts):
+def _copy(method, policy, shared, worker, actions, rollouts):
     """theta' = theta."""
     for _ in range(rollouts):
         copy(worker.work.theta, shared.theta)
@@ -320,11 +316,11 @@ def _copy(shared, worker, settings, actions, rollouts):
 
 
 @jit
-def _update(shared, worker, settings, actions, rollouts):
+def _update(method, policy, shared, worker, actions, rollouts):
     """The gradient's norm and the optimiser."""
     mode = flush_denormals()
     for _ in range(rollouts):
-        code = update(shared, worker, settings, 0)
+        code = update(method, shared, worker, 0)
         if code != GO_ON:
             break
     restore_denormals(mode)
@@ -376,9 +372,9 @@ class Parts(contextlib.AbstractContextManager):
 
     def run(self, part: str, worker: int, rollouts: int) -> None:
         """Repeat a part; what an environment raised is raised."""
-        learner, own = self.learner, self.learner.workers[worker]
-        if not KERNELS[part](learner.shared, own, learner.settings, learner.environment.action_count, rollouts):
-            error = self.instances[worker][own.failed[0]].error
+        learner, failed = self.learner, self.learner.workers[worker]
+        if not KERNELS[part](*learner.arguments(worker), learner.environment.action_count, rollouts):
+            error = self.instances[worker][failed.failed].error
             name = learner.environment.name
             raise RuntimeError(f"the environment {name} reported a failure") if error is None else error
 
@@ -444,26 +440,15 @@ def training_speed(config: Config, environment: Any, seconds: float) -> float:
 # Arithmetic
 
 
-def layer_flops(table: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Floating-point operations of each layer's products, two a multiply-add, forward and backward.
+def layer_flops(plan: Plan, samples: int) -> tuple[int, int]:
+    """Floating-point operations of a layer's products, two a multiply-add, forward and backward.
 
-    Parameters
-    ----------
-    table : numpy.ndarray
-        Of a `Workspace`.
-    samples : int
-
-    Returns
-    -------
-    forward, backward : numpy.ndarray
-        int64 (layers,). Backward is the gradient of the weights and, except in the first layer, that of the inputs.
+    Backward is the gradient of the weights and, except in a layer that reads observations, that of the inputs.
     """
-    lstm = table[:, KIND] == LSTM
-    columns = table[:, FILTERS] * np.where(lstm, GATES, 1)
-    products = table[:, KIND] != CONSTANT
-    product = 2 * samples * table[:, PIXELS] * table[:, TAPS] * columns * products
-    recurrent = 2 * samples * np.where(lstm, table[:, FILTERS], 0) * columns
-    return product + recurrent, product * np.where(table[:, FROM_OBSERVATION], 1, 2) + 2 * recurrent
+    shapes = dict(plan.parameters)
+    weights, recurrent = (math.prod(shapes.get(name, (0,))) for name in ("weights", "recurrent"))
+    product, own = 2 * samples * plan.rows * weights, 2 * samples * recurrent
+    return product + own, product * (1 if plan.block == 0 else 2) + 2 * own
 
 
 @jit
@@ -476,18 +461,17 @@ def _repeat_forward(work, samples, repeats):
 
 def _layer_speeds(learner: Learner, seconds: float) -> Iterator[LayerSpeed]:
     """Each layer as a network of its own: a table of one row over the arrays of the first worker."""
-    worker, config = learner.workers[0], learner.config
-    names = dict.fromkeys(name.partition("/")[0] for name in learner.network.layout.names)
+    (method, policy, shared, worker), config = learner.arguments(0), learner.config
     acting, learning = config.lockstep, config.lockstep * config.rollout_length
-    for place, name in enumerate(names):
-        layer = worker.work._replace(table=worker.work.table[place : place + 1])
-        learn = partial(_learn, learner.shared, worker._replace(work=layer), learner.settings, 0)
-        flops = layer_flops(layer.table, acting)[0][0], layer_flops(layer.table, learning)[1][0]
+    for place, plan in enumerate(learner.network.plans):
+        layer = worker.work.replace(table=worker.work.table[place : place + 1])
+        learn = partial(_learn, method, policy, shared, worker.replace(work=layer), 0)
+        flops = layer_flops(plan, acting)[0], layer_flops(plan, learning)[1]
         times = (
             seconds_each([partial(_repeat_forward, layer, acting)], seconds),
             seconds_each([learn], seconds),
         )
-        yield LayerSpeed(name, *(float(count / spent / 1e9) for count, spent in zip(flops, times, strict=True)))
+        yield LayerSpeed(plan.name, *(float(count / spent / 1e9) for count, spent in zip(flops, times, strict=True)))
 
 
 def peak_gflops(seconds: float) -> float:

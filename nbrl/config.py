@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nbrl.methods import METHODS
 from nbrl.nets.layers import NETWORKS, Dense, Layer, Lstm, layers_from_list, layers_to_list
 
-METHODS = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c", "dpg")
 OPTIMISERS = ("momentum_sgd", "rmsprop", "shared_rmsprop", "shared_adam")
 INITIALISATIONS = ("uniform", "orthogonal")
 VARIANCES = ("softplus", "constant")
@@ -40,7 +40,7 @@ class Config:
     """
 
     environment: str = dataclasses.field(metadata={"description": "id of the environment, such as ALE/Pong-v5"})
-    method: str = _setting("a3c", "learning algorithm; paper: a3c does best", choices=METHODS)
+    method: str = _setting("a3c", "learning algorithm; paper: a3c does best", choices=tuple(METHODS))
     network: tuple[Layer, ...] = _setting(
         NETWORKS["paper"],
         f"layers before the heads: {', '.join(NETWORKS)}, or a table as JSON; "

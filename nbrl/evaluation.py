@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nbrl import envs
-from nbrl.agent import Agent, action_address, choose, draw
+from nbrl.agent import Agent, chosen, draw_action
 from nbrl.config import available_cores
 from nbrl.envs.atari import human_normalised
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment, Instance
@@ -79,7 +79,7 @@ class Evaluation:
 
 
 @jit
-def _play_episode(policy, functions, observation, state, reward, row, greedy, control):
+def _play_episode(policy, actor, functions, observation, state, reward, row, greedy, control):
     """One episode: how it went, its return, its length."""
     reset, step, environment = functions
     total, length = 0.0, 0
@@ -89,10 +89,9 @@ def _play_episode(policy, functions, observation, state, reward, row, greedy, co
     while True:
         if atomic_load(control.ctypes.data):
             return STOPPED, total, length
-        draw(policy, row)
-        if not choose(policy, observation, state, greedy):
+        if not draw_action(policy, actor, observation, state, greedy, row):
             return NOT_FINITE, total, length
-        status = call_step(step, environment, action_address(policy), observation.ctypes.data, reward.ctypes.data)
+        status = call_step(step, environment, chosen(policy), observation.ctypes.data, reward.ctypes.data)
         if not status & STEPPED:
             return FAILED, total, length
         total += reward[0]
@@ -281,7 +280,7 @@ class _Player:
 
     def __init__(self, agent: Agent, spec: Environment, instance: Instance, greedy: bool, control: np.ndarray) -> None:
         self.spec, self.instance, self.greedy, self.control = spec, instance, greedy, control
-        self.policy, self.state = agent.policy(), agent.initial_state()
+        (self.policy, self.actor), self.state = agent.actor(), agent.initial_state()
         size = math.prod(spec.observation_shape) * spec.observation_dtype.itemsize
         self.observation, self.row = np.zeros(size, np.uint8), np.zeros(ROW, np.uint64)
         self.reward = np.zeros(1, np.float32)
@@ -290,7 +289,7 @@ class _Player:
         seed_row(self.row, np.uint64(seed), np.uint64(STREAM + episode))
         functions = (self.instance.reset_address, self.instance.step_address, self.instance.state_address)
         outcome, total, length = _play_episode(
-            self.policy, functions, self.observation, self.state,
+            self.policy, self.actor, functions, self.observation, self.state,
             self.reward, self.row, self.greedy, self.control,
         )  # fmt: skip
         if outcome == FAILED:

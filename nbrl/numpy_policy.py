@@ -6,7 +6,7 @@ It needs this file and `nbrl.checkpoint` to load one, NumPy and the standard lib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,8 @@ import numpy as np
 from nbrl.checkpoint import CheckpointError, read_tensors
 
 EPSILON = 0.01  # probability of a random action where a policy of Q values is not greedy: it ends loops
-SMALLEST_VARIANCE = 1e-4  # of a Gaussian policy
-FARTHEST = 10.0  # a normalised observation is no farther from 0
+MIN_VARIANCE = 1e-4  # of a Gaussian policy
+CLIP = 10.0  # a normalised observation is no farther from 0
 
 
 class NumpyPolicy(NamedTuple):
@@ -67,8 +67,8 @@ class NumpyPolicy(NamedTuple):
         prefixes = ("", "value_") if json.loads(metadata.get("separate", "false")) else ("",)
         parts = [f"{name}/bias" for name in heads] + [f"{name}/weights" for name in heads if name not in constant]
         for place, layer in enumerate(layers, start=1):
-            names = ("weights", "recurrent", "bias") if layer[0] == "lstm" else ("weights", "bias")
-            parts += [f"{prefix}{layer[0]}{place}/{part}" for prefix in prefixes for part in names]
+            own = LAYERS[layer[0]].parameters
+            parts += [f"{prefix}{layer[0]}{place}/{part}" for prefix in prefixes for part in own]
         continuous = heads[0] in ("mean", "action")
         parts += ["actions/bounds"] if continuous else []
         parts += ["observations/normal"] if "observations/normal" in arrays else []
@@ -82,9 +82,9 @@ class NumpyPolicy(NamedTuple):
         return ("", "value_") if any(name.startswith("value_") for name in self.arrays) else ("",)
 
     def initial_state(self) -> np.ndarray:
-        """What the policy remembers before an episode: zeros, float32, two for each LSTM cell."""
-        cells = sum(layer[1] for layer in self.layers if layer[0] == "lstm")
-        return np.zeros(2 * cells * len(self._prefixes()), np.float32)
+        """What the policy remembers before an episode: zeros, float32."""
+        size = sum(LAYERS[layer[0]].states * layer[1] for layer in self.layers if LAYERS[layer[0]].states)
+        return np.zeros(size * len(self._prefixes()), np.float32)
 
     def outputs(self, observation: Any, state: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The heads' outputs for one observation, by name, each (units,).
@@ -98,7 +98,7 @@ class NumpyPolicy(NamedTuple):
         if "observations/normal" in self.arrays:
             normal = self.arrays["observations/normal"]
             mean, scale = normal if normal.shape[1] == 1 else normal.reshape(2, *x.shape)
-            x = np.clip((x - mean) * scale, -FARTHEST, FARTHEST)
+            x = np.clip((x - mean) * scale, -CLIP, CLIP)
         check_state(state, self.initial_state().size)
         rest = np.zeros(0, np.float32) if state is None else state
         found = {}
@@ -116,28 +116,14 @@ class NumpyPolicy(NamedTuple):
 
     def _walk(self, prefix: str, x: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The output of the last layer, and the part of the state that the layers left over."""
-        for place, (kind, *shape, activation) in enumerate(self.layers, start=1):
-            weights, bias = (self.arrays[f"{prefix}{kind}{place}/{part}"] for part in ("weights", "bias"))
-            if kind == "lstm":
-                units = activation
-                h, c, rest = rest[:units], rest[units : 2 * units], rest[2 * units :]
-                z = x.reshape(-1) @ weights + h @ self.arrays[f"{prefix}{kind}{place}/recurrent"] + bias
-                i, f, g, o = z.reshape(4, units)
-                c[:] = _sigmoid(f + 1) * c + _sigmoid(i) * np.tanh(g)
-                h[:] = _sigmoid(o) * np.tanh(c)
-                x = h.copy()
-                continue
-            if kind == "conv":
-                _, kernel, stride = shape
-                channels_first = place == 1 and x.ndim == 3 and x.shape[0] < x.shape[2]
-                image = np.moveaxis(x, 0, 2) if channels_first else x.reshape(*x.shape[:2], -1)
-                windows = np.lib.stride_tricks.sliding_window_view(image, (kernel, kernel), (0, 1))[::stride, ::stride]
-                if not channels_first:  # (row, column, channel, window row, window column): the channel comes last
-                    windows = np.moveaxis(windows, 2, 4)
-                y = windows.reshape(*windows.shape[:2], -1) @ weights + bias
-            else:
-                y = x.reshape(-1) @ weights + bias
-            x = np.maximum(y, 0) if activation == "relu" else np.tanh(y) if activation == "tanh" else y
+        for place, (kind, *row) in enumerate(self.layers, start=1):
+            layer, name = LAYERS[kind], f"{prefix}{kind}{place}"
+            if kind == "conv" and place == 1 and x.ndim == 3 and x.shape[0] < x.shape[2]:
+                row = [*row, "channels first"]
+            parameters = {part: self.arrays[f"{name}/{part}"] for part in layer.parameters}
+            size = layer.states * row[0] if layer.states else 0
+            x = layer.forward(row, parameters, x, rest[:size])
+            rest = rest[size:]
         return x.reshape(-1), rest
 
     def act(
@@ -152,7 +138,7 @@ class NumpyPolicy(NamedTuple):
         outputs, rng = self.outputs(observation, state), rng or np.random.default_rng()
         values = outputs[self.heads[0]].astype(np.float64)
         if self.heads[0] == "mean" and not greedy:
-            variance = np.logaddexp(0, outputs["variance"]) + SMALLEST_VARIANCE
+            variance = np.logaddexp(0, outputs["variance"]) + MIN_VARIANCE
             values += np.sqrt(variance) * rng.standard_normal(values.size)
         if "actions/bounds" in self.arrays:
             centre, half, low, high = self.arrays["actions/bounds"]
@@ -182,6 +168,51 @@ def check_state(state: Any, size: int) -> None:
             if size
             else "state is given, but this policy remembers nothing: leave it out"
         )
+
+
+# Layers, for one sample: the row of the table without its kind, its parameters, what enters it, and its state, which it
+# brings up to date.
+
+
+def _activated(y: np.ndarray, activation: str) -> np.ndarray:
+    return np.maximum(y, 0) if activation == "relu" else np.tanh(y) if activation == "tanh" else y
+
+
+def _dense(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
+    return _activated(x.reshape(-1) @ p["weights"] + p["bias"], row[1])
+
+
+def _conv(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
+    _, kernel, stride, activation, *channels_first = row
+    image = np.moveaxis(x, 0, 2) if channels_first else x.reshape(*x.shape[:2], -1)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (kernel, kernel), (0, 1))[::stride, ::stride]
+    if not channels_first:  # (row, column, channel, window row, window column): the channel comes last
+        windows = np.moveaxis(windows, 2, 4)
+    return _activated(windows.reshape(*windows.shape[:2], -1) @ p["weights"] + p["bias"], activation)
+
+
+def _lstm(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
+    h, c = state.reshape(2, row[0])
+    z = x.reshape(-1) @ p["weights"] + h @ p["recurrent"] + p["bias"]
+    i, f, g, o = z.reshape(4, row[0])
+    c[:] = _sigmoid(f + 1) * c + _sigmoid(i) * np.tanh(g)
+    h[:] = _sigmoid(o) * np.tanh(c)
+    return h.copy()
+
+
+class _Layer(NamedTuple):
+    """A kind of layer: names of its parameters, numbers that it remembers for each unit, and its forward pass."""
+
+    parameters: tuple[str, ...]
+    states: int
+    forward: Callable[[list[Any], dict[str, np.ndarray], np.ndarray, np.ndarray], np.ndarray]
+
+
+LAYERS = {
+    "dense": _Layer(("weights", "bias"), 0, _dense),
+    "conv": _Layer(("weights", "bias"), 0, _conv),
+    "lstm": _Layer(("weights", "recurrent", "bias"), 2, _lstm),
+}
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

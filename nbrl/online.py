@@ -9,6 +9,8 @@ from typing import Any
 import numba
 from gymnasium import spaces
 
+from nbrl import snapshot
+from nbrl.actions import env_address
 from nbrl.agent import Agent
 from nbrl.checkpoint import write_tensors
 from nbrl.config import Config, configure
@@ -16,19 +18,36 @@ from nbrl.envs.gym import encoder
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment
 from nbrl.kernels.compile import announce, jit
 from nbrl.learner import Learner
-from nbrl.methods.rollout import GO_ON, begin_episode, begin_rollout, note, observe
-from nbrl.nets.heads import command
+from nbrl.methods import driver
+from nbrl.methods.driver import GO_ON
 from nbrl.run import FAILURES
 
 
 @jit
-def _observe(shared, worker, settings, t):
-    """What comes before the action of step t in a method's loop, for a worker of one actor."""
+def _act(method, policy, shared, worker, t):
+    """What a rollout begins with, and the action of step t, of a worker of one actor."""
     if t == 0:
-        begin_rollout(shared, worker, settings)  # theta' = theta
-    if not worker.begun[0]:
-        begin_episode(worker, 0)
-    return observe(worker, 0, t)
+        driver.begin_rollout(method, shared, worker)  # theta' = theta
+    if not worker.actors.begun[0]:
+        driver.begin_episode(worker.actors, 0)
+    code = driver.observe(worker, 0, t)
+    if code == GO_ON:
+        driver.act(method, policy, shared, worker, 0, t)
+        env_address(policy, policy.action[t, 0])  # turns it into the environment's units
+    return code
+
+
+@jit
+def _record(method, policy, shared, worker, t, reward, status):
+    """What the action of step t led to."""
+    code = driver.record_step(method, worker, 0, t, 0, reward, status)
+    return code if code != GO_ON else driver.end_values(method, policy, shared, worker, 0, t)
+
+
+@jit
+def _learn(method, policy, shared, worker):
+    """What a rollout ends with."""
+    return driver.finish_rollout(method, policy, shared, worker, 0)
 
 
 class OnlineLearner:
@@ -82,37 +101,26 @@ class OnlineLearner:
         self._first_action = int(getattr(action_space, "start", 0))
         self._learner = Learner(config, environment)
         if restore is not None:
-            self._learner.restore(restore)
+            snapshot.restore(self._learner, restore)
         self._compile()
         self._taken = [True] + [False] * (config.actors - 1)
         self._taking = threading.Lock()
         self._begin(0)
 
     def _begin(self, worker: int) -> None:
-        learner = self._learner
-        self._worker = learner.workers[worker]
-        environment = learner.environment
-        row = self._worker.observation[0].view(environment.observation_dtype)
+        environment = self._learner.environment
+        self._arguments = _, self._policy, _, self._worker = self._learner.arguments(worker)
+        row = self._worker.actors.observation[0].view(environment.observation_dtype)
         self._observation = row.reshape(environment.observation_shape)
         self._t = 0  # step of the rollout
         self._acted = False  # and waits for what comes of it
 
     def _compile(self) -> None:
         """Compile now all that a step calls, so that no later one waits for it."""
-        learner, method = self._learner, self._learner.method
-        both = (learner.shared, learner.workers[0])
-        announce(method.learn)
-        for function, *arguments in (
-            (note, learner.workers[0], learner.settings, 0, 0, 0, 0.0, 0),
-            (_observe, *both, learner.settings, 0),
-            (method.act, *both, learner.settings, 0, 0),
-            (method.end_values, *both, learner.settings, 0, 0),
-            (method.learn, *both, learner.settings, 0),
-        ):
-            function.compile(tuple(numba.typeof(argument) for argument in arguments))
-        worker = learner.workers[0]
-        if worker.sent.size:
-            command(worker.bounds, worker.motion[0, 0], worker.sent)
+        arguments = self._learner.arguments(0)
+        announce(_learn)
+        for function, *more in ((_act, 0), (_record, 0, 0.0, 0), (_learn,)):
+            function.compile(tuple(numba.typeof(argument) for argument in (*arguments, *more)))
 
     def another(self) -> "OnlineLearner":
         """One more learner of the same parameters, for another thread and another course of episodes.
@@ -158,35 +166,32 @@ class OnlineLearner:
         FloatingPointError
             An observation, a reward or the gradient is not finite. The parameters are as they were.
         """
-        learner, worker, method = self._learner, self._worker, self._learner.method
+        learner = self._learner
         if not self._acted and (terminated or truncated):
             raise ValueError("an episode cannot end with its first observation: no action led there")
         self._write(observation, self._observation)
         if self._acted:
             self._acted = False
             status = STEPPED | (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
-            self._check(note(worker, learner.settings, 0, self._t, 0, float(reward), status))
-            if truncated and not terminated:
-                self._check(method.end_values(learner.shared, worker, learner.settings, 0, self._t))
+            self._check(_record(*self._arguments, self._t, float(reward), status))
             self._t += 1
             if self._t == learner.config.rollout_length:
                 self._t = 0
                 if not self.finished:
-                    self._check(method.learn(learner.shared, worker, learner.settings, 0))
+                    self._check(_learn(*self._arguments))
         if terminated or truncated:
             return None
-        self._check(_observe(learner.shared, worker, learner.settings, self._t))
-        method.act(learner.shared, worker, learner.settings, 0, self._t)
+        self._check(_act(*self._arguments, self._t))
         self._acted = True
-        if worker.sent.size:
-            command(worker.bounds, worker.motion[self._t, 0], worker.sent)
-            return worker.sent.reshape(learner.environment.action_shape).copy()
-        return self._first_action + int(worker.action[self._t, 0])
+        action = self._policy.taken(self._t)
+        if learner.environment.action_shape:
+            return action.reshape(learner.environment.action_shape).copy()
+        return self._first_action + action
 
     def _check(self, code: int) -> None:
         if code != GO_ON:
             self._t = 0
-            self._worker.begun[0] = False
+            self._worker.actors.begun[0] = False
             raise FloatingPointError(f"{FAILURES[code]}; the parameters are as they were before it")
 
     @property
@@ -215,4 +220,4 @@ class OnlineLearner:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write what `restore` needs, one file that `Agent.load` reads as well. Episodes under way are not kept."""
-        write_tensors(path, *self._learner.snapshot(with_episodes=False))
+        write_tensors(path, *snapshot.take(self._learner, with_episodes=False))

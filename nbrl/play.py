@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbrl.agent import Agent, choose, draw
+from nbrl.agent import Agent, chosen, draw_action
 from nbrl.checkpoint import replace_file
 from nbrl.envs.interface import TERMINATED, TRUNCATED, Environment, Player
 from nbrl.evaluation import STREAM, check_seed, environment_for
@@ -88,7 +88,7 @@ def play(
     frames: list[_Frame] = []
     total, length, status = 0.0, 0, 0
     with contextlib.closing(Player(spec)) as player:
-        policy, state, row = agent.policy(), agent.initial_state(), np.zeros(ROW, np.uint64)
+        (policy, actor), state, row = agent.actor(), agent.initial_state(), np.zeros(ROW, np.uint64)
         seed_row(row, np.uint64(seed), np.uint64(STREAM))
         observation = player.reset(next_uint64(row))
         while True:
@@ -96,11 +96,10 @@ def play(
                 frames.append(_frame(spec, player.instance.picture(observation), total))
             if status & (TERMINATED | TRUNCATED):
                 break
-            draw(policy, row)
-            if not choose(policy, observation.reshape(-1).view(np.uint8), state, greedy):
+            if not draw_action(policy, actor, observation.reshape(-1).view(np.uint8), state, greedy, row):
                 raise FloatingPointError(f"an observation of {spec.name} has a number that is not finite")
-            chosen = policy.sent.reshape(spec.action_shape) if spec.action_shape else policy.action[0]
-            observation, reward, status = player.step(chosen)
+            chosen(policy)
+            observation, reward, status = player.step(np.reshape(policy.taken(0), spec.action_shape))
             total, length = total + reward, length + 1
             if on_step:
                 on_step(length, total)

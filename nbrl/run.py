@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from nbrl import checkpoint
+from nbrl import checkpoint, snapshot
 from nbrl.agent import Agent
 from nbrl.config import Config
 from nbrl.evaluation import BackgroundEvaluation
 from nbrl.kernels.compile import announce
 from nbrl.learner import Learner
-from nbrl.methods import rollout
+from nbrl.methods import driver, state
 from nbrl.metrics import MetricsFile, Report, RunDirectory, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ LONGEST_WAIT = 1e6  # seconds; the system's clocks take no arbitrary ones
 CHECKPOINTS_KEPT = 3
 RECENT_EPISODES = 100
 FAILURES = {
-    rollout.BAD_OBSERVATION: "an observation has a number that is not finite",
-    rollout.BAD_REWARD: "a reward is not finite",
-    rollout.BAD_GRADIENT: "the gradient is not finite: a lower learning_rate or gradient_clip may help",
+    driver.BAD_OBSERVATION: "an observation has a number that is not finite",
+    driver.BAD_REWARD: "a reward is not finite",
+    driver.BAD_GRADIENT: "the gradient is not finite: a lower learning_rate or gradient_clip may help",
 }
 
 
@@ -62,12 +62,12 @@ class Run:
         self.seeded = config.seed is not None
         self.learner = Learner(config, environment)
         if init is not None:
-            self.learner.begin_from(init)
+            snapshot.begin_from(self.learner, init)
         self.config, self.environment = self.learner.config, self.learner.environment
         self.seconds_before = 0.0  # of training, before this process, and less what pauses took
         self.paused_since = 0.0
         if restore is not None:
-            self.seconds_before = _seconds(self.learner.restore(restore))
+            self.seconds_before = _seconds(snapshot.restore(self.learner, restore))
         self.directory = None
         if directory is not None and restore is None:
             self.directory = RunDirectory.create(directory, self.config)
@@ -107,9 +107,9 @@ class Run:
         try:
             if self.seeded and self.config.threads > 1:
                 logger.info("with %d threads the order of updates is not reproducible", self.config.threads)
-            announce(learner.method.loop)
-            learner.method.loop(learner.shared, learner.workers[0], learner.settings, 0)  # compiles, as does the next
-            rollout.annealed(learner.settings, 0)
+            announce(driver.loop)
+            learner.loop(0, 0)  # compiles, as does the next
+            _ = learner.learning_rate
             for worker in range(self.config.threads):
                 learner.attach(worker)
             if self.config.eval_interval is not None:
@@ -153,7 +153,7 @@ class Run:
                 self.changed.wait_for(lambda: self.state != "parked")
             if self.state in ("running", "parked"):
                 self.state, self.paused_since = "paused", time.perf_counter()
-                self.learner.shared.control[0] = rollout.PARK
+                self.learner.shared.control[0] = state.PARK
                 self.changed.notify_all()
             if not own:
                 self.changed.wait_for(lambda: self.parked == self.active or self.state != "paused")
@@ -165,7 +165,7 @@ class Run:
             if self.state == "paused":
                 self._leave_pause()
                 self.state = "running"
-                self.learner.shared.control[0] = rollout.RUN
+                self.learner.shared.control[0] = state.RUN
                 self.changed.notify_all()
 
     def _leave_pause(self) -> None:
@@ -178,7 +178,7 @@ class Run:
     def _ask_to_stop(self) -> None:
         self._leave_pause()
         self.state = "stopping"
-        self.learner.shared.control[0] = max(self.learner.shared.control[0], rollout.PARK)
+        self.learner.shared.control[0] = max(self.learner.shared.control[0], state.PARK)
         self.changed.notify_all()
 
     def _end(self) -> None:
@@ -230,12 +230,12 @@ class Run:
         learner, rollouts = self.learner, 1
         while True:
             began = time.perf_counter()
-            code = learner.method.loop(learner.shared, learner.workers[thread], learner.settings, rollouts)
-            if code in (rollout.FINISHED, rollout.ABANDONED):
+            code = learner.loop(thread, rollouts)
+            if code in (driver.FINISHED, driver.ABANDONED):
                 return
-            if code != rollout.PAUSED:
+            if code != driver.PAUSED:
                 raise self._failure(code, thread)
-            if learner.shared.control[0] != rollout.RUN:
+            if learner.shared.control[0] != state.RUN:
                 if not self._park():
                     return
             else:
@@ -243,15 +243,15 @@ class Run:
                 rollouts = max(1, min(2 * rollouts, int(rollouts * CALL_SECONDS / lasted)))
 
     def _failure(self, code: int, thread: int) -> BaseException:
-        actor = int(self.learner.workers[thread].failed[0])
+        actor = int(self.learner.workers[thread].failed)
         where = f"in actor {self.learner.actors[thread][actor]} of worker thread {thread}"
-        if code == rollout.FAILED_ENVIRONMENT:
+        if code == driver.FAILED_ENVIRONMENT:
             error = self.learner.instances[thread][actor].error
             if error is not None:
                 error.add_note(f"raised {where} of the run")
                 return error
             return RuntimeError(f"the environment {self.environment.name} reported a failure {where}")
-        if code == rollout.BAD_GRADIENT:
+        if code == driver.BAD_GRADIENT:
             where = f"in worker thread {thread}"
         return FloatingPointError(f"{FAILURES[code]} ({where}); the parameters are as they were before it")
 
@@ -283,13 +283,13 @@ class Run:
             self._ask_to_stop()
         idle = self._wait_for_workers(GRACE)
         if not idle:
-            self.learner.shared.control[0] = rollout.ABANDON
+            self.learner.shared.control[0] = state.ABANDON
             idle = self._wait_for_workers(GRACE)  # an environment may need longer: the run is saved before
         with self._keeping_errors():
             self._report(metrics)
         with self._keeping_errors():
             if self.directory:
-                self._write_checkpoint(*self.learner.snapshot(with_episodes=idle))
+                self._write_checkpoint(*snapshot.take(self.learner, with_episodes=idle))
                 self.learner.agent().save(self.directory.policy_file)
         self.evaluation.close()  # now that the run is saved: its environment may be stuck as well
         self._wait_for_workers(None)
@@ -370,12 +370,13 @@ class Run:
         now, steps, sums = time.perf_counter(), self.learner.steps, self.learner.sums()
         new = sums - self.last_sums
         episodes = self.learner.new_episodes()
-        returns = episodes[:, rollout.RETURN].tolist()
+        returns = episodes[:, state.RETURN].tolist()
         self.recent.extend(returns)
         speed = (steps - self.last_steps) / max(now - self.last_time, 1e-9)
-        samples, updates = new[rollout.SAMPLES], new[rollout.UPDATES]
-        heads = self.learner.network.heads
-        has_policy = "value" in heads or "action" in heads
+        samples, updates = new[state.SAMPLES], new[state.UPDATES]
+        losses = dict.fromkeys(("policy_loss", "value_loss", "entropy"))
+        if samples:
+            losses |= zip(self.learner.method.metrics, (new[state.METRICS :] / samples).tolist(), strict=True)
         report = Report(
             steps=steps,
             frames=steps * self.environment.frames_per_step,
@@ -387,13 +388,11 @@ class Run:
             return_mean=float(np.mean(returns)) if returns else None,
             return_minimum=min(returns, default=None),
             return_maximum=max(returns, default=None),
-            length_mean=float(episodes[:, rollout.LENGTH].mean()) if returns else None,
+            length_mean=float(episodes[:, state.LENGTH].mean()) if returns else None,
             recent_return=float(np.mean(self.recent)) if self.recent else None,
-            policy_loss=float(new[rollout.POLICY_LOSS] / samples) if samples and has_policy else None,
-            value_loss=float(new[rollout.VALUE_LOSS] / samples) if samples else None,
-            entropy=float(new[rollout.ENTROPY] / samples) if samples and "value" in heads else None,
-            gradient_norm=float(new[rollout.GRADIENT_NORM] / updates) if updates else None,
-            learning_rate=rollout.annealed(self.learner.settings, steps),
+            **losses,
+            gradient_norm=float(new[state.GRADIENT_NORM] / updates) if updates else None,
+            learning_rate=self.learner.learning_rate,
             dropped_episodes=self.learner.dropped_episodes(),
             evaluation_return=self._evaluated(),
             updates=int(self.learner.shared.updates[0]),
@@ -416,14 +415,14 @@ class Run:
             if self.state != "running":
                 return
             self.state = "parked"
-            self.learner.shared.control[0] = rollout.PARK
+            self.learner.shared.control[0] = state.PARK
             self.changed.wait_for(lambda: self.parked == self.active or self.state in ("stopping", "running"))
             if self.state in ("stopping", "running"):
                 return  # the last checkpoint follows; or an environment paused the run, and it went on meanwhile
-            arrays, metadata = self.learner.snapshot()
+            arrays, metadata = snapshot.take(self.learner)
             if self.state == "parked":
                 self.state = "running"
-                self.learner.shared.control[0] = rollout.RUN
+                self.learner.shared.control[0] = state.RUN
                 self.changed.notify_all()
         self._write_checkpoint(arrays, metadata)
 

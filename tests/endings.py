@@ -19,7 +19,6 @@ from toys import LONG, tiny, wait_until
 
 from nbrl import Trainer, checkpoint, cli
 from nbrl.learner import Learner
-from nbrl.methods import rollout
 from nbrl.metrics import RunDirectory, read_metrics
 from nbrl.run import CHECKPOINTS_KEPT
 
@@ -29,8 +28,8 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 def compile_all():
     learner = Learner(CONFIG)
-    learner.method.loop(learner.shared, learner.workers[0], learner.settings, 0)
-    rollout.annealed(learner.settings, 0)
+    learner.loop(0, 0)
+    assert learner.learning_rate == CONFIG.learning_rate
     tasks = Path("/proc/self/task")
     assert not tasks.exists() or len(list(tasks.iterdir())) == 1
 

@@ -405,12 +405,12 @@ def a3c_gradient(logits, values, actions, returns, *, entropy_weight, value_weig
     return dlogits, -value_weight * (returns - values)
 
 
-SMALLEST_VARIANCE = 1e-4
+MIN_VARIANCE = 1e-4
 
 
 def gaussian_variance(s):
     """softplus(s), and a little."""
-    return np.logaddexp(0.0, np.asarray(s, np.float64)) + SMALLEST_VARIANCE
+    return np.logaddexp(0.0, np.asarray(s, np.float64)) + MIN_VARIANCE
 
 
 def gaussian_log_pi(mean, s, actions):

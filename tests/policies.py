@@ -3,8 +3,8 @@
 import numpy as np
 
 from nbrl import Agent, Conv, Dense, Lstm
+from nbrl.actions import action_bounds
 from nbrl.agent import Preprocessing
-from nbrl.nets.heads import action_bounds
 from nbrl.nets.network import Network
 
 ACTIONS = 3

@@ -9,7 +9,7 @@ from oracles import left_states, log_softmax, network_forward
 from policies import ACTIONS, PICTURES, RECURRENT, SMALL, VALUES, agent_of
 
 from nbrl import Agent, Dense
-from nbrl.agent import EPSILON, Preprocessing, choose
+from nbrl.agent import EPSILON, Preprocessing, choose_action
 from nbrl.nets.network import Network
 
 
@@ -272,14 +272,14 @@ def test_the_best_value_is_taken_and_the_first_of_equals():
 def test_any_action_is_taken_now_and_then(best):
     # One number, uniform in [0, 1), decides: below 0.01 each action has a third of that, above it is the best.
     agent, below = agent_of(**VALUES, q=np.eye(ACTIONS)[best]), np.nextafter
-    policy, observation, third = agent.policy(), np.zeros(4, np.float32).view(np.uint8), 0.01 / 3
+    (policy, actor), observation, third = agent.actor(), np.zeros(4, np.float32).view(np.uint8), 0.01 / 3
     told = {0.0: 0, third * 0.999999: 0, third * 1.000001: 1, 2 * third * 0.999999: 1, 2 * third * 1.000001: 2}
     told |= {below(0.01, 0): 2, 0.01: best, below(0.01, 1): best, 0.5: best, below(1, 0): best}
     for u, action in told.items():
         policy.noise[0] = u
         for greedy, expected in ((False, action), (True, best)):
-            assert choose(policy, observation, agent.initial_state(), greedy)
-            assert policy.action[0] == expected
+            assert choose_action(policy, actor, observation, agent.initial_state(), greedy)
+            assert policy.action[0, 0] == expected
 
 
 def test_the_generator_decides_when():

@@ -16,6 +16,12 @@ PARTS = ["environment", "acting", "learning", "copy", "update", "rest"]
 SECONDS = 0.05
 
 
+def layer_flops(network, samples):
+    """(forward, backward) of all layers, in their order."""
+    found = [bench.layer_flops(plan, samples) for plan in network.plans]
+    return [list(counts) for counts in zip(*found, strict=True)]
+
+
 def check(result, layers):
     assert [part.name for part in result.parts] == PARTS
     assert [layer.name for layer in result.layers] == layers
@@ -74,10 +80,10 @@ def test_continuous_actions():
 
 def test_operations_of_separate_networks():
     network = Network((Dense(3),), (4,), {"mean": 2, "variance": 2, "value": 1}, separate=True, constant=("variance",))
-    forward, backward = bench.layer_flops(network.workspace(7).table, 7)
+    forward, backward = layer_flops(network, 7)
     # Both first layers read the observation, which needs no gradient.
-    assert forward.tolist() == [7 * 24, 7 * 24, 7 * 12, 0, 7 * 6]
-    assert backward.tolist() == [7 * 24, 7 * 24, 2 * 7 * 12, 0, 2 * 7 * 6]
+    assert forward == [7 * 24, 7 * 24, 7 * 12, 0, 7 * 6]
+    assert backward == [7 * 24, 7 * 24, 2 * 7 * 12, 0, 2 * 7 * 6]
 
 
 def test_every_environment_is_closed():
@@ -140,33 +146,33 @@ def test_the_parts_are_timed_on_a_network_that_stays_as_it_is():
 
 def test_operations_of_the_paper_s_network():
     layers = (Conv(16, 8, 4, "relu"), Conv(32, 4, 2, "relu"), Dense(256, "relu"))
-    table = Network(layers, (4, 84, 84), {"policy": 6, "value": 1}).workspace(3).table
+    network = Network(layers, (4, 84, 84), {"policy": 6, "value": 1})
     # Output pixels x weights of a filter x filters, times 2: 20 x 20 of 4 x 8 x 8, then 9 x 9 of 16 x 4 x 4.
     one = [2 * 400 * 256 * 16, 2 * 81 * 256 * 32, 2 * 2592 * 256, 2 * 256 * 6, 2 * 256 * 1]
     assert one == [3_276_800, 1_327_104, 1_327_104, 3_072, 512]
-    forward, backward = bench.layer_flops(table, 1)
-    assert forward.tolist() == one
-    assert backward.tolist() == [one[0], *(2 * count for count in one[1:])]
-    forward, backward = bench.layer_flops(table, 3)
-    assert forward.tolist() == [3 * count for count in one]
-    assert backward.sum() == 3 * (3_276_800 + 2 * (1_327_104 + 1_327_104 + 3_072 + 512))
+    forward, backward = layer_flops(network, 1)
+    assert forward == one
+    assert backward == [one[0], *(2 * count for count in one[1:])]
+    forward, backward = layer_flops(network, 3)
+    assert forward == [3 * count for count in one]
+    assert sum(backward) == 3 * (3_276_800 + 2 * (1_327_104 + 1_327_104 + 3_072 + 512))
 
 
 def test_operations_of_an_lstm():
-    table = Network((Dense(3), Lstm(5)), (4,), {"q": 2}).workspace(7).table
+    network = Network((Dense(3), Lstm(5)), (4,), {"q": 2})
     # Inputs and outputs of the step before, each times 4 gates of 5 units; twice that backward, to weights and inputs.
     lstm = 2 * (3 * 20 + 5 * 20)
-    forward, backward = bench.layer_flops(table, 7)
-    assert forward.tolist() == [7 * 24, 7 * lstm, 7 * 20]
-    assert backward.tolist() == [7 * 24, 2 * 7 * lstm, 2 * 7 * 20]
-    first = Network((Lstm(5),), (4,), {"q": 2}).workspace(1).table  # needs no gradient of the observation
-    assert bench.layer_flops(first, 1)[1].tolist() == [2 * (4 * 20 + 2 * 5 * 20), 2 * 20]
+    forward, backward = layer_flops(network, 7)
+    assert forward == [7 * 24, 7 * lstm, 7 * 20]
+    assert backward == [7 * 24, 2 * 7 * lstm, 2 * 7 * 20]
+    first = Network((Lstm(5),), (4,), {"q": 2})  # needs no gradient of the observation
+    assert layer_flops(first, 1)[1] == [2 * (4 * 20 + 2 * 5 * 20), 2 * 20]
 
 
 def test_both_heads_read_the_observation_where_there_is_no_layer():
-    table = Network((), (4,), {"policy": 2, "value": 1}).workspace(1).table
-    forward, backward = bench.layer_flops(table, 5)
-    assert forward.tolist() == backward.tolist() == [5 * 2 * 4 * 2, 5 * 2 * 4]
+    network = Network((), (4,), {"policy": 2, "value": 1})
+    forward, backward = layer_flops(network, 5)
+    assert forward == backward == [5 * 2 * 4 * 2, 5 * 2 * 4]
 
 
 def test_the_machine_is_named():

@@ -12,13 +12,14 @@ from methods.told import Told
 from oracles import TERMINATED, TRUNCATED
 from toys import tiny
 
-from nbrl import CheckpointError, Dense, NativeEnvironment
+from nbrl import CheckpointError, Dense, NativeEnvironment, snapshot
 from nbrl.checkpoint import write_tensors
 from nbrl.envs.interface import ResetFunction, StepFunction
 from nbrl.learner import Learner
-from nbrl.methods import rollout
-from nbrl.methods.normalisation import scale_of
-from nbrl.methods.rollout import ABANDONED, FINISHED, PAUSED
+from nbrl.methods import state
+from nbrl.methods.driver import ABANDONED, FINISHED, PAUSED
+from nbrl.methods.running_statistics import scale_of
+from nbrl.methods.state import ABANDON
 from nbrl.nets.layers import Lstm
 
 REMEMBERS = (Dense(8, "tanh"), Lstm(5))
@@ -33,7 +34,7 @@ class Run:
 
     def __call__(self, count=1, worker=0):
         learner = self.learner
-        return learner.method.loop(learner.shared, learner.workers[worker], learner.settings, count)
+        return learner.loop(worker, count)
 
 
 @given(
@@ -49,11 +50,12 @@ def test_every_actor_has_one_thread_and_whole_groups(sizes):
     assert sorted(np.concatenate(learner.actors)) == list(range(k * groups))
     counts = [actors.size for actors in learner.actors]
     assert max(counts) - min(counts) <= k
-    for worker, actors in zip(learner.workers, learner.actors, strict=True):
+    for worker, policy, actors in zip(learner.workers, learner.policies, learner.actors, strict=True):
         assert all(group.tolist() == list(range(group[0], group[0] + k)) for group in actors.reshape(-1, k))
         assert group_starts(actors, k) % k == 0
-        assert worker.begun.shape == actors.shape
-        assert worker.action.shape == (5, k)
+        assert worker.actors.begun.shape == actors.shape
+        assert worker.rollout.reward.shape == (5, k)
+        assert policy.action.shape == (5, k, 1)
 
 
 def group_starts(actors, k):
@@ -65,10 +67,10 @@ def test_an_actor_s_random_numbers_do_not_depend_on_the_threads():
     for threads in (1, 2, 6):
         learner = Learner(tiny(actors=6, threads=threads))
         for worker, actors in zip(learner.workers, learner.actors, strict=True):
-            for row, actor in zip(worker.random, actors, strict=True):
+            for row, actor in zip(worker.actors.random, actors, strict=True):
                 assert rows.setdefault(int(actor), row.tolist()) == row.tolist()
     assert len({tuple(row) for row in rows.values()}) == 6
-    other = Learner(tiny(actors=6, seed=2)).workers[0].random
+    other = Learner(tiny(actors=6, seed=2)).workers[0].actors.random
     assert not np.array_equal(other, list(rows.values()))
 
 
@@ -88,10 +90,10 @@ def test_what_threads_write_lies_in_cache_lines_of_their_own():
     starts = [learner.shared.steps[thread:].ctypes.data for thread in range(3)]
     assert all(start % 64 == 0 for start in starts)
     assert len({start // 64 for start in starts}) == 3
-    for array in (learner.shared.theta, learner.shared.statistics, learner.shared.control, learner.shared.updates):
+    for array in (learner.shared.theta, learner.shared.optimiser, learner.shared.control, learner.shared.updates):
         assert array.ctypes.data % 64 == 0
-    ends = learner.workers[0].ring_ends
-    assert {(ends.ctypes.data + 8 * end) % 64 for end in (rollout.WRITTEN, rollout.READ, rollout.DROPPED)} == {0}
+    ends = learner.workers[0].episodes.ends
+    assert {(ends.ctypes.data + 8 * end) % 64 for end in (state.WRITTEN, state.READ, state.DROPPED)} == {0}
 
 
 @pytest.mark.parametrize("method", ["one_step_q", "one_step_sarsa", "n_step_q"])
@@ -135,7 +137,7 @@ def test_a_run_begins_with_a_policy_and_what_it_normalises_by():
     agent = trained.learner.agent()
     assert (np.abs(agent.normal - [[0], [1]]) > 1e-3).all()
     run = Run("Pendulum-v1", **NORMALISED | {"seed": 2, "learning_rate": 1e-12})
-    run.learner.begin_from(agent)
+    snapshot.begin_from(run.learner, agent)
     np.testing.assert_array_equal(run.learner.agent().parameters, agent.parameters)
     np.testing.assert_allclose(run.learner.agent().normal, agent.normal, rtol=1e-6)
     for worker in (1, 0):  # each thread normalises by it from its first rollout on
@@ -148,8 +150,8 @@ def test_small_rewards_are_never_made_larger():
     worker = run.learner.workers[0]
     for _ in range(40):
         run()
-        found |= set(worker.reward[:, 0])
-    assert scale_of(worker.total, worker.total.shape[1] - 1) > 2
+        found |= set(worker.rollout.reward[:, 0])
+    assert scale_of(worker.statistics.total, worker.statistics.total.shape[1] - 1) > 2
     assert found == {-1, 0, 1}
 
 
@@ -158,7 +160,7 @@ def test_pictures_count_by_the_picture_beside_what_a_policy_normalises_by():
     run = Run("Bricks-v0", **settings)
     agent = run.learner.agent()
     agent.normal = np.array([[0.5], [3]], np.float32)  # far from what Bricks' pictures have
-    run.learner.begin_from(agent)
+    snapshot.begin_from(run.learner, agent)
     run(10)
     np.testing.assert_allclose(run.learner.workers[0].work.normal, agent.normal, rtol=0.01)
     assert (run.learner.workers[0].work.normal != agent.normal).all()
@@ -175,11 +177,11 @@ def test_pictures_count_by_the_picture_beside_what_a_policy_normalises_by():
 def test_a_policy_of_other_settings_is_no_beginning(settings, sentence):
     one, other = (Learner(tiny("Pendulum-v1", **NORMALISED | more)) for more in ({}, settings))
     with pytest.raises(ValueError, match=sentence):
-        other.begin_from(one.agent())
+        snapshot.begin_from(other, one.agent())
     if "normalised" in sentence:
         sentence = "takes observations as they are, the run has them normalised: set normalise_observations"
     with pytest.raises(ValueError, match=sentence):
-        one.begin_from(other.agent())
+        snapshot.begin_from(one, other.agent())
 
 
 # The loop's codes and counts
@@ -210,10 +212,10 @@ def test_groups_take_turns():
 def test_a_parked_loop_changes_nothing():
     run = Run()
     run(3)
-    run.learner.shared.control[0] = rollout.PARK
-    before = run.learner.snapshot()
+    run.learner.shared.control[0] = state.PARK
+    before = snapshot.take(run.learner)
     assert run(10) == PAUSED
-    assert_same_snapshot(run.learner.snapshot(), before)
+    assert_same_snapshot(snapshot.take(run.learner), before)
 
 
 def assert_same_snapshot(one, other):
@@ -231,7 +233,7 @@ def test_an_abandoned_rollout_teaches_nothing():
     def step(state, action, observation, reward):
         calls.append(state)
         if len(calls) == 8:
-            run.learner.shared.control[0] = rollout.ABANDON
+            run.learner.shared.control[0] = ABANDON
         return 1
 
     environment = NativeEnvironment(
@@ -240,10 +242,10 @@ def test_an_abandoned_rollout_teaches_nothing():
     )  # fmt: skip
     run = Run(environment, normalise_rewards=False)  # whose statistics are of every step that was played
     assert run(1) == PAUSED
-    before = run.learner.snapshot()
+    before = snapshot.take(run.learner)
     assert run(9) == ABANDONED
     assert len(calls) == 8
-    after = run.learner.snapshot()
+    after = snapshot.take(run.learner)
     for arrays in (before[0], after[0]):  # actions were drawn, and steps taken
         for name in [name for name in arrays if name.startswith("actors/") or name in ("turn", "states")]:
             del arrays[name]
@@ -259,7 +261,7 @@ def test_episodes_come_out_once_and_in_order():
     run = Run(Told(script), rollout_length=5)
     run(1)
     assert run.learner.new_episodes().tolist() == [[number, 1] for number in range(5)]
-    assert run.learner.new_episodes().shape == (0, rollout.EPISODE)
+    assert run.learner.new_episodes().shape == (0, state.EPISODE)
     run(2)
     assert run.learner.new_episodes().tolist() == [[number, 1] for number in range(5, 15)]
     assert run.learner.dropped_episodes() == 0
@@ -268,13 +270,13 @@ def test_episodes_come_out_once_and_in_order():
 def test_a_full_ring_drops_the_newest_and_counts_them():
     script = [(float(number), TERMINATED) for number in range(16)]
     run = Run(Told(script), rollout_length=16, steps=10**9)
-    rollouts = rollout.RING_SIZE // 16
+    rollouts = state.RING_SIZE // 16
     run(rollouts + 2)
     assert run.learner.dropped_episodes() == 32
     episodes = run.learner.new_episodes()
-    np.testing.assert_array_equal(episodes[:, rollout.RETURN], np.tile(np.arange(16.0), rollouts))
+    np.testing.assert_array_equal(episodes[:, state.RETURN], np.tile(np.arange(16.0), rollouts))
     run(3)  # around the ring's end
-    np.testing.assert_array_equal(run.learner.new_episodes()[:, rollout.RETURN], np.tile(np.arange(16.0), 3))
+    np.testing.assert_array_equal(run.learner.new_episodes()[:, state.RETURN], np.tile(np.arange(16.0), 3))
     assert run.learner.dropped_episodes() == 32
 
 
@@ -282,8 +284,8 @@ def test_episodes_of_all_workers():
     run = Run(Told([(2.0, TERMINATED)] * 16), actors=4, threads=2)
     run(2, 0)
     run(1, 1)
-    assert run.learner.new_episodes().shape == (15, rollout.EPISODE)
-    assert run.learner.sums()[[rollout.UPDATES, rollout.SAMPLES]].tolist() == [3, 15]
+    assert run.learner.new_episodes().shape == (15, state.EPISODE)
+    assert run.learner.sums()[[state.UPDATES, state.SAMPLES]].tolist() == [3, 15]
 
 
 # Statistics of the optimisers
@@ -293,9 +295,9 @@ def test_episodes_of_all_workers():
 def test_each_group_of_actors_has_statistics_of_its_own(optimiser):
     # Six groups of two, dealt to two threads in turn.
     run = Run(actors=12, lockstep=2, threads=2, optimiser=optimiser)
-    statistics = run.learner.shared.statistics
+    statistics = run.learner.shared.optimiser
     assert statistics.shape == (6, 1, run.learner.network.layout.size)
-    assert [worker.statistics.tolist() for worker in run.learner.workers] == [[0, 2, 4], [1, 3, 5]]
+    assert [worker.owners.tolist() for worker in run.learner.workers] == [[0, 2, 4], [1, 3, 5]]
     for worker, turns in ((1, (1, 3, 5, 1)), (0, (0, 2, 4, 0, 2))):
         for group in turns:
             before = statistics.copy()
@@ -308,7 +310,7 @@ def test_each_group_of_actors_has_statistics_of_its_own(optimiser):
 @pytest.mark.parametrize(("optimiser", "arrays"), [("shared_rmsprop", 1), ("shared_adam", 2)])
 def test_all_threads_share_the_statistics_of_a_shared_optimiser(optimiser, arrays):
     run = Run(actors=4, threads=2, optimiser=optimiser)
-    statistics = run.learner.shared.statistics
+    statistics = run.learner.shared.optimiser
     assert statistics.shape == (1, arrays, run.learner.network.layout.size)
     for worker in (0, 1, 1, 0):
         before = statistics.copy()
@@ -349,16 +351,16 @@ def test_a_snapshot_restores_and_the_next_updates_are_the_same(more, tmp_path):
     size = 4 * settings.get("lockstep", 1)
     first(24 // size)
     path = tmp_path / "step.safetensors"
-    write_tensors(path, *first.learner.snapshot())
+    write_tensors(path, *snapshot.take(first.learner))
     second = Run(environment, **settings)
-    assert second.learner.restore(path).items() >= {"steps": "24", "updates": str(24 // size)}.items()
-    assert_same_snapshot(second.learner.snapshot(), first.learner.snapshot())
+    assert snapshot.restore(second.learner, path).items() >= {"steps": "24", "updates": str(24 // size)}.items()
+    assert_same_snapshot(snapshot.take(second.learner), snapshot.take(first.learner))
     third = Run(environment, **settings)
-    third.learner.restore(path)
+    snapshot.restore(third.learner, path)
     target = third.learner.shared.target.copy()
     second(32 // size)
     third(32 // size)
-    assert_same_snapshot(second.learner.snapshot(), third.learner.snapshot())
+    assert_same_snapshot(snapshot.take(second.learner), snapshot.take(third.learner))
     assert third.learner.steps == 56
     assert np.array_equal(third.learner.shared.target, target) == ("method" not in more)
 
@@ -369,19 +371,19 @@ def test_what_each_actor_remembers_and_does_next_is_in_the_snapshot_by_its_numbe
     run = Run("CartPole-v1", **settings)
     for worker in (0, 1):
         run(2, worker)
-    arrays, metadata = run.learner.snapshot()
+    arrays, metadata = snapshot.take(run.learner)
     assert arrays["actors/state"].shape == (8, 10)
     assert np.unique(arrays["actors/state"], axis=0).shape[0] == 8
     assert set(arrays["actors/next_action"].tolist()) == {0, 1}
     path = tmp_path / "step.safetensors"
     write_tensors(path, arrays, metadata)
     learner = Learner(tiny("CartPole-v1", **settings))
-    learner.restore(path)
+    snapshot.restore(learner, path)
     for one, other, actors in zip(learner.workers, run.learner.workers, learner.actors, strict=True):
         assert set(actors.tolist()) in ({0, 1, 4, 5}, {2, 3, 6, 7})
         for name in ("state", "next_action"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-            np.testing.assert_array_equal(getattr(one, name), arrays[f"actors/{name}"][actors])
+            np.testing.assert_array_equal(getattr(one.actors, name), getattr(other.actors, name))
+            np.testing.assert_array_equal(getattr(one.actors, name), arrays[f"actors/{name}"][actors])
 
 
 @pytest.mark.parametrize("optimiser", ["momentum_sgd", "rmsprop"])
@@ -390,14 +392,14 @@ def test_statistics_of_each_group_are_in_the_snapshot_by_its_number(optimiser, t
     run(3, 0)
     run(1, 1)
     path = tmp_path / "step.safetensors"
-    write_tensors(path, *run.learner.snapshot())
+    write_tensors(path, *snapshot.take(run.learner))
     name = {"momentum_sgd": "m", "rmsprop": "g"}[optimiser]
-    saved = run.learner.snapshot()[0][f"{name}/dense1/weights"]
+    saved = snapshot.take(run.learner)[0][f"{name}/dense1/weights"]
     assert saved.shape == (3, *run.learner.network.shapes()["dense1/weights"])
     assert saved.any(axis=(1, 2)).all()
     learner = Learner(tiny(actors=6, lockstep=2, threads=2, optimiser=optimiser))
-    learner.restore(path)
-    np.testing.assert_array_equal(learner.shared.statistics, run.learner.shared.statistics)
+    snapshot.restore(learner, path)
+    np.testing.assert_array_equal(learner.shared.optimiser, run.learner.shared.optimiser)
 
 
 @pytest.mark.parametrize(
@@ -423,12 +425,12 @@ def test_statistics_of_each_group_are_in_the_snapshot_by_its_number(optimiser, t
 def test_a_checkpoint_that_does_not_fit_is_refused(damage, tmp_path):
     run = Run(actors=2)
     run(2)
-    arrays, metadata = run.learner.snapshot()
+    arrays, metadata = snapshot.take(run.learner)
     damage(arrays, metadata)
     path = tmp_path / "step.safetensors"
     write_tensors(path, arrays, metadata)
     with pytest.raises(CheckpointError):
-        Learner(tiny(actors=2)).restore(path)
+        snapshot.restore(Learner(tiny(actors=2)), path)
 
 
 @pytest.mark.parametrize(
@@ -453,13 +455,13 @@ def test_a_checkpoint_of_sarsa_with_memory_that_does_not_fit_is_refused(name, da
     settings = {"actors": 2, "method": "one_step_sarsa", "network": REMEMBERS, "optimiser": "momentum_sgd"}
     run = Run(**settings)
     run(2)
-    arrays, metadata = run.learner.snapshot()
+    arrays, metadata = snapshot.take(run.learner)
     path = tmp_path / "step.safetensors"
     write_tensors(path, arrays, metadata)
-    Learner(tiny(**settings)).restore(path)  # as it is, it fits
+    snapshot.restore(Learner(tiny(**settings)), path)  # as it is, it fits
     array = arrays.pop(name)
     if damage is not None:
         arrays[name] = np.ascontiguousarray(damage(array))
     write_tensors(path, arrays, metadata)
     with pytest.raises(CheckpointError, match="cannot be gone on from"):
-        Learner(tiny(**settings)).restore(path)
+        snapshot.restore(Learner(tiny(**settings)), path)

@@ -13,19 +13,19 @@ from oracles import gaussian_variance
 from toys import continuous_policy, policy_for
 
 from nbrl import Agent, CheckpointError, Conv, Dense, Lstm, NumpyPolicy
+from nbrl.actions import action_bounds
 from nbrl.agent import Preprocessing
 from nbrl.checkpoint import write_tensors
-from nbrl.nets.heads import action_bounds
 from nbrl.nets.network import Network
-from nbrl.nets.workspace import enter, enter_state, forward, leave_state, outputs
+from nbrl.nets.table import forward, load_observation, load_state, outputs, store_state
 
 
 def compiled_outputs(agent, observation, state):
-    work = agent.policy().work
-    enter(work, 0, np.ascontiguousarray(observation).reshape(-1).view(np.uint8))
-    enter_state(work, 0, state)
+    work = agent.actor()[1].work
+    load_observation(work, 0, np.ascontiguousarray(observation).reshape(-1).view(np.uint8))
+    load_state(work, 0, state)
     forward(work, 0, 1)
-    leave_state(work, 0, state)
+    store_state(work, 0, state)
     return {head: outputs(work, agent.network.head(head), 0, 1)[0].copy() for head in agent.network.heads}
 
 

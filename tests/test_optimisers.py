@@ -13,7 +13,7 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbrl.optimisers import adam, clip_scale, gradient_norm, momentum_sgd, rmsprop
+from nbrl.methods.optimisers import adam, clip_scale, gradient_norm, momentum_sgd, rmsprop
 
 RELATIVE, LAST_PLACE = 2e-6, 2.0**-23
 sizes = st.one_of(st.integers(1, 40), st.sampled_from([64, 127, 1000]))

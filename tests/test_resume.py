@@ -10,10 +10,10 @@ from toys import tiny
 import nbrl
 from nbrl import CheckpointError, Conv, Dense, Trainer
 from nbrl.checkpoint import newest, read_tensors, write_tensors
-from nbrl.learner import PER_ACTOR
 from nbrl.methods.replay import contents
+from nbrl.methods.state import Actors
 from nbrl.nets.layers import Lstm
-from nbrl.nets.workspace import outputs
+from nbrl.nets.table import outputs
 
 ADAM = {"optimiser": "shared_adam", "learning_rate": 1e-3}
 SMALL = (Conv(4, 8, 4), Dense(8))
@@ -74,8 +74,9 @@ def settings(environment, more):
 def digest(trainer):
     learner = trainer._run.learner
     shared, worker = learner.shared, learner.workers[0]
-    arrays = [shared.theta, shared.target, shared.statistics, worker.random, worker.state, worker.next_action]
-    arrays += [worker.moments, worker.discounted]
+    actors = worker.actors
+    arrays = [shared.theta, shared.target, shared.optimiser, actors.random, actors.state, actors.next_action]
+    arrays += [worker.statistics.own, actors.discounted]
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest(), learner.steps
 
 
@@ -150,7 +151,7 @@ FIELDS = [
     "turn",
     "states",
     "actors/state_size",
-    *(f"actors/{name}" for name in PER_ACTOR),
+    *(f"actors/{name}" for name in Actors.make(np.arange(1), 0, 0, 0).kept()),
 ]
 
 
@@ -246,7 +247,7 @@ def test_statistics_of_several_threads_go_on_as_one(tmp_path):
     np.testing.assert_array_equal(trainer.snapshot().normal, arrays["observations/normal"])
     trainer.start()
     trainer.join()
-    assert (trainer._run.learner._moments()[0] == trainer.steps).all()
+    assert (trainer._run.learner.statistics()[0] == trainer.steps).all()
 
 
 def test_counts_of_an_episode_go_on(tmp_path):
@@ -255,8 +256,8 @@ def test_counts_of_an_episode_go_on(tmp_path):
     saved = stopped(config, tmp_path / "run", 3000)
     trainer = Trainer(config, directory=tmp_path / "run", restore=saved, on_report=reports.append)
     learner = trainer._run.learner
-    assert learner.workers[0].episode_length.sum() > 0
-    np.testing.assert_array_equal(learner.workers[0].episode_length, learner.workers[0].episode_return)
+    assert learner.workers[0].actors.episode_length.sum() > 0
+    np.testing.assert_array_equal(learner.workers[0].actors.episode_length, learner.workers[0].actors.episode_return)
     trainer.start()
     trainer.join()
     told = [report for report in reports if report.episodes]
@@ -309,7 +310,7 @@ def test_several_threads_go_on_with_their_counts_and_random_numbers(tmp_path):
     assert learner.steps == int(metadata["steps"])
     assert int(learner.shared.updates[0]) == int(metadata["updates"])
     for worker, actors in zip(learner.workers, learner.actors, strict=True):
-        np.testing.assert_array_equal(worker.random, arrays["actors/random"][actors])
+        np.testing.assert_array_equal(worker.actors.random, arrays["actors/random"][actors])
     assert arrays["actors/begun"].any()
 
 
@@ -376,8 +377,11 @@ def test_memories_of_several_threads_go_on(tmp_path):
     saved = stopped(config, tmp_path / "run", 1500)
     arrays, _ = read_tensors(saved)
     assert arrays["replay_sizes"].tolist() == [250, 250]
-    workers = Trainer(config, directory=tmp_path / "run", restore=saved)._run.learner.workers
-    found = [contents(worker.replay, worker.action.size) for worker in workers]
+    learner = Trainer(config, directory=tmp_path / "run", restore=saved)._run.learner
+    found = [
+        contents(method.replay, worker.rollout.reward.size)
+        for method, worker in zip(learner.methods, learner.workers, strict=True)
+    ]
     np.testing.assert_array_equal(np.concatenate(found), arrays["replay"])
     assert not np.array_equal(*found)
 
@@ -393,8 +397,8 @@ def test_a_memory_that_was_not_saved_fills_anew_with_the_policy_s_steps(tmp_path
     learner.attach(0)
     worker, before = learner.workers[0], int(learner.shared.updates[0])
     for step in range(1, 203):
-        learner.method.loop(learner.shared, worker, learner.settings, 1)
+        learner.loop(0, 1)
         assert int(learner.shared.updates[0]) - before == max(step - 199, 0)
         if step <= 199:  # it acts by what it has learnt, and not at random
             mu = outputs(worker.work, learner.network.head("action"), 0, 1)[0]
-            np.testing.assert_array_equal(worker.motion[0, 0], mu)
+            np.testing.assert_array_equal(learner.policies[0].action[0, 0], mu)

@@ -12,7 +12,6 @@ import nbrl
 from nbrl import Agent, CheckpointError, Trainer, checkpoint
 from nbrl.checkpoint import newest, read_tensors
 from nbrl.config import Config
-from nbrl.learner import PER_ACTOR
 from nbrl.metrics import RunDirectory, read_metrics
 
 ADAM = {"optimiser": "shared_adam"}
@@ -73,7 +72,8 @@ def test_the_safetensors_package_reads_a_checkpoint(tmp_path):
     arrays = safetensors.load_file(newest(tmp_path / "run" / "checkpoints"))
     parameters = ended.snapshot().network.layout.views(ended.snapshot().parameters)
     names = set(parameters)
-    kept = {"turn", "states", "moments", "actors/state_size", *(f"actors/{name}" for name in PER_ACTOR)}
+    per_actor = ended._run.learner.workers[0].actors.kept()
+    kept = {"turn", "states", "moments", "actors/state_size", *(f"actors/{name}" for name in per_actor)}
     assert set(arrays) == names | {f"{part}/{name}" for part in "mv" for name in names} | kept
     for name in names:
         np.testing.assert_array_equal(arrays[name], parameters[name])
@@ -131,9 +131,9 @@ def states(made):
     learner = made._run.learner
     rows = np.zeros((learner.config.actors, 4), np.uint64)
     for worker, actors in zip(learner.workers, learner.actors, strict=True):
-        rows[actors] = worker.random
+        rows[actors] = worker.actors.random
     return {
-        "theta": learner.shared.theta.copy(), "statistics": learner.shared.statistics.copy(), "random": rows,
+        "theta": learner.shared.theta.copy(), "statistics": learner.shared.optimiser.copy(), "random": rows,
         "steps": learner.steps, "updates": int(learner.shared.updates[0]),
     }  # fmt: skip
 

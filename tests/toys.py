@@ -14,9 +14,9 @@ import pytest
 from gymnasium import spaces
 
 from nbrl import Agent, Dense, Lstm, configure, envs
+from nbrl.actions import action_bounds
 from nbrl.agent import Preprocessing
 from nbrl.envs import NativeEnvironment
-from nbrl.nets.heads import action_bounds
 from nbrl.nets.network import Network
 
 LONG = 10**12  # steps: a run that does not end by itself

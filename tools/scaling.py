@@ -33,7 +33,7 @@ from nbrl.envs.interface import STEPPED, TRUNCATED, Instance
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import atomic_load, atomic_store, flush_denormals, restore_denormals
 from nbrl.learner import Learner
-from nbrl.methods.rollout import update
+from nbrl.methods.driver import update
 from nbrl.nets.layout import aligned_zeros
 
 CORES = (1, 2, 4, 8, 16, 32, 64, 128)  # of the prediction
@@ -136,8 +136,7 @@ def by_actors(plan: Plan) -> list[dict[str, Any]]:
             say(f"actors: {label}, {actors}")
             learner = still("CartPole-v1", threads=1, actors=actors, network=dense(width), steps=10**15)
             instances = learner.attach(0)
-            call = partial(learner.method.loop, learner.shared, learner.workers[0], learner.settings)
-            spent = 1e6 * seconds_each([call], plan.seconds) / learner.config.rollout_length
+            spent = 1e6 * seconds_each([partial(learner.loop, 0)], plan.seconds) / learner.config.rollout_length
             rows.append({"network": label, "actors": actors, "microseconds": spent})
             for instance in instances:
                 instance.close()
@@ -148,7 +147,7 @@ def resident(environment: str, actors: int) -> float:
     """Megabytes in RAM of this process, once every actor has run."""
     learner = Learner(configure(environment, threads=1, actors=actors))
     instances = learner.attach(0)
-    learner.method.loop(learner.shared, learner.workers[0], learner.settings, 2 * actors)
+    learner.loop(0, 2 * actors)
     megabytes = resident_megabytes(multiprocessing.current_process().pid or 0)
     for instance in instances:
         instance.close()
@@ -203,12 +202,12 @@ def repeat_spin(rounds, repeats):
 
 
 @jit
-def repeat_update(shared, worker, settings, pause, repeats):
+def repeat_update(method, shared, worker, pause, repeats):
     """The shared update, and a pause before each; what the pauses computed."""
     mode, total = flush_denormals(), np.uint64(0)
     for _ in range(repeats):
         total = spin(pause, total)
-        update(shared, worker, settings, 0)
+        update(method, shared, worker, 0)
     restore_denormals(mode)
     return total
 
@@ -232,7 +231,7 @@ def lost_updates(plan: Plan) -> list[dict[str, Any]]:
                 for worker in learner.workers:
                     worker.work.dtheta[:] = -1
                 shared.theta[:] = 0
-                repeat_update(shared, learner.workers[0], learner.settings, 0, 100)
+                repeat_update(*_updating(learner, 0), 0, 100)
                 gain = float(shared.theta.mean()) / 100
                 alone = seconds_each([partial(repeat_update, *_updating(learner, 0), 0)], plan.seconds / 10)
                 spin_seconds = seconds_each([partial(repeat_spin, SPINS_KNOWN)], plan.seconds / 10) / SPINS_KNOWN
@@ -252,7 +251,7 @@ def lost_updates(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _updating(learner: Learner, worker: int) -> tuple[Any, ...]:
-    return learner.shared, learner.workers[worker], learner.settings
+    return learner.methods[worker], learner.shared, learner.workers[worker]
 
 
 # Parameters, and the model

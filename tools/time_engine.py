@@ -15,8 +15,8 @@ from nbrl.bench import Parts, seconds_each
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import flush_denormals, restore_denormals
 from nbrl.learner import Learner
-from nbrl.methods.rollout import update
-from nbrl.nets.workspace import backward, forward
+from nbrl.methods.driver import update
+from nbrl.nets.table import backward, forward
 
 LEARNING_RATE = 1e-12  # the parameters stay those of a new network
 SAMPLES = 5  # of learn
@@ -32,13 +32,13 @@ def repeat_forward(work, repeats):
 
 
 @jit
-def repeat_learn(shared, worker, settings, repeats):
+def repeat_learn(method, shared, worker, repeats):
     """Forward, backward, the gradient's norm and the shared optimiser."""
     mode = flush_denormals()
     for _ in range(repeats):
         forward(worker.work, 0, SAMPLES)
         backward(worker.work, SAMPLES, 1)
-        update(shared, worker, settings, 0)
+        update(method, shared, worker, 0)
     restore_denormals(mode)
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     worker.work.dactivations[:] = 1e-3  # the heads' gradients
     calls = {
         "forward": partial(repeat_forward, worker.work),
-        "learn": partial(repeat_learn, learner.shared, worker, learner.settings),
+        "learn": partial(repeat_learn, learner.methods[0], learner.shared, worker),
     }
     print(f"{1e6 * seconds_each([calls[what]], seconds):.1f}")
 

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba.core import types
 from numba.core.ccallback import CFunc
 from numba.core.sigutils import normalize_signature
+from numba.extending import overload
 from numba.misc.appdirs import AppDirs
 
 logger = logging.getLogger("nbrl")
@@ -146,7 +148,7 @@ def _keep_compiled(function: Any) -> None:
 
 
 def announce(function: Any) -> None:
-    """Log that compiling takes a while, if the code of a `jit` function is not on disk; once in a process."""
+    """Log that compiling takes a while, if the code of a function is not on disk; once in a process."""
     global _announced
     files = getattr(function._cache, "_cache_file", None)
     if not _announced and (files is None or not Path(files._index_path).exists()):
@@ -180,8 +182,8 @@ def _compiled(function: Callable[..., Any], fast_math: Any) -> Any:
     return dispatcher
 
 
-def cfunction(signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a C callback for the environment interface; its `address` is an int. Strict arithmetic, kept on disk.
+def cfunction(signature: Any, fast_math: Any = False) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a C callback; its `address` is an int. Strict arithmetic as environments want it, kept on disk.
 
     Parameters
     ----------
@@ -190,9 +192,66 @@ def cfunction(signature: str) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        callback = CFunc(function, normalize_signature(signature), locals={}, options={"error_model": "numpy"})
+        options = {"error_model": "numpy", "fastmath": fast_math}
+        callback = CFunc(function, normalize_signature(signature), locals={}, options=options)
         _keep_compiled(callback)
+        if fast_math:  # a part of the engine, and not a user's environment
+            announce(callback)
         callback.compile()
         return callback
 
     return decorate
+
+
+class Routine:
+    """A C function of a struct and five numbers that compiled code calls by its address, with `call_routine`.
+
+    Code that is linked into a caller is optimised anew in each of them; a routine is compiled once, when its address is
+    first asked for, and only where something needs it.
+    """
+
+    def __init__(self, function: Callable[..., None], struct: Any) -> None:
+        self._function = function
+        self._signature = types.void(struct.type, *[types.int64] * 5)
+
+    @property
+    def address(self) -> int:
+        """Compiled or read from disk when new."""
+        return _routine(self._function, self._signature).address
+
+
+@computed_once
+def _routine(function: Callable[..., None], signature: Any) -> Any:
+    return cfunction(signature, fast_math=FAST_MATH)(function)
+
+
+def routine(struct: Any) -> Callable[[Callable[..., None]], Routine]:
+    """Make a module-level function of a struct of this class and five int64 a `Routine`."""
+    return lambda function: Routine(function, struct)
+
+
+def generic(stub: Callable[..., Any]) -> Any:
+    """Make a function that compiled code calls by its name, and that each class of structs has in a form of its own.
+
+    Which form is compiled into a caller depends on the class of the first argument: the one that `part` registered for
+    it or for its nearest base. Modules that register parts are imported before callers are compiled.
+    """
+    stub.parts = {}  # type: ignore[attr-defined]
+    options = {"no_cpython_wrapper": True, "error_model": "numpy", "fastmath": FAST_MATH}
+
+    @overload(stub, jit_options=options, strict=False)
+    def form(*arguments: Any) -> Any:
+        bases = getattr(getattr(arguments[0], "of", None), "__mro__", ())
+        return next((stub.parts[base] for base in bases if base in stub.parts), None)  # type: ignore[attr-defined]
+
+    return stub
+
+
+def part(stub: Any, of: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a module-level function as the form of a `generic` function for a class of structs."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        stub.parts[of] = function
+        return function
+
+    return register

@@ -20,7 +20,8 @@ from numba import literally, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nbrl.kernels.compile import jit
+from nbrl.kernels.compile import FAST_MATH, cfunction, computed_once, jit
+from nbrl.kernels.native import emit_call
 
 FLOAT, BIT, INT32, INT64 = ir.FloatType(), ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
@@ -291,3 +292,46 @@ def gemm_transposed(width, m, k, n, a, b, c, c_stride, accumulate):
             b_at, c_at, left = b_at + 2 * 4 * k, c_at + 2 * 4 * c_stride, left - 2
         if left:
             _dot_tile(1, width, k, a + 4 * k * first, k, m - first, b_at, k, c_at + 4 * first, c_stride, accumulate)
+
+
+# Both products are C functions that are called by their addresses, so that they are compiled once and not in every
+# layer.
+
+
+def _gemm(m, k, n, x, row, tap, b, b_stride, c, c_stride, accumulate):
+    gemm(HOST_WIDTH, m, k, n, x, row, tap, b, b_stride, c, c_stride, accumulate)
+
+
+def _gemm_transposed(m, k, n, a, b, c, c_stride, accumulate):
+    gemm_transposed(HOST_WIDTH, m, k, n, a, b, c, c_stride, accumulate)
+
+
+@computed_once
+def gemm_addresses() -> tuple[int, int]:
+    """Of the functions for `call_gemm` and `call_gemm_transposed`, compiled or read from disk when new."""
+    return tuple(
+        cfunction(types.void(*[types.int64] * count), FAST_MATH)(function).address
+        for function, count in ((_gemm, 11), (_gemm_transposed, 8))
+    )
+
+
+@intrinsic
+def call_gemm(context, address, m, k, n, x, row, tap, b, b_stride, c, c_stride, accumulate):
+    """`gemm` at the host's width, by its address."""
+
+    def codegen(context, builder, signature, args):
+        emit_call(builder, args, ir.VoidType())
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 12), codegen
+
+
+@intrinsic
+def call_gemm_transposed(context, address, m, k, n, a, b, c, c_stride, accumulate):
+    """`gemm_transposed` at the host's width, by its address."""
+
+    def codegen(context, builder, signature, args):
+        emit_call(builder, args, ir.VoidType())
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 9), codegen

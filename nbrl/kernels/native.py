@@ -9,8 +9,10 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
 
 from nbrl.kernels.compile import jit
+from nbrl.kernels.struct import array_over
 
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -26,14 +28,51 @@ def emit_call(builder: Any, args: Any, result: Any) -> Any:
 
 
 @intrinsic
-def call_words(context, address, words):
-    """``void(int64_t *words)``."""
+def call_routine(context, address, struct, a, b, c, d, e):
+    """Call a `routine` of a struct and five numbers by its address."""
 
     def codegen(context, builder, signature, args):
         emit_call(builder, args, ir.VoidType())
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), codegen
+    return types.void(types.int64, struct, *[types.int64] * 5), codegen
+
+
+@intrinsic
+def span(context, array, start, size):
+    """``array[start : start + size]`` of a flat array, without a check."""
+    kind = types.Array(array.dtype, 1, "C")
+
+    def codegen(context, builder, signature, args):
+        return array_over(context, builder, kind, _element(context, builder, array, *args[:2]), [args[2]])
+
+    return kind(array, types.int64, types.int64), codegen
+
+
+@intrinsic
+def block(context, array, start, rows, columns):
+    """The same as a matrix, (rows, columns)."""
+    kind = types.Array(array.dtype, 2, "C")
+
+    def codegen(context, builder, signature, args):
+        return array_over(context, builder, kind, _element(context, builder, array, *args[:2]), list(args[2:]))
+
+    return kind(array, *[types.int64] * 3), codegen
+
+
+@intrinsic
+def address_at(context, array, index):
+    """The address of an element of a C-ordered array, counted flat."""
+
+    def codegen(context, builder, signature, args):
+        return _element(context, builder, array, *args)
+
+    return types.int64(array, types.int64), codegen
+
+
+def _element(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    data = make_array(kind)(context, builder, array).data
+    return builder.ptrtoint(builder.gep(data, [index]), INT64)
 
 
 def pointer_to(element: Any) -> Any:

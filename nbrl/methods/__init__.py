@@ -1,1 +1,12 @@
-"""The paper's algorithms, one file and one visible loop each."""
+"""Learning: one loop, and a file for each algorithm.
+
+A method's module and class by its name, imported when it is asked for, since that compiles.
+"""
+
+METHODS = {
+    "one_step_q": "OneStepQ",
+    "one_step_sarsa": "OneStepSarsa",
+    "n_step_q": "NStepQ",
+    "a3c": "A3C",
+    "dpg": "DPG",
+}

@@ -11,88 +11,82 @@ Losses are means over the samples of an update. Actions are in units in which th
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from numba import boolean, float64, int64
 
-from nbrl.kernels.compile import jit
-from nbrl.kernels.native import atomic_load, copy, flush_denormals, restore_denormals
+from nbrl.actions import Deterministic
+from nbrl.kernels.compile import jit, part
+from nbrl.kernels.native import address_at, atomic_load, copy
 from nbrl.kernels.random import normal, uniform
-from nbrl.methods.q_values import approach_target, refresh_target
-from nbrl.methods.replay import RETURN, WEIGHT, draw, recall, remember_action, remember_next, remember_rollout, stored
-from nbrl.methods.rollout import (
-    ABANDON,
-    ABANDONED,
-    GO_ON,
-    PAUSED,
-    POLICY_LOSS,
-    SAMPLES,
-    VALUE_LOSS,
-    begin_episodes,
-    begin_rollout,
-    count_steps,
-    descend,
-    observe,
-    observe_one,
-    ready,
-    step,
-    steps_taken,
+from nbrl.kernels.struct import reference
+from nbrl.methods import driver
+from nbrl.methods.driver import ABANDONED, GO_ON, Method, count_steps, descend, returns, steps_taken
+from nbrl.methods.q_values import refresh_target
+from nbrl.methods.replay import (
+    RETURN,
+    WEIGHT,
+    Replay,
+    draw,
+    new_replay,
+    remember_action,
+    remember_next,
+    remember_rollout,
+    sample_batch,
+    stored,
 )
-from nbrl.nets.workspace import (
+from nbrl.methods.state import ABANDON, METRICS
+from nbrl.nets.table import (
     NO_INPUTS,
+    Workspace,
     actions,
     backward_part,
     copy_inputs,
     forward_part,
     input_gradients,
-    observation_size,
     output_gradients,
     outputs,
 )
 
-HEADS, CONTINUOUS_HEADS = (), ("action", "q")
-HAS_TARGET = True
-SMALLEST_NOISE = 0.1  # of the last actor, to the first one's
+POLICY_LOSS, VALUE_LOSS = METRICS, METRICS + 1
+MIN_NOISE = 0.1  # of the last actor, to the first one's
+
+
+class DPG(Method):
+    """Its settings and state."""
+
+    target_interval = int64
+    target_rate = float64  # 0 where the target network is copied by the interval
+    warm_up = int64
+    updates_per_step = float64
+    uses_replay = boolean
+    replay = reference(Replay)
+    target = reference(Workspace)  # its parameters are theta^-, the shared target networks'
+    noise_std = float64[::1]  # (n,): of each actor's exploration
+
+    policies = (Deterministic,)
+    critic = ("q",)
+    has_target = True
+    metrics = ("policy_loss", "value_loss")
+
+    @classmethod
+    def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:
+        config, parts = learner.config, learner.bounds.shape[1]
+        numbers = math.prod(learner.environment.observation_shape)
+        size = -(-config.replay_size // config.threads)
+        steps = config.rollout_length * config.lockstep
+        return {
+            "uses_replay": config.replay_size > 0,
+            "replay": new_replay(size, steps, numbers, parts, config.batch_size),
+            "target": learner.target_workspace(work),
+            "noise_std": np.array([noise_scale(config.exploration, i, config.actors) for i in actors.tolist()]),
+        }
 
 
 def noise_scale(largest: float, actor: int, actors: int) -> float:
     """The standard deviation of an actor's exploration: from the first to the last it falls by equal factors."""
-    return largest * SMALLEST_NOISE ** (actor / max(actors - 1, 1))
-
-
-@jit
-def loop(shared, worker, settings, rollouts):
-    """Act and learn for up to `rollouts` rollouts, or until the control word says otherwise.
-
-    Returns PAUSED when there is more to do, FINISHED at the total number of steps, or what went wrong.
-    """
-    mode = flush_denormals()
-    code = GO_ON
-    for _ in range(rollouts):
-        code = ready(shared, settings)
-        if code == GO_ON:
-            code = _rollout(shared, worker, settings, mode)
-        if code != GO_ON:
-            break
-    restore_denormals(mode)
-    return PAUSED if code == GO_ON else code
-
-
-@jit
-def _rollout(shared, worker, settings, mode):
-    """One pass of the algorithm's outer loop for the group of k actors whose turn it is."""
-    first = begin_rollout(shared, worker, settings)  # theta' = theta
-    for t in range(worker.action.shape[0]):
-        code = begin_episodes(worker, first, mode)
-        if code == GO_ON:
-            code = observe(worker, first, t)  # s_t
-        if code == GO_ON:
-            act(shared, worker, settings, first, t)  # a_t
-            code = step(shared, worker, settings, first, t, mode)  # r_t, s_t+1
-        if code == GO_ON:
-            code = end_values(shared, worker, settings, first, t)
-        if code != GO_ON:
-            return code
-    return learn(shared, worker, settings, first)
+    return largest * MIN_NOISE ** (actor / max(actors - 1, 1))
 
 
 @jit
@@ -118,114 +112,101 @@ def _q_of_mu(work, first, samples):
     return outputs(work, end - 1, first, samples)[:, 0]
 
 
-@jit
-def act(shared, worker, settings, first, t):
+@part(driver.act, DPG)
+def act(method, policy, shared, worker, first, t):
     """a_t = mu(s_t; theta') + noise, within the bounds; before learning from a memory begins, any at random."""
-    work, remembers, k = worker.work, worker.replay.drawn.size > 0, worker.action.shape[1]
+    work, k = worker.work, worker.rollout.reward.shape[1]
     half, _ = _layers(work)
     forward_part(work, 0, half, t * k, k)
     mu, a = outputs(work, half - 1, t * k, k), actions(work, t * k, k)
-    at_random = remembers and steps_taken(shared) < settings.warm_up
+    at_random = method.uses_replay and steps_taken(shared) < method.warm_up
     for i in range(k):
-        row = worker.random[first + i]
+        row = worker.actors.random[first + i]
         for j in range(a.shape[1]):
-            value = 2 * uniform(row) - 1 if at_random else mu[i, j] + worker.exploration[first + i] * normal(row)
+            value = 2 * uniform(row) - 1 if at_random else mu[i, j] + method.noise_std[first + i] * normal(row)
             a[i, j] = min(max(value, -1.0), 1.0)
-        copy(worker.motion[t, i], a[i])
-        if remembers:
-            remember_action(worker, first, t, i)
+        copy(policy.action[t, i], a[i])
+        if method.uses_replay:
+            remember_action(method.replay, t * k + i, worker.actors.observation[first + i], a[i])
 
 
-@jit
-def end_values(shared, worker, settings, first, t):
-    """Q(s, mu(s); theta^-) of the last observation where an episode was truncated: it would have gone on."""
-    t_max, k = worker.action.shape
-    for i in range(k):
-        if worker.truncated[t, i]:
-            sample = t_max * k + i
-            code = observe_one(worker, first + i, sample)
-            if code != GO_ON:
-                return code
-            if worker.replay.drawn.size:
-                remember_next(worker, first, t, i)
-            else:
-                copy_inputs(worker.target, worker.work, sample, 1)
-                worker.end_value[t, i] = _q_of_mu(worker.target, sample, 1)[0]
-    return GO_ON
+@part(driver.end_value, DPG)
+def end_value(method, policy, shared, worker, first, t, i):
+    """Q(s, mu(s); theta^-) of the last observation; a memory keeps the observation itself."""
+    sample = worker.rollout.reward.size + i
+    if method.uses_replay:
+        number = t * worker.rollout.reward.shape[1] + i
+        remember_next(method.replay, number, worker.actors.observation[first + i])
+        return np.float32(0.0)
+    copy_inputs(method.target, worker.work, sample, 1)
+    return _q_of_mu(method.target, sample, 1)[0]
 
 
-@jit
-def learn(shared, worker, settings, first):
+@part(driver.learn, DPG)
+def learn(method, policy, shared, worker, first):
     """Update theta and theta^- from a rollout, or from the memory that it is added to."""
-    t_max, k = worker.action.shape
-    code = observe(worker, first, t_max)
-    if code != GO_ON:
-        return code
-    remembers, samples = worker.replay.drawn.size > 0, t_max * k
-    if remembers:
-        remember_rollout(worker, first)
-        samples = worker.replay.drawn.size
-    for number in range(_updates_due(shared, worker, settings) if remembers else 1):
+    steps, count, samples = worker.rollout.reward.size, 1, worker.rollout.reward.size
+    if method.uses_replay:
+        remember_rollout(method.replay, worker.rollout, worker.actors.observation, first)
+        count, samples = _updates_due(method, shared, worker), method.replay.drawn.size
+    for number in range(count):
         if number > 0:
-            if atomic_load(shared.control.ctypes.data) == ABANDON:
+            if atomic_load(address_at(shared.control, 0)) == ABANDON:
                 return ABANDONED
             copy(worker.work.theta, shared.theta)  # theta' = theta
-        if remembers:
-            _targets_from_memory(worker, worker.random[first])
+        if method.uses_replay:
+            _targets_from_memory(method, worker, worker.actors.random[first])
         else:
-            _targets_from_rollout(worker)
-        code = _update(shared, worker, settings, first, samples)
+            _targets_from_rollout(method, worker)
+        code = _update(method, shared, worker, first, samples)
         if code != GO_ON:
             return code
-    count_steps(shared, worker, t_max * k)
-    if settings.target_rate == 0:
-        refresh_target(shared, settings)  # theta^- = theta every I_target steps of T
+    count_steps(shared, worker, steps)
+    if method.target_rate == 0:
+        refresh_target(shared, method.target_interval)  # theta^- = theta every I_target steps of T
     return GO_ON
 
 
 @jit
-def _updates_due(shared, worker, settings):
+def _updates_due(method, shared, worker):
     """`updates_per_step` for each step of a rollout, once the thread's memory holds its share of `warm_up` steps."""
-    steps, before, rate = worker.action.size, shared.steps[worker.thread, 0], settings.updates_per_step
-    if stored(worker.replay, steps) * shared.steps.shape[0] < settings.warm_up:
+    steps, before, rate = worker.rollout.reward.size, shared.steps[worker.thread, 0], method.updates_per_step
+    if stored(method.replay, steps) * shared.steps.shape[0] < method.warm_up:
         return 0
     return int(math.floor((before + steps) * rate) - math.floor(before * rate))
 
 
 @jit
-def _targets_from_rollout(worker):
+def _targets_from_rollout(method, worker):
     """y of each step of a rollout, to where `_update` finds it."""
-    work, target, (t_max, k) = worker.work, worker.target, worker.action.shape
-    y = output_gradients(work, work.table.shape[0] - 1, 0, t_max * k)[:, 0]
-    copy_inputs(target, work, t_max * k, k)
-    q_last = _q_of_mu(target, t_max * k, k)
+    work, rollout, (t_max, k) = worker.work, worker.rollout, worker.rollout.reward.shape
+    y = output_gradients(work, work.table.shape[0] - 1, 0, t_max * k)
+    copy_inputs(method.target, work, t_max * k, k)
+    q_last = _q_of_mu(method.target, t_max * k, k)
     for i in range(k):
         # R = 0 for terminal s_t, else Q(s_t, mu(s_t)) by theta^-. (Where an episode ended, `ended` keeps it from use.)
-        R = q_last[i]
-        for t in range(t_max - 1, -1, -1):
-            if worker.ended[t, i]:
-                R = worker.end_value[t, i]
-            R = worker.reward[t, i] + worker.discount[t, i] * R
-            y[t * k + i] = R
+        returns(rollout, i, q_last[i], np.float32(1.0))
+        for t in range(t_max):
+            y[t * k + i, 0] = rollout.R[t, i]
 
 
 @jit
-def _targets_from_memory(worker, random):
+def _targets_from_memory(method, worker, random):
     """A minibatch in block 0, and its y to where `_update` finds it."""
-    work, target, replay, batch = worker.work, worker.target, worker.replay, worker.replay.drawn.size
-    y = output_gradients(work, work.table.shape[0] - 1, 0, batch)[:, 0]
-    draw(replay, worker.action.size, random)
-    recall(work, target, replay)
-    q_next = _q_of_mu(target, 0, batch)
+    work, replay, batch = worker.work, method.replay, method.replay.drawn.size
+    y = output_gradients(work, work.table.shape[0] - 1, 0, batch)
+    draw(replay, worker.rollout.reward.size, random)
+    sample_batch(work, method.target, replay)
+    q_next = _q_of_mu(method.target, 0, batch)
     for i in range(batch):
         row = replay.rows[replay.drawn[i]]
-        y[i] = row[RETURN] + row[WEIGHT] * q_next[i]
+        y[i, 0] = row[RETURN] + row[WEIGHT] * q_next[i]
 
 
 @jit
-def _update(shared, worker, settings, first, samples):
+def _update(method, shared, worker, first, samples):
     """Update theta by samples in block 0 whose y stand in for the gradient of Q; then theta^-, if it moves softly."""
-    work, n = worker.work, np.float32(samples)
+    work, n, size = worker.work, np.float32(samples), worker.work.observation_size
     half, end = _layers(work)
     dq = output_gradients(work, end - 1, 0, samples)[:, 0]
     forward_part(work, half, end, 0, samples)
@@ -239,12 +220,18 @@ def _update(shared, worker, settings, first, samples):
     for i in range(samples):  # d theta of mu: the gradient of -Q(s, mu(s)), by the chain rule through a = mu(s)
         dq[i] = -1 / n
         worker.sums[POLICY_LOSS] -= q[i]
-    size = observation_size(work)
     backward_part(work, half, end, samples, size)
     _copy_rows(output_gradients(work, half - 1, 0, samples), input_gradients(work, 0, samples)[:, size:])
     backward_part(work, 0, half, samples, NO_INPUTS)
-    worker.sums[SAMPLES] += samples
-    code = descend(shared, worker, settings, first)  # asynchronous update of theta, both parts at once
-    if code == GO_ON and settings.target_rate > 0:
-        approach_target(shared, settings)  # theta^- = tau theta + (1 - tau) theta^-
+    code = descend(method, shared, worker, first, samples)  # asynchronous update of theta, both parts at once
+    if code == GO_ON and method.target_rate > 0:
+        approach_target(shared, method.target_rate)  # theta^- = tau theta + (1 - tau) theta^-
     return code
+
+
+@jit
+def approach_target(shared, target_rate):
+    """theta^- = tau theta + (1 - tau) theta^-; of several threads one may undo a step of another."""
+    tau, theta, target = np.float32(target_rate), shared.theta, shared.target
+    for i in range(target.size):
+        target[i] += tau * (theta[i] - target[i])

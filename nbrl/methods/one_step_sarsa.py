@@ -7,130 +7,65 @@ target. An actor reads theta once for each update interval (here theta', `work.t
 the setting rollout_length. The gradient is that of (y - Q)^2 / 2: the paper's factor 2 is in its learning rate.
 """
 
-from nbrl.kernels.compile import jit
-from nbrl.kernels.native import flush_denormals, restore_denormals
-from nbrl.kernels.random import uniform
-from nbrl.methods.q_values import Q, epsilon_of, refresh_target, target_q
-from nbrl.methods.rollout import (
-    GO_ON,
-    PAUSED,
-    SAMPLES,
-    VALUE_LOSS,
-    begin_episodes,
-    begin_rollout,
-    observe,
-    observe_one,
-    ready,
-    step,
-    update,
-)
-from nbrl.nets.heads import epsilon_greedy, q_gradient
-from nbrl.nets.workspace import backward, forward, leave_state, output_gradients, outputs
-
-HEADS = ("q",)
-CONTINUOUS_HEADS = ()
-HAS_TARGET = True
+from nbrl.kernels.compile import part
+from nbrl.kernels.native import span
+from nbrl.methods import driver
+from nbrl.methods.driver import forward_step, update
+from nbrl.methods.q_values import ValueMethod, explore, learn_towards, refresh_target, target_q
+from nbrl.nets.table import backward, forward
 
 
-@jit
-def loop(shared, worker, settings, rollouts):
-    """Act and learn for up to `rollouts` rollouts, or until the control word says otherwise.
-
-    Returns PAUSED when there is more to do, FINISHED at the total number of steps, or what went wrong.
-    """
-    mode = flush_denormals()
-    code = GO_ON
-    for _ in range(rollouts):
-        code = ready(shared, settings)
-        if code == GO_ON:
-            code = _rollout(shared, worker, settings, mode)
-        if code != GO_ON:
-            break
-    restore_denormals(mode)
-    return PAUSED if code == GO_ON else code
+class OneStepSarsa(ValueMethod):
+    """Its settings and state are those of all value methods; what an actor does next is kept with the actor."""
 
 
-@jit
-def _rollout(shared, worker, settings, mode):
-    """One update interval of the group of k actors whose turn it is."""
-    first = begin_rollout(shared, worker, settings)  # theta' = theta
-    for t in range(worker.action.shape[0]):
-        code = begin_episodes(worker, first, mode)
-        if code == GO_ON:
-            code = observe(worker, first, t)  # s_t
-        if code == GO_ON:
-            act(shared, worker, settings, first, t)  # a_t
-            code = step(shared, worker, settings, first, t, mode)  # r_t, s_t+1
-        if code == GO_ON:
-            code = end_values(shared, worker, settings, first, t)
-        if code != GO_ON:
-            return code
-    return learn(shared, worker, settings, first)
-
-
-@jit
-def _choose(shared, worker, settings, actor, sample):
-    """An action of the epsilon-greedy policy of Q(s, .; theta'), after `forward`."""
-    q = outputs(worker.work, worker.work.table.shape[0] + Q, sample, 1)[0]
-    return epsilon_greedy(q, epsilon_of(shared, worker, settings, actor), uniform(worker.random[actor]))
-
-
-@jit
-def act(shared, worker, settings, first, t):
+@part(driver.act, OneStepSarsa)
+def act(method, policy, shared, worker, first, t):
     """Take a_t with the epsilon-greedy policy, or as it was chosen at the end of the interval before."""
-    work, k = worker.work, worker.action.shape[1]
-    forward(work, t * k, k)
+    k, next_action = worker.rollout.reward.shape[1], worker.actors.next_action
+    forward_step(worker, first, t)
     for i in range(k):
         actor = first + i
-        chosen = worker.next_action[actor]
-        worker.action[t, i] = _choose(shared, worker, settings, actor, t * k + i) if chosen < 0 else chosen
-        worker.next_action[actor] = -1
-        leave_state(work, t * k + i, worker.state[actor])
+        if next_action[actor] < 0:
+            explore(method, policy, shared, worker, actor, t * k + i, policy.action[t, i])
+        else:
+            policy.action[t, i, 0] = next_action[actor]
+        next_action[actor] = -1
 
 
-@jit
-def end_values(shared, worker, settings, first, t):
-    """Q(s, a; theta^-) of the last observation, for an a that would be taken, where an episode was truncated."""
-    t_max, k = worker.action.shape
-    for i in range(k):
-        if worker.truncated[t, i]:
-            sample = t_max * k + i
-            code = observe_one(worker, first + i, sample)
-            if code != GO_ON:
-                return code
-            forward(worker.work, sample, 1)
-            a = _choose(shared, worker, settings, first + i, sample)
-            worker.end_value[t, i] = target_q(worker, sample, 1)[0, a]
-    return GO_ON
+@part(driver.end_value, OneStepSarsa)
+def end_value(method, policy, shared, worker, first, t, i):
+    """Q(s, a; theta^-) of the last observation, for an a that would be taken."""
+    sample, a = worker.rollout.reward.size + i, span(worker.actors.next_action, first + i, 1)
+    forward(worker.work, sample, 1)
+    explore(method, policy, shared, worker, first + i, sample, a)
+    value = target_q(method, worker, sample, 1)[0, a[0]]
+    a[0] = -1  # the next episode begins with another
+    return value
 
 
-@jit
-def learn(shared, worker, settings, first):
+@part(driver.learn, OneStepSarsa)
+def learn(method, policy, shared, worker, first):
     """Accumulate the gradients of an interval and update theta, and theta^- where it is due."""
-    work, (t_max, k) = worker.work, worker.action.shape
-    code = observe(worker, first, t_max)
-    if code != GO_ON:
-        return code
+    work, rollout, (t_max, k) = worker.work, worker.rollout, worker.rollout.reward.shape
+    next_action = worker.actors.next_action
     forward(work, t_max * k, k)
-    layer = work.table.shape[0] + Q
-    q, dq = outputs(work, layer, 0, t_max * k), output_gradients(work, layer, 0, t_max * k)
-    q_next = target_q(worker, k, t_max * k)  # Q(s', .; theta^-): the s' of a sample is the observation k further on
+    q_next = target_q(method, worker, k, t_max * k)  # Q(s', .; theta^-): a sample's s' is the observation k further on
     for i in range(k):
         actor = first + i
-        if not worker.ended[t_max - 1, i]:
-            worker.next_action[actor] = _choose(shared, worker, settings, actor, t_max * k + i)
+        if not rollout.ended[t_max - 1, i]:
+            explore(method, policy, shared, worker, actor, t_max * k + i, span(next_action, actor, 1))
         for t in range(t_max):
             sample = t * k + i
             # y = r for terminal s', else r + gamma Q(s', a'; theta^-)
-            if worker.ended[t, i]:
-                following = worker.end_value[t, i]
+            if rollout.ended[t, i]:
+                following = rollout.end_value[t, i]
             else:
-                a_next = worker.action[t + 1, i] if t + 1 < t_max else worker.next_action[actor]
+                a_next = policy.action[t + 1, i, 0] if t + 1 < t_max else next_action[actor]
                 following = q_next[sample, a_next]
-            y = worker.reward[t, i] + worker.discount[t, i] * following
-            worker.sums[VALUE_LOSS] += q_gradient(q[sample], worker.action[t, i], y, dq[sample])
-    worker.sums[SAMPLES] += t_max * k
+            y = rollout.reward[t, i] + rollout.discount[t, i] * following
+            learn_towards(worker, sample, policy.action[t, i], y)
     backward(work, t_max * k, k)  # d theta
-    code = update(shared, worker, settings, first)  # asynchronous update of theta
-    refresh_target(shared, settings)  # theta^- = theta every I_target steps of T
+    code = update(method, shared, worker, first)  # asynchronous update of theta
+    refresh_target(shared, method.target_interval)  # theta^- = theta every I_target steps of T
     return code

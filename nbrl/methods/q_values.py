@@ -1,19 +1,44 @@
 """What the value methods share: epsilon-greedy actions, the target network, values where episodes were truncated."""
 
+from typing import Any
+
 import numpy as np
+from numba import float64, int64
 
-from nbrl.kernels.compile import jit
-from nbrl.kernels.native import atomic_load, atomic_store, copy
+from nbrl.actions import EpsilonGreedy, argmax, choose, draw, q_gradient
+from nbrl.kernels.compile import jit, part
+from nbrl.kernels.native import address_at, atomic_load, atomic_store, copy
 from nbrl.kernels.random import ROW, seed_row, uniform
-from nbrl.methods.rollout import GO_ON, observe_one, steps_taken
-from nbrl.nets.heads import argmax, epsilon_greedy
-from nbrl.nets.workspace import copy_inputs, forward, leave_state, outputs
+from nbrl.kernels.struct import reference
+from nbrl.methods import driver
+from nbrl.methods.driver import Method, forward_step, steps_taken
+from nbrl.methods.state import METRICS
+from nbrl.nets.table import Workspace, copy_inputs, forward, output_gradients, outputs
 
+VALUE_LOSS = METRICS
 Q = -1  # the network's last layer
 
 # Where the exploration of an actor ends, and how likely each is: Mnih et al. (2016), section 5.1.
 FINAL_EPSILONS, PROBABILITIES = (0.1, 0.01, 0.5), (0.4, 0.3, 0.3)
 STREAM = 1 << 40  # random streams of these draws begin here, far from those of actors and evaluations
+
+
+class ValueMethod(Method):
+    """Settings and state of the value methods."""
+
+    target_interval = int64
+    epsilon_steps = int64
+    target = reference(Workspace)  # its parameters are theta^-, the shared target network's
+    final_epsilon = float64[::1]  # (n,): where the exploration of an actor ends
+
+    policies = (EpsilonGreedy,)
+    has_target = True
+    metrics = ("value_loss",)
+
+    @classmethod
+    def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:
+        final = [final_epsilon(learner.config.seed, actor) for actor in actors.tolist()]
+        return {"target": learner.target_workspace(work), "final_epsilon": np.array(final)}
 
 
 def final_epsilon(seed: int, actor: int) -> float:
@@ -31,61 +56,53 @@ def epsilon_after(final, steps, epsilon_steps):
 
 
 @jit
-def epsilon_of(shared, worker, settings, actor):
-    """An actor's probability of an action at random, now."""
-    return epsilon_after(worker.exploration[actor], steps_taken(shared), settings.epsilon_steps)
+def explore(method, policy, shared, worker, actor, sample, action):
+    """Fill `action` by the epsilon-greedy policy of Q(s, .; theta'), with the epsilon that the actor has now."""
+    policy.epsilon = epsilon_after(method.final_epsilon[actor], steps_taken(shared), method.epsilon_steps)
+    draw(policy, worker.actors.random[actor])
+    choose(policy, worker.work, sample, action)
 
 
-@jit
-def act(shared, worker, settings, first, t):
+@part(driver.act, ValueMethod)
+def act(method, policy, shared, worker, first, t):
     """Take a_t with the epsilon-greedy policy of Q(s_t, .; theta')."""
-    work, k = worker.work, worker.action.shape[1]
-    forward(work, t * k, k)
-    q = outputs(work, work.table.shape[0] + Q, t * k, k)
+    k = worker.rollout.reward.shape[1]
+    forward_step(worker, first, t)
     for i in range(k):
-        epsilon = epsilon_of(shared, worker, settings, first + i)
-        worker.action[t, i] = epsilon_greedy(q[i], epsilon, uniform(worker.random[first + i]))
-        leave_state(work, t * k + i, worker.state[first + i])
+        explore(method, policy, shared, worker, first + i, t * k + i, policy.action[t, i])
+
+
+@part(driver.end_value, ValueMethod)
+def end_value(method, policy, shared, worker, first, t, i):
+    """max_a Q(s, a; theta^-) of the last observation."""
+    q = target_q(method, worker, worker.rollout.reward.size + i, 1)[0]
+    return q[argmax(q)]
 
 
 @jit
-def end_values(shared, worker, settings, first, t):
-    """max Q(s, .; theta^-) of the last observation where an episode was truncated: it would have gone on."""
-    t_max, k = worker.action.shape
-    for i in range(k):
-        if worker.truncated[t, i]:
-            sample = t_max * k + i
-            code = observe_one(worker, first + i, sample)
-            if code != GO_ON:
-                return code
-            q = target_q(worker, sample, 1)[0]
-            worker.end_value[t, i] = q[argmax(q)]
-    return GO_ON
-
-
-@jit
-def target_q(worker, first, samples):
+def target_q(method, worker, first, samples):
     """Q(s, .; theta^-) of some samples that were observed: a view, (samples, actions)."""
-    copy_inputs(worker.target, worker.work, first, samples)
-    forward(worker.target, first, samples)
-    return outputs(worker.target, worker.target.table.shape[0] + Q, first, samples)
+    target = method.target
+    copy_inputs(target, worker.work, first, samples)
+    forward(target, first, samples)
+    return outputs(target, target.table.shape[0] + Q, first, samples)
 
 
 @jit
-def refresh_target(shared, settings):
+def learn_towards(worker, sample, action, y):
+    """The gradient of (y - Q(s, a; theta'))^2 / 2 of a sample."""
+    work, head = worker.work, worker.work.table.shape[0] + Q
+    q, dq = outputs(work, head, sample, 1), output_gradients(work, head, sample, 1)
+    worker.sums[VALUE_LOSS] += q_gradient(q[0], action[0], y, dq[0])
+
+
+@jit
+def refresh_target(shared, target_interval):
     """theta^- = theta, if T has passed a multiple of the interval since the last time.
 
     Two threads may do it at once; what others read meanwhile is partly old, as theta is to those who copy it.
     """
-    due = steps_taken(shared) // settings.target_interval
-    if due > atomic_load(shared.target_copies.ctypes.data):
-        atomic_store(shared.target_copies.ctypes.data, due)
+    due = steps_taken(shared) // target_interval
+    if due > atomic_load(address_at(shared.target_copies, 0)):
+        atomic_store(address_at(shared.target_copies, 0), due)
         copy(shared.target, shared.theta)
-
-
-@jit
-def approach_target(shared, settings):
-    """theta^- = tau theta + (1 - tau) theta^-; of several threads one may undo a step of another."""
-    tau = np.float32(settings.target_rate)
-    for i in range(shared.target.size):
-        shared.target[i] += tau * (shared.theta[i] - shared.target[i])

@@ -9,25 +9,25 @@ The rows are a ring. The last `size` that were written can be drawn; as many mor
 the rollout under way, so one that is abandoned leaves nothing behind.
 """
 
-from typing import NamedTuple
-
 import numpy as np
+from numba import float32, int64
 
 from nbrl.kernels.compile import jit
-from nbrl.kernels.native import copy
+from nbrl.kernels.native import copy, span
 from nbrl.kernels.random import integer
+from nbrl.kernels.struct import Struct
 from nbrl.nets.layout import aligned_zeros
-from nbrl.nets.workspace import actions, enter_vector, observation_size
+from nbrl.nets.table import actions, load_vector
 
 RETURN, WEIGHT, START = 0, 1, 2  # columns of a row; from START on s, a and s'
 
 
-class Replay(NamedTuple):
+class Replay(Struct):
     """A memory. One without rows remembers nothing."""
 
-    rows: np.ndarray  # float32 (size + steps of a rollout, START + 2 observation + parts)
-    written: np.ndarray  # int64 (1,): steps, ever
-    drawn: np.ndarray  # int64 (batch,): the rows of a minibatch
+    rows = float32[:, ::1]  # (size + steps of a rollout, START + 2 observation + parts)
+    written = int64  # steps, ever
+    drawn = int64[::1]  # (batch,): the rows of a minibatch
 
 
 def new_replay(size: int, steps: int, observation: int, parts: int, batch: int) -> Replay:
@@ -36,7 +36,7 @@ def new_replay(size: int, steps: int, observation: int, parts: int, batch: int) 
     The system gives the memory as it fills; ``ValueError`` where there is not so much.
     """
     if size == 0:
-        return Replay(np.zeros((0, START), np.float32), np.zeros(1, np.int64), np.zeros(0, np.int64))
+        return Replay(rows=np.zeros((0, START), np.float32), written=0, drawn=np.zeros(0, np.int64))
     shape = (size + steps, START + 2 * observation + parts)
     try:
         rows = aligned_zeros(shape, np.float32)
@@ -45,88 +45,89 @@ def new_replay(size: int, steps: int, observation: int, parts: int, batch: int) 
             f"a replay memory of {size:,} steps for each thread takes {4e-9 * shape[0] * shape[1]:,.0f} GB, which "
             "cannot be had: lower replay_size"
         ) from error
-    return Replay(rows, np.zeros(1, np.int64), np.zeros(batch, np.int64))
+    return Replay(rows=rows, written=0, drawn=np.zeros(batch, np.int64))
 
 
 def contents(replay: Replay, steps: int) -> np.ndarray:
     """A copy of the rows that can be drawn, the oldest first."""
-    written = int(replay.written[0])
+    written = replay.written
     return replay.rows[np.arange(written - stored(replay, steps), written) % len(replay.rows)]
 
 
 def refill(replay: Replay, rows: np.ndarray) -> None:
     """Begin with rows that `contents` gave."""
     replay.rows[: len(rows)] = rows
-    replay.written[0] = len(rows)
+    replay.written = len(rows)
 
 
 @jit
 def staged(replay, number):
     """The row for a step, by its number, of the rollout under way."""
-    return replay.rows[(replay.written[0] + number) % replay.rows.shape[0]]
+    return replay.rows[(replay.written + number) % replay.rows.shape[0]]
 
 
 @jit
 def stored(replay, steps):
     """How many rows can be drawn, where a rollout has so many steps."""
-    return min(replay.written[0], replay.rows.shape[0] - steps)
+    return min(replay.written, replay.rows.shape[0] - steps)
 
 
 @jit
 def draw(replay, steps, random):
     """Fill `drawn` with rows that can be drawn, each as likely, by numbers from a random row."""
-    written, count, ring = replay.written[0], stored(replay, steps), replay.rows.shape[0]
+    written, count, ring = replay.written, stored(replay, steps), replay.rows.shape[0]
     for i in range(replay.drawn.size):
         replay.drawn[i] = (written - 1 - integer(random, count)) % ring
 
 
 @jit
-def recall(work, target, replay):
-    """Enter s and a of the rows drawn into one workspace, and s' into another."""
-    size, a = observation_size(work), actions(work, 0, replay.drawn.size)
+def sample_batch(work, target, replay):
+    """Load s and a of the rows drawn into one workspace, and s' into another."""
+    size, a = work.observation_size, actions(work, 0, replay.drawn.size)
     for i in range(replay.drawn.size):
         row = replay.rows[replay.drawn[i]]
-        enter_vector(work, i, row[START : START + size])
-        copy(a[i], row[START + size : row.size - size])
-        enter_vector(target, i, row[row.size - size :])
+        load_vector(work, i, span(row, START, size))
+        copy(a[i], span(row, START + size, row.size - START - 2 * size))
+        load_vector(target, i, span(row, row.size - size, size))
 
 
-# What a worker's rollout puts down, step t of the group's actor i
+# What a worker's rollout puts down: step number t * k + i is step t of the group's actor i, an observation is as bytes.
 
 
 @jit
-def remember_action(worker, first, t, i):
+def remember_action(replay, number, observation, action):
     """s and a."""
-    row, seen = staged(worker.replay, t * worker.action.shape[1] + i), worker.observation[first + i].view(np.float32)
-    copy(row[START:], seen)
-    copy(row[START + seen.size :], worker.motion[t, i])
+    row, seen = staged(replay, number), observation.view(np.float32)
+    copy(span(row, START, seen.size), seen)
+    copy(span(row, START + seen.size, action.size), action)
 
 
 @jit
-def remember_next(worker, first, t, i):
+def remember_next(replay, number, observation):
     """s': what the actor sees now."""
-    row, seen = staged(worker.replay, t * worker.action.shape[1] + i), worker.observation[first + i].view(np.float32)
-    copy(row[row.size - seen.size :], seen)
+    row, seen = staged(replay, number), observation.view(np.float32)
+    copy(span(row, row.size - seen.size, seen.size), seen)
 
 
 @jit
-def remember_rollout(worker, first):
+def remember_rollout(replay, rollout, observation, first):
     """R, w and s' of all steps, whose s and a were put down, and s' where an episode was truncated."""
-    replay, (t_max, k), size = worker.replay, worker.action.shape, observation_size(worker.work)
+    t_max, k = rollout.reward.shape
+    size = observation.shape[1] // 4
     for i in range(k):
         R, w = np.float32(0.0), np.float32(1.0)
         for t in range(t_max - 1, -1, -1):
             row = staged(replay, t * k + i)
-            following = row[row.size - size :]
-            if worker.ended[t, i]:
+            following = span(row, row.size - size, size)
+            if rollout.ended[t, i]:
                 R, w = np.float32(0.0), np.float32(1.0)
-                if not worker.truncated[t, i]:
-                    copy(following, row[START : START + size])  # any: its weight is 0
+                if not rollout.truncated[t, i]:
+                    copy(following, span(row, START, size))  # any: its weight is 0
             elif t == t_max - 1:
-                remember_next(worker, first, t, i)
+                remember_next(replay, t * k + i, observation[first + i])
             else:
-                copy(following, staged(replay, (t + 1) * k + i)[row.size - size :])
-            R = worker.reward[t, i] + worker.discount[t, i] * R
-            w *= worker.discount[t, i]
+                copy(following, span(staged(replay, (t + 1) * k + i), row.size - size, size))
+            R = rollout.reward[t, i] + rollout.discount[t, i] * R
+            w *= rollout.discount[t, i]
             row[RETURN], row[WEIGHT] = R, w
-    replay.written[0] += t_max * k
+    replay.written += t_max * k

@@ -1,19 +1,23 @@
-"""One layer, y = activation(W x + b), forward and backward: a dense layer and a convolution alike.
+"""The products of layers, y = x w + b, forward and backward, and their activations: of dense layers and convolutions.
 
 Both gather their inputs through two tables of offsets (see kernels/gemm.py): output row i of a layer reads
 ``x[row[i] + tap[k]]``, k < taps. A dense layer has one output row a sample, a convolution one a pixel, so only the
 gradient with respect to the inputs differs between the two.
 
-Shapes: x (samples, inputs), y and dy (samples, pixels, filters), w and dw (taps, filters), b and db (filters).
-Everything is a float32 slice of a flat array, C order. Gradients of parameters are overwritten.
+Shapes: x (samples, inputs), y and dy (rows, filters), w and dw (taps, filters), b and db (filters). Everything is a
+float32 span of a flat array, C order; `line` is a row of the table. Gradients of parameters are overwritten.
 """
 
 import numpy as np
 
 from nbrl.kernels.compile import jit
-from nbrl.kernels.gemm import HOST_WIDTH, gemm, gemm_transposed
+from nbrl.kernels.gemm import call_gemm
+from nbrl.kernels.native import address_at, span
+from nbrl.nets.table import ACTIVATION, FILTERS, INPUT, INPUTS, OUTPUT, PARAMETERS, PIXELS, ROW, TAP, TAPS
 
-NONE, RELU, TANH = 0, 1, 2  # activations
+NONE, RELU, TANH = 0, 1, 2
+ACTIVATIONS = {"none": NONE, "relu": RELU, "tanh": TANH}
+WEIGHTS, BIAS = PARAMETERS, PARAMETERS + 1
 
 
 @jit
@@ -39,25 +43,73 @@ def tanh(x):
 
 
 @jit
-def affine_forward(x, row, tap, w, b, y, activation):
-    """Fill y, (rows, filters) for ``row.size`` rows, from the x that the tables point into."""
-    rows, filters = row.size, b.size
-    gemm(
-        HOST_WIDTH, rows, tap.size, filters,
-        x.ctypes.data, row.ctypes.data, tap.ctypes.data, w.ctypes.data, filters, y.ctypes.data, filters, 0,
-    )  # fmt: skip
-    zero = np.float32(0.0)
+def product(work, line, first, samples, weights, columns, y):
+    """y = x w, (rows, columns), of a layer's inputs and the weights at an offset of theta."""
+    x = address_at(work.activations, line[INPUT] + first * line[INPUTS])
+    row, tap = address_at(work.indices, line[ROW]), address_at(work.indices, line[TAP])
+    w = address_at(work.theta, weights)
+    call_gemm(work.gemm, samples * line[PIXELS], line[TAPS], columns, x, row, tap, w, columns, y, columns, 0)
+
+
+@jit
+def product_backward(work, line, samples, columns, dy, weights, bias):
+    """dw = sum over rows of x dy, the product with its tables swapped, and db = sum over rows of dy."""
+    rows = samples * line[PIXELS]
+    x, dw = address_at(work.activations, line[INPUT]), address_at(work.dtheta, weights)
+    row, tap = address_at(work.indices, line[ROW]), address_at(work.indices, line[TAP])
+    call_gemm(work.gemm, line[TAPS], rows, columns, x, tap, row, address_at(dy, 0), columns, dw, columns, 0)
+    sum_rows(dy, rows, span(work.dtheta, bias, columns))
+
+
+@jit
+def sum_rows(dy, rows, db):
+    """db = the sum of `rows` rows of dy."""
+    for j in range(db.size):
+        db[j] = 0
     for i in range(rows):
-        line = y[i * filters : (i + 1) * filters]
+        line = span(dy, i * db.size, db.size)
+        for j in range(db.size):
+            db[j] += line[j]
+
+
+@jit
+def transpose(a, rows, columns, out):
+    """out (columns, rows) = a (rows, columns)."""
+    for i in range(rows):
+        line = span(a, i * columns, columns)
+        for j in range(columns):
+            out[j * rows + i] = line[j]
+
+
+@jit
+def affine_forward(work, line, first, samples):
+    """y = activation(x w + b) of `samples` samples from number `first` on."""
+    rows, filters = samples * line[PIXELS], line[FILTERS]
+    y = span(work.activations, line[OUTPUT] + first * line[PIXELS] * filters, rows * filters)
+    product(work, line, first, samples, line[WEIGHTS], filters, address_at(y, 0))
+    b, zero, activation = span(work.theta, line[BIAS], filters), np.float32(0.0), line[ACTIVATION]
+    for i in range(rows):
+        y_i = span(y, i * filters, filters)
         if activation == RELU:
             for j in range(filters):
-                line[j] = max(line[j] + b[j], zero)
+                y_i[j] = max(y_i[j] + b[j], zero)
         elif activation == TANH:
             for j in range(filters):
-                line[j] = tanh(line[j] + b[j])
+                y_i[j] = tanh(y_i[j] + b[j])
         else:
             for j in range(filters):
-                line[j] += b[j]
+                y_i[j] += b[j]
+
+
+@jit
+def affine_backward(work, line, samples, learns):
+    """Turn dy into the gradient before the activation, and fill dw and db where it `learns`: dy."""
+    filters, size = line[FILTERS], samples * line[PIXELS] * line[FILTERS]
+    y, dy = span(work.activations, line[OUTPUT], size), span(work.dactivations, line[OUTPUT], size)
+    activation_backward(y, dy, line[ACTIVATION])
+    if learns:
+        product_backward(work, line, samples, filters, dy, line[WEIGHTS], line[BIAS])
+    return dy
 
 
 @jit
@@ -69,74 +121,3 @@ def activation_backward(y, dy, activation):
     elif activation == TANH:
         for i in range(y.size):
             dy[i] *= np.float32(1.0) - y[i] * y[i]
-
-
-@jit
-def affine_backward_parameters(x, row, tap, dy, dw, db):
-    """dw = sum over rows of x dy, db = sum over rows of dy: the forward product with its tables swapped."""
-    rows, filters = row.size, db.size
-    gemm(
-        HOST_WIDTH, tap.size, rows, filters,
-        x.ctypes.data, tap.ctypes.data, row.ctypes.data, dy.ctypes.data, filters, dw.ctypes.data, filters, 0,
-    )  # fmt: skip
-    db[:] = 0
-    for i in range(rows):
-        line = dy[i * filters : (i + 1) * filters]
-        for j in range(filters):
-            db[j] += line[j]
-
-
-@jit
-def _transpose(a, rows, columns, out):
-    for i in range(rows):
-        line = a[i * columns : (i + 1) * columns]
-        for j in range(columns):
-            out[j * rows + i] = line[j]
-
-
-@jit
-def dense_backward_inputs(w, dy, dx, number, first, inputs, units, samples, accumulate):
-    """dx (+)= dy w^T, of each sample's inputs from number `first` on; `number` holds 0, 1, ..., samples - 1.
-
-    The large w is read once and in order. Of a single unit it is its own transpose.
-    """
-    if units == 1:
-        gemm(
-            HOST_WIDTH, samples, 1, inputs - first,
-            dy.ctypes.data, number.ctypes.data, number.ctypes.data,
-            w[first:].ctypes.data, inputs, dx[first:].ctypes.data, inputs, accumulate,
-        )  # fmt: skip
-        return
-    gemm_transposed(
-        HOST_WIDTH, inputs - first, units, samples,
-        w[first * units :].ctypes.data, dy.ctypes.data, dx[first:].ctypes.data, inputs, accumulate,
-    )  # fmt: skip
-
-
-@jit
-def conv_backward_inputs(w, row, tap, run, pixel_row, filter_, dy, dx, samples, scratch, accumulate):
-    """dx (+)= for each sample, dy w^T by patches, and each patch added where it was taken from.
-
-    `row` and `tap` are one sample's tables, taps lying in memory in unbroken runs of `run`; `pixel_row` holds
-    i * filters, `filter_` 0, 1, ..., filters - 1; `scratch` (filters + pixels) * taps floats.
-    """
-    pixels, taps, filters = row.size, tap.size, filter_.size
-    inputs = dx.size // samples
-    w_t, patches = scratch[: filters * taps], scratch[filters * taps : (filters + pixels) * taps]
-    _transpose(w, taps, filters, w_t)
-    if not accumulate:
-        dx[:] = 0
-    for s in range(samples):
-        dy_s, dx_s = dy[s * pixels * filters : (s + 1) * pixels * filters], dx[s * inputs : (s + 1) * inputs]
-        gemm(
-            HOST_WIDTH, pixels, filters, taps,
-            dy_s.ctypes.data, pixel_row.ctypes.data, filter_.ctypes.data,
-            w_t.ctypes.data, taps, patches.ctypes.data, taps, 0,
-        )  # fmt: skip
-        for i in range(pixels):
-            for first in range(0, taps, run):
-                source = patches[i * taps + first : i * taps + first + run]
-                at = row[i] + tap[first]
-                target = dx_s[at : at + run]
-                for k in range(run):
-                    target[k] += source[k]

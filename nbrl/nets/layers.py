@@ -1,35 +1,15 @@
-"""The rows of a network's table of layers, and their form in JSON."""
+"""The kinds of layers, and the form of a table of them in JSON. Each kind is a file of this folder."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, TypeAlias
 
-ACTIVATIONS = ("none", "relu", "tanh")
+from nbrl.nets.affine import ACTIVATIONS
+from nbrl.nets.conv import Conv
+from nbrl.nets.dense import Dense
+from nbrl.nets.lstm import Lstm
 
-
-class Dense(NamedTuple):
-    """A fully connected layer of ``units`` outputs."""
-
-    units: int
-    activation: str = "relu"
-
-
-class Conv(NamedTuple):
-    """A convolution without padding: ``filters`` square windows of ``kernel`` pixels, moved by ``stride`` pixels."""
-
-    filters: int
-    kernel: int
-    stride: int
-    activation: str = "relu"
-
-
-class Lstm(NamedTuple):
-    """Long short-term memory of ``units`` cells, which remembers from step to step of an episode."""
-
-    units: int
-
-
-Layer = Dense | Conv | Lstm
-KINDS: dict[str, type[Dense] | type[Conv] | type[Lstm]] = {"dense": Dense, "conv": Conv, "lstm": Lstm}
+KINDS: dict[str, Any] = {"dense": Dense, "conv": Conv, "lstm": Lstm}
+Layer: TypeAlias = Any  # of one of these classes
 
 # The tables that have a name. "paper": Mnih et al. (2016), section 8; "dqn": Mnih et al. (2015), the paper's for its 57
 # games; each with 256 LSTM cells after its last layer.
@@ -51,6 +31,11 @@ def kind_of(layer: Layer) -> str:
     'lstm'
     """
     return next(kind for kind, layer_type in KINDS.items() if isinstance(layer, layer_type))
+
+
+def is_layer(row: object) -> bool:
+    """Whether something is a layer."""
+    return isinstance(row, tuple(KINDS.values()))
 
 
 def layers_to_list(layers: Iterable[Layer]) -> list[list[str | int]]:
@@ -77,7 +62,7 @@ def layers_from_list(rows: Iterable[object]) -> tuple[Layer, ...]:
         if rows not in NETWORKS:
             raise ValueError(f"network is {rows!r}: it must be one of {', '.join(NETWORKS)}, or a table of layers")
         return NETWORKS[rows]
-    if isinstance(rows, Layer) or not isinstance(rows, Iterable):
+    if is_layer(rows) or not isinstance(rows, Iterable):
         raise ValueError(f"network is {rows!r}: it must be a table of layers such as (Dense(64), Dense(64))")
     layers = tuple(_layer(row, position) for position, row in enumerate(rows, start=1))
     if not layers:
@@ -86,18 +71,18 @@ def layers_from_list(rows: Iterable[object]) -> tuple[Layer, ...]:
 
 
 def _layer(row: object, position: int) -> Layer:
-    if isinstance(row, list | tuple) and not isinstance(row, Layer):
+    if isinstance(row, list | tuple) and not is_layer(row):
         kind = KINDS.get(row[0]) if row and isinstance(row[0], str) else None
         arguments = list(row[1:])
         if kind is None or not len(kind._fields) - len(kind._field_defaults) <= len(arguments) <= len(kind._fields):
-            raise ValueError(
-                f"layer {position} of the network is {row!r}: it must be ['dense', units, activation], "
-                "['conv', filters, kernel, stride, activation] or ['lstm', units]"
-            )
+            forms = (f"['{name}', {', '.join(each._fields)}]" for name, each in KINDS.items())
+            raise ValueError(f"layer {position} of the network is {row!r}: it must be {' or '.join(forms)}")
         row = kind(*arguments)
-    if not isinstance(row, Layer):
-        raise ValueError(f"layer {position} of the network is {row!r}: it must be a Dense, a Conv or an Lstm")
-    for name, value in row._asdict().items():
+    if not is_layer(row):
+        names = " or ".join(each.__name__ for each in KINDS.values())
+        raise ValueError(f"layer {position} of the network is {row!r}: it must be a {names}")
+    layer: Layer = row
+    for name, value in layer._asdict().items():
         if name == "activation":
             if value not in ACTIVATIONS:
                 raise ValueError(
@@ -106,4 +91,4 @@ def _layer(row: object, position: int) -> Layer:
                 )
         elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"layer {position} of the network has {name} {value!r}: it must be a whole number above 0")
-    return row
+    return layer

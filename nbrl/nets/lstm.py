@@ -5,71 +5,117 @@
     c' = f c + i g
     h' = o tanh(c')
 
-Shapes: x (samples, inputs); w (inputs, 4 units), u (units, 4 units), b (4 units), gates in the order i, f, g, o; state
-(samples, 2 units), h and c of the step before; gates (samples, 4 units) after their activations; cell (samples, units),
-the new c; y (samples, units), the new h. Everything is a float32 slice of a flat array, C order. Gradients of
-parameters are overwritten.
+Shapes: x (samples, inputs); w (inputs, 4 units), u (units, 4 units), b (4 units), gates in the order i, f, g, o; the
+state before and after a step (samples, 2 units), h and c; gates (samples, 4 units) after their activations; y (samples,
+units), the new h. Everything is a float32 span of a flat array, C order. Gradients of parameters are overwritten.
 """
+
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from nbrl.kernels.compile import jit
-from nbrl.kernels.gemm import HOST_WIDTH, gemm, gemm_transposed
-from nbrl.nets.affine import affine_backward_parameters, tanh
+from nbrl.kernels.compile import jit, routine
+from nbrl.kernels.gemm import call_gemm, call_gemm_transposed
+from nbrl.kernels.native import address_at, span
+from nbrl.nets.affine import product, product_backward, tanh
+from nbrl.nets.dense import dense_backward_inputs, dense_plan
+from nbrl.nets.table import AFTER, FILTERS, FROM_OBSERVATION, KEPT, OUTPUT, OWN, PARAMETERS, STATE, Plan, Workspace
 
 GATES = 4
+WEIGHTS, RECURRENT, BIAS = range(PARAMETERS, PARAMETERS + 3)
+
+
+class Lstm(NamedTuple):
+    """Long short-term memory of ``units`` cells, which remembers from step to step of an episode."""
+
+    units: int
+
+    def plan(self, name: str, place: int, shape: tuple[int, ...], strides: object) -> Plan:
+        """The layer above an output of some shape."""
+        units, inputs = self.units, int(np.prod(shape))
+        columns = GATES * units
+        return dense_plan(name, units, "none", inputs)._replace(
+            forward=lstm_forward,
+            backward=lstm_backward,
+            parameters=(("weights", (inputs, columns)), ("recurrent", (units, columns)), ("bias", (columns,))),
+            own=partial(_state_starts, units),
+            gain=1.0,
+            fan_in=inputs + units,
+            state=2 * units,
+            kept=(columns,),
+        )
+
+
+def _state_starts(units: int, capacity: int) -> np.ndarray:
+    return np.arange(capacity) * 2 * units
 
 
 @jit
-def _sigmoid(x):
+def sigmoid(x):
+    """1 / (1 + exp(-x)) of a float32."""
     half = np.float32(0.5)
     return half * tanh(half * x) + half
 
 
-@jit
-def lstm_forward(x, row, tap, state, state_row, unit, w, u, b, gates, cell, y):
-    """Fill gates, cell and y. `state_row` holds s * 2 units, `unit` 0, 1, ..., units - 1."""
-    samples, units = row.size, unit.size
-    width = GATES * units
-    gemm(
-        HOST_WIDTH, samples, tap.size, width,
-        x.ctypes.data, row.ctypes.data, tap.ctypes.data, w.ctypes.data, width, gates.ctypes.data, width, 0,
+@routine(Workspace)
+def lstm_forward(work, layer, first, samples, _, __):
+    """Fill the gates, the state after each sample and y."""
+    line, units = work.table[layer], work.table[layer, FILTERS]
+    width, one = GATES * units, np.float32(1.0)
+    state = span(work.activations, line[STATE] + first * 2 * units, samples * 2 * units)
+    after = span(work.activations, line[AFTER] + first * 2 * units, samples * 2 * units)
+    gates = span(work.activations, line[KEPT] + first * width, samples * width)
+    y, b = span(work.activations, line[OUTPUT] + first * units, samples * units), span(work.theta, line[BIAS], width)
+    z_at = address_at(gates, 0)
+    product(work, line, first, samples, line[WEIGHTS], width, z_at)
+    call_gemm(
+        work.gemm, samples, units, width, address_at(state, 0), address_at(work.indices, line[OWN]),
+        address_at(work.indices, 0), address_at(work.theta, line[RECURRENT]), width, z_at, width, 1,
     )  # fmt: skip
-    gemm(
-        HOST_WIDTH, samples, units, width,
-        state.ctypes.data, state_row.ctypes.data, unit.ctypes.data, u.ctypes.data, width, gates.ctypes.data, width, 1,
-    )  # fmt: skip
-    one = np.float32(1.0)
     for s in range(samples):
-        z = gates[s * width : (s + 1) * width]
-        i, f, g, o = z[:units], z[units : 2 * units], z[2 * units : 3 * units], z[3 * units :]
-        c, c_new, h_new = state[(2 * s + 1) * units :], cell[s * units :], y[s * units :]
+        z = span(gates, s * width, width)
+        i, f, g, o = (span(z, 0, units), span(z, units, units), span(z, 2 * units, units), span(z, 3 * units, units))
+        c, h_new, c_new = (span(state, (2 * s + 1) * units, units), span(after, 2 * s * units, units),
+                           span(after, (2 * s + 1) * units, units))  # fmt: skip
         for j in range(units):
-            i[j] = _sigmoid(i[j] + b[j])
-            f[j] = _sigmoid(f[j] + b[units + j] + one)
+            i[j] = sigmoid(i[j] + b[j])
+            f[j] = sigmoid(f[j] + b[units + j] + one)
             g[j] = tanh(g[j] + b[2 * units + j])
-            o[j] = _sigmoid(o[j] + b[3 * units + j])
+            o[j] = sigmoid(o[j] + b[3 * units + j])
             c_new[j] = f[j] * c[j] + i[j] * g[j]
             h_new[j] = o[j] * tanh(c_new[j])
+        for j in range(units):
+            y[s * units + j] = h_new[j]
 
 
-@jit
-def lstm_backward(x, row, tap, state, state_row, unit, u, gates, cell, dy, dgates, dstate, du, dw, db, k, continues):
-    """Back-propagate through time: fill dgates (before their activations) and the gradients of the parameters.
+@routine(Workspace)
+def lstm_backward(work, layer, samples, k, inputs_from, _):
+    """Back-propagate through time: the gradients of the gates before their activations, of parameters and of x.
 
-    Sample s followed on sample s - k where continues[s]; elsewhere the gradient ends. `dstate` is scratch like `state`.
+    Sample s followed on sample s - k where `work.continues` says so; elsewhere the gradient ends.
     """
-    samples, units = row.size, unit.size
-    width, one = GATES * units, np.float32(1.0)
+    line, units = work.table[layer], work.table[layer, FILTERS]
+    width, one, continues = GATES * units, np.float32(1.0), work.continues
+    state = span(work.activations, line[STATE], samples * 2 * units)
+    dstate = span(work.dactivations, line[STATE], samples * 2 * units)
+    after = span(work.activations, line[AFTER], samples * 2 * units)
+    gates, dgates = (
+        span(work.activations, line[KEPT], samples * width),
+        span(work.dactivations, line[KEPT], samples * width),
+    )
+    dy, u = span(work.dactivations, line[OUTPUT], samples * units), address_at(work.theta, line[RECURRENT])
     for first in range(samples - k, -1, -k):
         for s in range(first, first + k):
-            z, dz = gates[s * width : (s + 1) * width], dgates[s * width : (s + 1) * width]
-            i, f, g, o = z[:units], z[units : 2 * units], z[2 * units : 3 * units], z[3 * units :]
-            di, df, dg, do = dz[:units], dz[units : 2 * units], dz[2 * units : 3 * units], dz[3 * units :]
-            c, c_new, dh = state[(2 * s + 1) * units :], cell[s * units :], dy[s * units :]
-            dc_old = dstate[(2 * s + 1) * units :]
+            z, dz = span(gates, s * width, width), span(dgates, s * width, width)
+            i, f, g, o = span(z, 0, units), span(z, units, units), span(z, 2 * units, units), span(z, 3 * units, units)
+            di, df, dg, do = (
+                span(dz, 0, units), span(dz, units, units), span(dz, 2 * units, units), span(dz, 3 * units, units)
+            )  # fmt: skip
+            c, c_new = span(state, (2 * s + 1) * units, units), span(after, (2 * s + 1) * units, units)
+            dh, dc_old = span(dy, s * units, units), span(dstate, (2 * s + 1) * units, units)
             goes_on = s + k < samples and continues[s + k]
-            dh_next, dc_next = dstate[2 * (s + k) * units :], dstate[(2 * (s + k) + 1) * units :]
+            dh_next, dc_next = span(dstate, 2 * (s + k) * units, units), span(dstate, (2 * (s + k) + 1) * units, units)
             for j in range(units):
                 dh_j, dc_j = dh[j], np.float32(0.0)
                 if goes_on:
@@ -82,13 +128,15 @@ def lstm_backward(x, row, tap, state, state_row, unit, u, gates, cell, dy, dgate
                 dg[j] = dc_j * i[j] * (one - g[j] * g[j])
                 do[j] = dh_j * tanh_c * o[j] * (one - o[j])
                 dc_old[j] = dc_j * f[j]
-        gemm_transposed(
-            HOST_WIDTH, units, width, k,
-            u.ctypes.data, dgates[first * width :].ctypes.data, dstate[2 * first * units :].ctypes.data, 2 * units, 0,
+        call_gemm_transposed(
+            work.gemm_transposed, units, width, k, u,
+            address_at(dgates, first * width), address_at(dstate, 2 * first * units), 2 * units, 0,
         )  # fmt: skip
-    affine_backward_parameters(x, row, tap, dgates, dw, db)
-    gemm(
-        HOST_WIDTH, units, samples, width,
-        state.ctypes.data, unit.ctypes.data, state_row.ctypes.data, dgates.ctypes.data, width,
-        du.ctypes.data, width, 0,
+    product_backward(work, line, samples, width, dgates, line[WEIGHTS], line[BIAS])
+    call_gemm(
+        work.gemm, units, samples, width, address_at(state, 0), address_at(work.indices, 0),
+        address_at(work.indices, line[OWN]), address_at(dgates, 0), width,
+        address_at(work.dtheta, line[RECURRENT]), width, 0,
     )  # fmt: skip
+    if not line[FROM_OBSERVATION]:
+        dense_backward_inputs(work, line, samples, width, dgates, 0)

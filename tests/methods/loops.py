@@ -30,4 +30,4 @@ class Loop:
 
     def rollout(self, count=1, worker=0):
         """The loop's code after `count` rollouts."""
-        return self.run.method.loop(self.run.shared, self.run.workers[worker], self.run.settings, count)
+        return self.run.loop(worker, count)

@@ -11,7 +11,7 @@ from methods.loops import Loop
 from methods.scripted import HIGH, LOW, Scripted, motions, rollouts, transitions
 
 from nbrl import configure
-from nbrl.methods import rollout
+from nbrl.methods import driver
 
 UPDATES = 10
 COMMON = {
@@ -64,14 +64,16 @@ def follow(config, make_reference, *, continuous=False):
     loop = Loop(config, environment)
     first = {name: values.astype(float) for name, values in loop.theta.items()}
     reference, worker = make_reference(config.network, first, config), loop.run.workers[0]
-    greedy = [
-        oracles.EpsilonGreedyActor(row, final, config)
-        for row, final in zip(worker.random, worker.exploration.tolist(), strict=True)
-        if "q" in loop.run.network.heads and not continuous
-    ]
+    greedy = []
+    if "q" in loop.run.network.heads and not continuous:
+        finals = loop.run.methods[0].final_epsilon.tolist()
+        greedy = [
+            oracles.EpsilonGreedyActor(row, final, config)
+            for row, final in zip(worker.actors.random, finals, strict=True)
+        ]
     seen, kinds = [0] * config.actors, set()
     for update in range(UPDATES):
-        assert loop.rollout() == rollout.PAUSED
+        assert loop.rollout() == driver.PAUSED
         # Whose turn it was: groups of `lockstep` actors, one rollout each.
         group = update % (config.actors // config.lockstep)
         gradients = []
@@ -80,7 +82,7 @@ def follow(config, make_reference, *, continuous=False):
             assert len(acted) == seen[actor] + 1
             one = acted[seen[actor]] | {"actor": actor}
             if continuous:
-                one["actions"] = worker.motion[:, actor % config.lockstep].astype(float)
+                one["actions"] = loop.run.policies[0].action[:, actor % config.lockstep].astype(float)
                 sent = motions(environment.records(loop.instances[actor]))[-config.rollout_length :]
                 np.testing.assert_allclose(sent, in_the_space_s_units(one["actions"]), rtol=1e-6, atol=1e-6)
             if greedy:

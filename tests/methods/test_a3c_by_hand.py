@@ -12,7 +12,7 @@ from methods import told as environment
 from methods.told import FAIL, NOT_FINITE, OBSERVATIONS, REWARDS
 from oracles import CUT, TERMINATED, TRUNCATED
 
-from nbrl.methods import rollout
+from nbrl.methods import a3c, driver, state
 
 VALUES = 10.0 * np.arange(1, OBSERVATIONS + 1)
 
@@ -63,7 +63,7 @@ def returns(loop):
 )
 def test_returns(ends, expected):
     loop = told(ends)
-    assert loop.rollout() == rollout.PAUSED
+    assert loop.rollout() == driver.PAUSED
     assert returns(loop) == expected
 
 
@@ -83,7 +83,7 @@ def test_returns(ends, expected):
 )
 def test_generalised_advantages(ends, expected):
     loop = told(ends, gae_lambda=0.5)
-    assert loop.rollout() == rollout.PAUSED
+    assert loop.rollout() == driver.PAUSED
     assert returns(loop) == expected
 
 
@@ -102,26 +102,26 @@ def test_rewards_are_clipped_for_learning_and_raw_in_the_episode_s_record():
     # Clipped: -1, 0.25, 1, -0.5, 1.
     assert returns(loop) == {0: -0.625, 1: 0.75, 2: 1, 3: 0, 4: 1}
     worker = loop.run.workers[0]
-    assert worker.ring_ends[rollout.WRITTEN] == 1
-    assert worker.ring[0].tolist() == [14.75, 5]
+    assert worker.episodes.ends[state.WRITTEN] == 1
+    assert worker.episodes.ring[0].tolist() == [14.75, 5]
 
 
 def test_an_episode_that_spans_rollouts_has_one_record():
     loop = told([0] * 5 + [0, TERMINATED, 0, CUT, TRUNCATED], rewards=[1.0] * 10)
     loop.rollout(2)
     worker = loop.run.workers[0]
-    assert worker.ring_ends[rollout.WRITTEN] == 2
-    assert worker.ring[:2].tolist() == [[7, 7], [3, 3]]  # a cut ends no episode
+    assert worker.episodes.ends[state.WRITTEN] == 2
+    assert worker.episodes.ring[:2].tolist() == [[7, 7], [3, 3]]  # a cut ends no episode
 
 
 def test_the_gradients_of_both_heads():
     loop = told([0, 0, 0, 0, TERMINATED])
     loop.rollout()
-    worker, gradient = loop.run.workers[0], loop.dtheta
+    gradient = loop.dtheta
     # R = (5, 8, 12, 16, 16) and V = (10, 20, 30, 40, 50): R - V = (-5, -12, -18, -24, -34). With pi = (1/2, 1/2) an
     # action's logit has the gradient -(R - V) / 2, the other's (R - V) / 2; the entropy, at its largest, adds nothing.
     advantage = np.array([-5.0, -12, -18, -24, -34])
-    actions = worker.action[:, 0]
+    actions = loop.run.policies[0].action[:, 0, 0]
     assert set(actions.tolist()) == {0, 1}
     expected = np.zeros((OBSERVATIONS, 2))
     expected[np.arange(5), actions] = -advantage / 2
@@ -159,13 +159,13 @@ def test_the_reported_sums():
     loop = told([0, 0, 0, 0, TERMINATED])
     loop.rollout()
     sums, advantage = loop.run.workers[0].sums, np.array([-5.0, -12, -18, -24, -34])
-    assert sums[rollout.UPDATES] == 1
-    assert sums[rollout.SAMPLES] == 5
-    assert sums[rollout.POLICY_LOSS] == pytest.approx(math.log(2) * advantage.sum(), rel=1e-5)
-    assert sums[rollout.VALUE_LOSS] == pytest.approx((advantage**2).sum() / 2, rel=1e-5)
-    assert sums[rollout.ENTROPY] == pytest.approx(5 * math.log(2), rel=1e-5)
+    assert sums[state.UPDATES] == 1
+    assert sums[state.SAMPLES] == 5
+    assert sums[a3c.POLICY_LOSS] == pytest.approx(math.log(2) * advantage.sum(), rel=1e-5)
+    assert sums[a3c.VALUE_LOSS] == pytest.approx((advantage**2).sum() / 2, rel=1e-5)
+    assert sums[a3c.ENTROPY] == pytest.approx(5 * math.log(2), rel=1e-5)
     norm = math.sqrt(sum((values.astype(float) ** 2).sum() for values in loop.dtheta.values()))
-    assert sums[rollout.GRADIENT_NORM] == pytest.approx(norm, rel=1e-5)
+    assert sums[state.GRADIENT_NORM] == pytest.approx(norm, rel=1e-5)
 
 
 def test_the_update_is_clipped_and_counted():
@@ -188,12 +188,12 @@ def test_the_learning_rate_falls_to_nothing_at_the_last_step():
     moves = []
     for _ in range(3):
         before = loop.theta["value/bias"][0].astype(float)
-        assert loop.rollout() == rollout.PAUSED
+        assert loop.rollout() == driver.PAUSED
         moves.append(loop.theta["value/bias"][0] - before)
     # With decay 0 and a gradient far above epsilon each move is the rate itself.
     assert np.array(moves) / moves[0] == pytest.approx([1, 2 / 3, 1 / 3], rel=1e-2)
     theta = loop.run.shared.theta.copy()
-    assert loop.rollout() == rollout.FINISHED
+    assert loop.rollout() == driver.FINISHED
     assert np.array_equal(loop.run.shared.theta, theta)
     assert loop.trainer.steps == 15
 
@@ -202,7 +202,7 @@ def test_the_learning_rate_falls_to_nothing_at_the_last_step():
 def test_a_reward_that_is_not_finite_stops_the_loop_before_it_learns(bad):
     loop = told([0, 0, 0, 0, 0], rewards=[1.0, 2.0, bad, 4.0, 5.0])
     theta = loop.run.shared.theta.copy()
-    assert loop.rollout() == rollout.BAD_REWARD
+    assert loop.rollout() == driver.BAD_REWARD
     assert np.array_equal(loop.run.shared.theta, theta)
     assert loop.trainer.steps == 0
 
@@ -216,10 +216,10 @@ def test_an_observation_that_is_not_finite_never_reaches_the_shared_array(end, s
     code, theta = loop.rollout(), loop.theta
     assert all(np.isfinite(values).all() for values in theta.values())
     if (end, step) == (TERMINATED, 1):  # a last observation that nothing looks at
-        assert code == rollout.PAUSED
+        assert code == driver.PAUSED
         assert returns(loop) == {0: 2, 1: 2, 3: 20.75, 4: 33.5, 5: 51}
     else:
-        assert code == rollout.BAD_OBSERVATION
+        assert code == driver.BAD_OBSERVATION
         assert loop.trainer.steps == 0
         assert np.array_equal(theta["value/weights"][:, 0], VALUES)
 
@@ -227,8 +227,8 @@ def test_an_observation_that_is_not_finite_never_reaches_the_shared_array(end, s
 def test_a_failing_environment_stops_the_loop_and_is_named():
     loop = told([0, 0, FAIL, 0, 0])
     theta = loop.run.shared.theta.copy()
-    assert loop.rollout() == rollout.FAILED_ENVIRONMENT
-    assert loop.run.workers[0].failed[0] == 0
+    assert loop.rollout() == driver.FAILED_ENVIRONMENT
+    assert loop.run.workers[0].failed == 0
     assert np.array_equal(loop.run.shared.theta, theta)
     assert loop.trainer.steps == 0
 
@@ -237,17 +237,17 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_shared_array():
     loop = told([0, 0, 0, 0, 0])
     loop.theta["value/weights"][2, 0] = 1e30  # squared, beyond float32
     theta = loop.run.shared.theta.copy()
-    assert loop.rollout() == rollout.BAD_GRADIENT
+    assert loop.rollout() == driver.BAD_GRADIENT
     assert np.array_equal(loop.run.shared.theta, theta)
-    assert not loop.run.shared.statistics.any()
+    assert not loop.run.shared.optimiser.any()
 
 
 def test_a_set_control_word_stops_the_loop():
     loop = told([0, 0, 0, 0, 0])
     theta = loop.run.shared.theta.copy()
-    loop.run.shared.control[0] = rollout.PARK
-    assert loop.rollout(100) == rollout.PAUSED
+    loop.run.shared.control[0] = state.PARK
+    assert loop.rollout(100) == driver.PAUSED
     assert (loop.trainer.steps, np.array_equal(loop.run.shared.theta, theta)) == (0, True)
-    loop.run.shared.control[0] = rollout.RUN
-    assert loop.rollout() == rollout.PAUSED
+    loop.run.shared.control[0] = state.RUN
+    assert loop.rollout() == driver.PAUSED
     assert loop.trainer.steps == 5

@@ -12,8 +12,8 @@ from methods.scripted import SIZE, Scripted, rollouts, transitions
 
 from nbrl import Conv, Dense, Trainer, envs
 from nbrl.envs import Player
-from nbrl.methods import rollout
-from nbrl.nets.workspace import observations
+from nbrl.methods import driver, state
+from nbrl.nets.table import observations
 
 ADAM = OPTIMISERS["shared_adam"]
 TWO_LAYERS = (Dense(20, "tanh"), Dense(17, "tanh"))
@@ -69,10 +69,10 @@ def test_continuous_actions_are_drawn_from_the_policy():
     # As the actor's row gives them, by Box and Muller, with the parameters of the reference.
     config, environment = settings(length=7, seed=21, separate_networks=True), Scripted(continuous=True)
     loop = Loop(config, environment)
-    generator, begun = oracles.Xoshiro([int(word) for word in loop.run.workers[0].random[0]]), False
+    generator, begun = oracles.Xoshiro([int(word) for word in loop.run.workers[0].actors.random[0]]), False
     for update in range(UPDATES):
         parameters = {name: values.astype(float) for name, values in loop.theta.items()}
-        assert loop.rollout() == rollout.PAUSED
+        assert loop.rollout() == driver.PAUSED
         one = rollouts(transitions(environment.records(loop.instances[0])), config.rollout_length)[update]
         outputs, _ = oracles.network_forward(config.network, parameters, one["observations"])
         for t, status in enumerate(one["statuses"]):
@@ -85,7 +85,7 @@ def test_continuous_actions_are_drawn_from_the_policy():
             ]
             deviation = np.sqrt(oracles.gaussian_variance(outputs["variance"][t]))
             expected = outputs["mean"][t] + deviation * noise
-            np.testing.assert_allclose(loop.run.workers[0].motion[t, 0], expected, rtol=0, atol=2e-5)
+            np.testing.assert_allclose(loop.run.policies[0].action[t, 0], expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("continuous", [False, True])
@@ -98,7 +98,7 @@ def test_learning_sees_normalised_observations_and_rewards(continuous):
     worker, length = loop.run.workers[0], config.rollout_length
     seen, returns, discounted, clipped = [], [], [0.0, 0.0], 0
     for update in range(UPDATES):
-        assert loop.rollout() == rollout.PAUSED
+        assert loop.rollout() == driver.PAUSED
         actor = update % 2
         one = rollouts(transitions(environment.records(loop.instances[actor])), length)[update // 2]
         mean, deviation, scale = np.zeros(SIZE), np.ones(SIZE), 1.0
@@ -110,7 +110,7 @@ def test_learning_sees_normalised_observations_and_rewards(continuous):
         np.testing.assert_allclose(observations(worker.work, 0, length), expected, rtol=0, atol=1e-4)
         rewards = np.clip(one["rewards"] * scale, -0.3, 0.3)
         clipped += (np.abs(rewards) == 0.3).sum()
-        np.testing.assert_allclose(worker.reward[:, 0], rewards, rtol=1e-5)
+        np.testing.assert_allclose(worker.rollout.reward[:, 0], rewards, rtol=1e-5)
         for t in range(length):
             if one["begins"][t]:
                 discounted[actor] = 0.0
@@ -122,7 +122,7 @@ def test_learning_sees_normalised_observations_and_rewards(continuous):
     normal = loop.run.agent().normal
     np.testing.assert_allclose(normal[0], np.mean(seen, axis=0), rtol=0, atol=1e-6)
     np.testing.assert_allclose(normal[1], 1 / np.sqrt(np.var(seen, axis=0) + 1e-8), rtol=1e-5)
-    raw = worker.ring[: worker.ring_ends[rollout.WRITTEN], rollout.RETURN]
+    raw = worker.episodes.ring[: worker.episodes.ends[state.WRITTEN], state.RETURN]
     assert np.abs(raw).max() > 1  # episodes are reported in the environment's own rewards
 
 
@@ -148,9 +148,9 @@ def test_actions_are_drawn_from_the_policy_and_seeds_from_the_actor_s_row():
     # environment from Python.
     config, environment = settings(length=7, seed=21, entropy_weight=0.0), Scripted()
     loop = Loop(config, environment)
-    row = [int(word) for word in loop.run.workers[0].random[0]]
+    row = [int(word) for word in loop.run.workers[0].actors.random[0]]
     first = {name: values.astype(float) for name, values in loop.theta.items()}
-    assert loop.rollout(UPDATES) == rollout.PAUSED
+    assert loop.rollout(UPDATES) == driver.PAUSED
     recorded = rollouts(transitions(environment.records(loop.instances[0])), config.rollout_length)
 
     generator, player = oracles.Xoshiro(row), Player(Scripted())
@@ -201,7 +201,7 @@ def test_ten_updates_on_pictures_from_python_equal_the_reference():
     config, environment = settings(network=network, seed=2), envs.make(Pictures)
     loop = Loop(config, environment)
     first = {name: values.astype(float) for name, values in loop.theta.items()}
-    assert loop.rollout(UPDATES) == rollout.PAUSED
+    assert loop.rollout(UPDATES) == driver.PAUSED
     observations, actions, rewards, ends = map(np.array, zip(*Pictures.records, strict=True))
     steps = np.flatnonzero(actions >= 0)
     statuses = 1 + 2 * ends[:, 0] + 4 * ends[:, 1]

@@ -23,10 +23,10 @@ from strategies import near_multiples, seeds
 from nbrl import Dense, configure
 from nbrl.envs.interface import Environment
 from nbrl.learner import Learner
-from nbrl.methods import dpg, rollout
+from nbrl.methods import dpg, driver, state
 from nbrl.methods.dpg import noise_scale
 from nbrl.methods.replay import RETURN, START, WEIGHT, contents
-from nbrl.nets.workspace import actions, observations, output_gradients
+from nbrl.nets.table import actions, observations, output_gradients
 
 NUMBER = np.arange(OBSERVATIONS)
 MU = np.where(NUMBER % 2, -0.25, 0.5)
@@ -116,8 +116,8 @@ ENDS = [
 @pytest.mark.parametrize(("ends", "y", "_"), ENDS, ids=lambda value: str(value) if isinstance(value, list) else "")
 def test_targets_of_a_rollout(ends, y, _):
     loop = told(ends)
-    assert loop.rollout() == rollout.PAUSED
-    a = loop.run.workers[0].motion[:, 0, 0]
+    assert loop.rollout() == driver.PAUSED
+    a = loop.run.policies[0].action[:, 0, 0]
     # Of (y - Q)^2 / 2, a mean over 5 steps: (Q - y) / 5 times what the head reads, the observation and then a.
     gradient, seen = loop.dtheta["q/weights"][:, 0], sorted(y)
     q = 10.0 * (np.array(seen) + 1) + 4 * a
@@ -129,9 +129,9 @@ def test_targets_of_a_rollout(ends, y, _):
 @pytest.mark.parametrize(("ends", "_", "rows"), ENDS, ids=lambda value: str(value) if isinstance(value, list) else "")
 def test_what_is_remembered_of_a_rollout(ends, _, rows):
     loop = told(ends, **MEMORY)
-    assert loop.rollout() == rollout.PAUSED
-    worker, found = loop.run.workers[0], {}
-    for row, a in zip(contents(worker.replay, 5), worker.motion[:, 0, 0], strict=True):
+    assert loop.rollout() == driver.PAUSED
+    (method, policy, _, _), found = loop.run.arguments(0), {}
+    for row, a in zip(contents(method.replay, 5), policy.action[:, 0, 0], strict=True):
         s, s_next = row[START : START + OBSERVATIONS], row[-OBSERVATIONS:]
         assert row[START + OBSERVATIONS] == a
         assert s.sum() == s_next.sum() == s.max() == s_next.max() == 1
@@ -155,12 +155,11 @@ def test_the_actor_s_gradient_by_hand():
     assert loop.dtheta["dense1/weights"] == pytest.approx(below, rel=1e-4, abs=1e-6)
     # And what is reported: the mean of -Q(s, mu(s)), of (y - Q)^2 / 2, and the number of samples.
     sums = loop.run.workers[0].sums
-    assert sums[rollout.SAMPLES] == 5
-    assert sums[rollout.POLICY_LOSS] == pytest.approx(-sum(10 * (i + 1) + 4 * MU[i] for i in seen), rel=1e-6)
-    worker = loop.run.workers[0]
-    q = 10.0 * (np.array(seen) + 1) + 4 * worker.motion[:, 0, 0]
+    assert sums[state.SAMPLES] == 5
+    assert sums[dpg.POLICY_LOSS] == pytest.approx(-sum(10 * (i + 1) + 4 * MU[i] for i in seen), rel=1e-6)
+    q = 10.0 * (np.array(seen) + 1) + 4 * loop.run.policies[0].action[:, 0, 0]
     # R_2 = 4, R_1 = 2 + 4 / 2, R_0 = 1 + 4 / 2; R_4 = 16 + 700 / 2, R_3 = 8 + 366 / 2
-    assert sums[rollout.VALUE_LOSS] == pytest.approx(((q - [3, 4, 4, 191, 366]) ** 2).sum() / 2, rel=1e-5)
+    assert sums[dpg.VALUE_LOSS] == pytest.approx(((q - [3, 4, 4, 191, 366]) ** 2).sum() / 2, rel=1e-5)
 
 
 # Gradients against slopes
@@ -190,9 +189,10 @@ def test_gradients_are_slopes(learner, seed):
     Both along a random direction of unit length, by (f(+h) - f(-h)) / 2h of the network's own outputs. f is uncertain
     by about 1e-6 of its terms and bends by h^2 times its third derivative: at h = 0.02 both leave 1e-3.
     """
-    worker, rng, names = learner.workers[0], np.random.default_rng(seed), learner.network.layout
-    work, count, q_row = worker.work, worker.action.size, learner.network.head("q")
-    theta = learner.shared.theta.copy()
+    (method, _, shared, worker), rng = learner.arguments(0), np.random.default_rng(seed)
+    work, names = worker.work, learner.network.layout
+    count, q_row = worker.rollout.reward.size, learner.network.head("q")
+    theta = shared.theta.copy()
     both, y = observations(work, 0, count), rng.standard_normal(count).astype(np.float32)
     both[...] = rng.uniform(-1, 1, both.shape)
     a = actions(work, 0, count).copy()
@@ -210,7 +210,7 @@ def test_gradients_are_slopes(learner, seed):
 
     work.theta[:] = theta
     output_gradients(work, q_row, 0, count)[:, 0] = y
-    assert dpg._update(learner.shared, worker, learner.settings, 0, count) == rollout.GO_ON
+    assert dpg._update(method, shared, worker, 0, count) == driver.GO_ON
     gradient = work.dtheta.astype(float)
     for part, function in (("actor", mean_q), ("critic", error)):
         direction = np.zeros_like(theta)
@@ -238,16 +238,16 @@ def test_actors_explore_by_falling_scales():
     assert np.diff(np.log(scales)) == pytest.approx([math.log(0.1) / 4] * 4)
     assert noise_scale(0.4, 0, 1) == 0.4
     loop = told([0] * 5, actors=6, lockstep=2, threads=2, exploration=0.5)
-    for worker, actors in zip(loop.run.workers, loop.run.actors, strict=True):
-        assert worker.exploration.tolist() == [noise_scale(0.5, actor, 6) for actor in actors.tolist()]
+    for method, actors in zip(loop.run.methods, loop.run.actors, strict=True):
+        assert method.noise_std.tolist() == [noise_scale(0.5, actor, 6) for actor in actors.tolist()]
 
 
 def motions(loop, count):
     """All actions of the single actor in some rollouts, (steps,)."""
     found = []
     for _ in range(count):
-        assert loop.rollout() == rollout.PAUSED
-        found.append(loop.run.workers[0].motion[:, 0, 0].copy())
+        assert loop.rollout() == driver.PAUSED
+        found.append(loop.run.policies[0].action[:, 0, 0].copy())
     return np.concatenate(found)
 
 
@@ -290,11 +290,11 @@ def test_updates_from_a_memory_keep_pace_with_steps(rate, length):
     settings = {"replay_size": 64, "warm_up": 6, "batch_size": 6, "updates_per_step": rate, "rollout_length": length}
     loop = told([0] * 5, **settings)
     for number in range(1, 30):
-        assert loop.rollout() == rollout.PAUSED
+        assert loop.rollout() == driver.PAUSED
         steps, before = number * length, 6 - length  # nothing is learnt until 6 steps are there
         expected = math.floor(steps * rate) - math.floor(before * rate) if steps >= 6 else 0
         assert int(loop.run.shared.updates[0]) == expected
-        assert loop.run.workers[0].sums[rollout.SAMPLES] == 6 * expected
+        assert loop.run.workers[0].sums[state.SAMPLES] == 6 * expected
         assert loop.trainer.steps == steps
 
 
@@ -323,17 +323,17 @@ def test_the_target_networks_are_copied_by_the_interval():
 @pytest.mark.parametrize(
     ("ends", "code"),
     [
-        ([0, 0, FAIL, 0, 0], rollout.FAILED_ENVIRONMENT),
-        ([0, NOT_FINITE, 0, 0, 0], rollout.BAD_OBSERVATION),
-        ([0, TRUNCATED | NOT_FINITE, 0, 0, 0], rollout.BAD_OBSERVATION),
-        ([0, 0, 0, 0, NOT_FINITE], rollout.BAD_OBSERVATION),
+        ([0, 0, FAIL, 0, 0], driver.FAILED_ENVIRONMENT),
+        ([0, NOT_FINITE, 0, 0, 0], driver.BAD_OBSERVATION),
+        ([0, TRUNCATED | NOT_FINITE, 0, 0, 0], driver.BAD_OBSERVATION),
+        ([0, 0, 0, 0, NOT_FINITE], driver.BAD_OBSERVATION),
     ],
     ids=["fails", "observation", "last observation", "observation after the rollout"],
 )
 def test_what_cannot_be_used_never_reaches_arrays_that_stay(ends, code, memory):
     loop = told([0] * 5 + ends, rewards=REWARDS * 2, **memory)
-    assert loop.rollout() == rollout.PAUSED
-    shared, replay = loop.run.shared, loop.run.workers[0].replay
+    assert loop.rollout() == driver.PAUSED
+    shared, replay = loop.run.shared, loop.run.methods[0].replay
     before = [shared.theta.copy(), shared.target.copy(), shared.updates.copy(), contents(replay, 5)]
     assert loop.rollout() == code
     after = [shared.theta, shared.target, shared.updates, contents(replay, 5)]
@@ -349,19 +349,19 @@ def test_values_beyond_float32_never_reach_the_shared_arrays(memory, network):
     getattr(loop, network)["q/weights"][:, 0] = 1e30
     shared = loop.run.shared
     before = shared.theta.copy(), shared.target.copy()
-    assert loop.rollout() == rollout.BAD_GRADIENT
+    assert loop.rollout() == driver.BAD_GRADIENT
     assert np.array_equal(shared.theta, before[0])
     assert np.array_equal(shared.target, before[1])
-    assert not shared.statistics.any()
+    assert not shared.optimiser.any()
 
 
 def test_a_stop_ends_many_updates():
     loop = told([0] * 5, **MEMORY | {"warm_up": 5, "updates_per_step": 100.0})
-    loop.run.shared.control[0] = rollout.ABANDON  # as it stands while a rollout learns; the next one would not begin
-    worker, shared = loop.run.workers[0], loop.run.shared
-    worker.ended[:] = True
-    worker.replay.written[0] = 5
-    assert dpg.learn(shared, worker, loop.run.settings, 0) == rollout.ABANDONED
+    loop.run.shared.control[0] = state.ABANDON  # as it stands while a rollout learns; the next one would not begin
+    method, policy, shared, worker = loop.run.arguments(0)
+    worker.rollout.ended[:] = True
+    method.replay.written = 5
+    assert driver.finish_rollout(method, policy, shared, worker, 0) == driver.ABANDONED
     assert shared.updates[0] == 1
     assert loop.trainer.steps == 0
 

@@ -14,7 +14,7 @@ from methods.references import OPTIMISERS, UPDATES, assert_same, assert_same_gra
 from methods.scripted import PARTS, SIZE, Scripted, motions, rollouts, transitions
 
 from nbrl import Dense
-from nbrl.methods import rollout
+from nbrl.methods import driver
 from nbrl.methods.replay import RETURN, START, WEIGHT, contents
 
 ADAM = OPTIMISERS["shared_adam"]
@@ -65,15 +65,15 @@ def test_ten_updates_from_a_memory_equal_the_reference(config):
     config = dataclasses.replace(config, updates_per_step=1 / size, steps=10**6)
     environment = Scripted(continuous=True)
     loop = Loop(config, environment)
-    worker = loop.run.workers[0]
+    worker, replay = loop.run.workers[0], loop.run.methods[0].replay
     while loop.run.shared.updates[0] == 0:
         before = {name: values.astype(float) for name, values in loop.theta.items()}
         steps = loop.trainer.steps
-        assert loop.rollout() == rollout.PAUSED
+        assert loop.rollout() == driver.PAUSED
     reference = oracles.DpgReference(config.network, before, config)
     reference.steps, first, kinds = steps, before, set()
     for _ in range(UPDATES):
-        rows = worker.replay.rows[worker.replay.drawn].astype(float)
+        rows = replay.rows[replay.drawn].astype(float)
         s, a, s_next = rows[:, START : START + SIZE], rows[:, START + SIZE : -SIZE], rows[:, -SIZE:]
         if config.normalise_observations:
             mean, scale = worker.work.normal.astype(float)
@@ -103,9 +103,9 @@ def test_the_memory_holds_the_last_steps_that_were_taken(actors, lockstep, lengt
     config = dataclasses.replace(config, steps=10**6)
     environment = Scripted(continuous=True)
     loop = Loop(config, environment)
-    worker, expected, taken = loop.run.workers[0], [], [0] * actors
+    (method, policy, _, _), expected, taken = loop.run.arguments(0), [], [0] * actors
     for turn in range(40):
-        assert loop.rollout() == rollout.PAUSED
+        assert loop.rollout() == driver.PAUSED
         group = turn % (actors // lockstep)
         steps = np.zeros((length, lockstep), object)
         for i in range(lockstep):
@@ -115,9 +115,9 @@ def test_the_memory_holds_the_last_steps_that_were_taken(actors, lockstep, lengt
             sent = motions(records)[taken[actor] * length :]
             taken[actor] += 1
             for t, row in enumerate(rows_of(one, config)):
-                steps[t, i] = (*row, worker.motion[t, i].copy(), sent[t])
+                steps[t, i] = (*row, policy.action[t, i].copy(), sent[t])
         expected = [*expected, *steps.reshape(-1)][-25:]
-        found = contents(worker.replay, length * lockstep)
+        found = contents(method.replay, length * lockstep)
         assert len(found) == len(expected) == min(25, (turn + 1) * length * lockstep)
         for row, (R, weight, s, s_next, a, in_units) in zip(found, expected, strict=True):
             assert row[RETURN] == pytest.approx(R, rel=1e-5, abs=1e-6)

@@ -1,18 +1,20 @@
 """Running statistics against NumPy's, for any numbers in any parts, and what learning sees through them."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import float64, int64
 
-from nbrl.methods.normalisation import (
+from nbrl.kernels.struct import Struct, reference
+from nbrl.methods.running_statistics import (
     AVERAGE,
     COUNT,
+    M2,
     ROWS,
-    SQUARES,
+    RunningStatistics,
     fill_normal,
     measure,
     measure_observation,
@@ -40,10 +42,8 @@ def assert_those_of(moments, values):
     if values.size:
         size, smallest = np.abs(values).max(), 1e-300  # below which numbers have fewer digits
         assert moments[AVERAGE, 0] == pytest.approx(values.mean(), abs=1e-13 * size + smallest)
-        assert moments[SQUARES, 0] == pytest.approx(
-            values.size * values.var(), rel=1e-9, abs=1e-13 * size**2 + smallest
-        )
-        assert moments[SQUARES, 0] >= 0
+        assert moments[M2, 0] == pytest.approx(values.size * values.var(), rel=1e-9, abs=1e-13 * size**2 + smallest)
+        assert moments[M2, 0] >= 0
 
 
 def test_statistics_by_hand():
@@ -91,7 +91,7 @@ def test_observations_with_a_number_that_is_not_finite_do_not_count(bad):
         measure_observation(moments, np.array(observation, np.float32).view(np.uint8), 2)
     assert moments[COUNT].tolist() == [2, 2, 0]
     assert moments[AVERAGE].tolist() == [2, 20, 0]
-    assert moments[SQUARES].tolist() == [2, 200, 0]
+    assert moments[M2].tolist() == [2, 200, 0]
 
 
 def test_where_observations_are_not_normalised_none_is_measured():
@@ -112,7 +112,7 @@ def test_all_pixels_of_images_count_alike(data, images, pixels):
     assert moments[COUNT].tolist() == [values.size, 0]
     if values.size:  # one 255th is in single precision
         assert moments[AVERAGE, 0] == pytest.approx(values.mean(), rel=1e-6)
-        assert moments[SQUARES, 0] == pytest.approx(values.size * values.var(), rel=1e-6, abs=1e-9)
+        assert moments[M2, 0] == pytest.approx(values.size * values.var(), rel=1e-6, abs=1e-9)
 
 
 def test_means_and_scales_of_an_observation():
@@ -122,38 +122,40 @@ def test_means_and_scales_of_an_observation():
     assert normal[1] == pytest.approx([0.5, 4])
 
 
-class Everyone(NamedTuple):
+class Everyone(Struct):
     """What `publish` reads of `Shared`."""
 
-    moments: np.ndarray
-    published: np.ndarray
+    statistics = float64[:, :, :, ::1]
+    published = int64[:, ::1]
 
 
-class One(NamedTuple):
+class One(Struct):
     """What `publish` reads of `Worker`."""
 
-    thread: int
-    moments: np.ndarray
-    total: np.ndarray
+    thread = int64
+    statistics = reference(RunningStatistics)
 
 
 def test_workers_see_each_other_s_published_numbers():
-    shared = Everyone(np.zeros((2, 2, ROWS, 1)), np.zeros((2, 8), np.int64))
-    first, second = (One(thread, np.zeros((ROWS, 1)), np.full((ROWS, 1), 7.0)) for thread in (0, 1))
+    shared = Everyone(statistics=np.zeros((2, 2, ROWS, 1)), published=np.zeros((2, 8), np.int64))
+    first, second = (
+        One(thread=thread, statistics=RunningStatistics(own=np.zeros((ROWS, 1)), total=np.full((ROWS, 1), 7.0)))
+        for thread in (0, 1)
+    )
 
     def measure_and_publish(worker, values):
         for value in values:
-            measure(worker.moments, 0, value)
+            measure(worker.statistics.own, 0, value)
         publish(shared, worker)
 
     measure_and_publish(first, [1.0, 2.0])
-    assert_those_of(first.total, [1, 2])
-    measure(second.moments, 0, 99.0)  # not yet published
+    assert_those_of(first.statistics.total, [1, 2])
+    measure(second.statistics.own, 0, 99.0)  # not yet published
     measure_and_publish(first, [6.0])
-    assert_those_of(first.total, [1, 2, 6])
+    assert_those_of(first.statistics.total, [1, 2, 6])
     measure_and_publish(second, [3.0])
-    assert_those_of(second.total, [1, 2, 6, 99, 3])
-    assert_those_of(first.total, [1, 2, 6])  # until its next rollout
+    assert_those_of(second.statistics.total, [1, 2, 6, 99, 3])
+    assert_those_of(first.statistics.total, [1, 2, 6])  # until its next rollout
     measure_and_publish(first, [])
-    assert_those_of(first.total, [1, 2, 6, 99, 3])
-    assert_those_of(first.moments, [1, 2, 6])
+    assert_those_of(first.statistics.total, [1, 2, 6, 99, 3])
+    assert_those_of(first.statistics.own, [1, 2, 6])

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from methods.told import Told
 from toys import tiny
 
+from nbrl import snapshot
 from nbrl.learner import Learner
-from nbrl.methods import rollout
-from nbrl.methods.q_values import FINAL_EPSILONS, epsilon_after, epsilon_of, final_epsilon
+from nbrl.methods import driver
+from nbrl.methods.q_values import FINAL_EPSILONS, epsilon_after, explore, final_epsilon
 
 # Exploration
 
@@ -55,9 +56,11 @@ def test_exploration_equals_the_oracle(final, steps, over):
 def test_exploration_goes_by_the_steps_of_all_threads():
     learner = Learner(tiny(method="one_step_q", threads=3, epsilon_steps=1000))
     learner.shared.steps[:, 0] = 100, 150, 250
-    for worker in learner.workers:
-        worker.exploration[:] = 0.1
-        assert epsilon_of(learner.shared, worker, learner.settings, 0) == pytest.approx(0.55)
+    for thread in range(3):
+        method, policy, shared, worker = learner.arguments(thread)
+        method.final_epsilon[:] = 0.1
+        explore(method, policy, shared, worker, 0, 0, policy.action[0, 0])
+        assert policy.epsilon == pytest.approx(0.55)
 
 
 def test_where_exploration_ends_is_drawn_with_the_paper_s_probabilities():
@@ -73,8 +76,8 @@ def test_where_exploration_ends_depends_on_the_seed_and_the_actor_alone():
     assert [final_epsilon(3, actor) for actor in range(40)] != [final_epsilon(4, actor) for actor in range(40)]
     for settings in ({}, {"threads": 3}, {"threads": 2, "lockstep": 3}):
         learner = Learner(tiny(method="n_step_q", seed=3, actors=12, threads=settings.pop("threads", 1), **settings))
-        for worker, actors in zip(learner.workers, learner.actors, strict=True):
-            assert worker.exploration.tolist() == [final_epsilon(3, actor) for actor in actors.tolist()]
+        for method, actors in zip(learner.methods, learner.actors, strict=True):
+            assert method.final_epsilon.tolist() == [final_epsilon(3, actor) for actor in actors.tolist()]
 
 
 def test_each_actor_explores_as_much_as_its_own_final_value_says():
@@ -85,18 +88,18 @@ def test_each_actor_explores_as_much_as_its_own_final_value_says():
         tiny(environment, method="one_step_q", actors=3, rollout_length=5000, steps=10**12, epsilon_steps=3 * 10**6,
              learning_rate=1e-20), environment,
     )  # fmt: skip
-    [worker], instances = learner.workers, learner.attach(0)
+    [method], [policy], instances = learner.methods, learner.policies, learner.attach(0)
     assert len(instances) == 3
-    worker.exploration[:] = 0.5, 0.1, 0.01
+    method.final_epsilon[:] = 0.5, 0.1, 0.01
     learner.network.layout.view(learner.shared.theta, "q/weights")[...] = 0
     learner.network.layout.view(learner.shared.theta, "q/bias")[...] = 1, -1
     learner.shared.steps[0, 0] = 2 * 10**6
-    for final in worker.exploration.tolist():
-        assert learner.method.loop(learner.shared, worker, learner.settings, 1) == rollout.PAUSED
+    for final in method.final_epsilon.tolist():
+        assert learner.loop(0, 1) == driver.PAUSED
         probability = (1 + 2 * final) / 6
         # Five standard deviations of 5000 draws, and what the steps of the turns before took off epsilon.
         bound = 5 * np.sqrt(probability * (1 - probability) / 5000) + 0.005
-        assert abs(worker.action.mean() - probability) <= bound
+        assert abs(policy.action.mean() - probability) <= bound
 
 
 # The target network
@@ -112,7 +115,7 @@ def learner_of(method="n_step_q", environment="Catch-v0", **settings):
 
 
 def run(learner, count=1, worker=0):
-    return learner.method.loop(learner.shared, learner.workers[worker], learner.settings, count)
+    return learner.loop(worker, count)
 
 
 @pytest.mark.parametrize("interval", INTERVALS)
@@ -124,7 +127,7 @@ def test_the_target_network_is_copied_when_the_steps_pass_a_multiple(method, int
     np.testing.assert_array_equal(shared.target, expected)  # they begin alike
     for update in range(1, 13):
         before = shared.theta.copy()
-        assert run(learner) == rollout.PAUSED
+        assert run(learner) == driver.PAUSED
         assert not np.array_equal(shared.theta, before)
         if any(step % interval == 0 for step in range(5 * update - 4, 5 * update + 1)):
             expected, copies = shared.theta.copy(), copies + 1
@@ -138,7 +141,7 @@ def test_whichever_thread_passes_a_multiple_copies_the_target_network_and_once()
     shared, expected = learner.shared, learner.shared.theta.copy()
     copied_by = []
     for update, worker in enumerate((0, 0, 1, 2, 1, 0, 2, 2, 1, 1, 0), start=1):
-        assert run(learner, worker=worker) == rollout.PAUSED
+        assert run(learner, worker=worker) == driver.PAUSED
         if 5 * update in (15, 25, 40, 50):
             expected = shared.theta.copy()
             copied_by.append(worker)
@@ -149,16 +152,16 @@ def test_whichever_thread_passes_a_multiple_copies_the_target_network_and_once()
 
 def test_all_threads_read_one_target_network():
     learner = learner_of(threads=3)
-    for worker in learner.workers:
-        assert np.shares_memory(worker.target.theta, learner.shared.target)
+    for worker, method in zip(learner.workers, learner.methods, strict=True):
+        assert np.shares_memory(method.target.theta, learner.shared.target)
         assert not np.shares_memory(worker.work.theta, learner.shared.target)
-        assert not np.shares_memory(worker.target.activations, worker.work.activations)
+        assert not np.shares_memory(method.target.activations, worker.work.activations)
 
 
 def test_a_policy_to_begin_with_is_the_first_target_network():
     agent, learner = learner_of(seed=1).agent(), learner_of(seed=2)
     assert not np.array_equal(learner.shared.target, agent.parameters)
-    learner.begin_from(agent)
+    snapshot.begin_from(learner, agent)
     np.testing.assert_array_equal(learner.shared.theta, agent.parameters)
     np.testing.assert_array_equal(learner.shared.target, agent.parameters)
 
@@ -166,4 +169,4 @@ def test_a_policy_to_begin_with_is_the_first_target_network():
 def test_a3c_has_no_target_network():
     learner = learner_of("a3c")
     assert learner.shared.target.size == 0
-    assert not [name for name in learner.snapshot()[0] if name.startswith("target/")]
+    assert not [name for name in snapshot.take(learner)[0] if name.startswith("target/")]

@@ -14,7 +14,7 @@ from methods.references import OPTIMISERS, UPDATES, follow
 from methods.scripted import Scripted, transitions
 
 from nbrl import Dense
-from nbrl.methods import rollout
+from nbrl.methods import driver
 from nbrl.nets.layers import Lstm
 
 STEP = 1e-20  # of the complex step: the slope's error is its square
@@ -129,7 +129,7 @@ def test_ten_updates_equal_the_reference(case, method):
     config = references.settings(**{"method": method, "network": LAYERS} | shorter | case)
     loop, reference = follow(config, RecurrentA3C if method == "a3c" else RecurrentValues)
     # What each actor remembers now, to the accuracy of ten updates and a hundred steps in float32.
-    assert loop.run.workers[0].state == pytest.approx(reference.states, abs=1e-5)
+    assert loop.run.workers[0].actors.state == pytest.approx(reference.states, abs=1e-5)
 
 
 # The same by the policy in NumPy, where nothing is learnt
@@ -146,7 +146,7 @@ def test_an_actor_remembers_its_episode_and_nothing_before(method):
     loop = Loop(config, environment)
     policy, worker, longest, begun_in_between = loop.run.agent().to_numpy(), loop.run.workers[0], 0, 0
     for _ in range(UPDATES):
-        assert loop.rollout() == rollout.PAUSED
+        assert loop.rollout() == driver.PAUSED
         for actor, instance in enumerate(loop.instances):
             records = environment.records(instance)
             if not len(records):
@@ -157,7 +157,7 @@ def test_an_actor_remembers_its_episode_and_nothing_before(method):
             for observation in steps["observations"][first:]:
                 policy.outputs(observation, expected)
             # tanh and sigmoid in float32 are right to some last places, and cells sum up those of each step.
-            assert worker.state[actor] == pytest.approx(expected, abs=1e-5)
+            assert worker.actors.state[actor] == pytest.approx(expected, abs=1e-5)
             assert abs(expected).min() > 1e-4
             longest = max(longest, len(steps["actions"]) - first)
             begun_in_between += first % config.rollout_length > 0

@@ -17,7 +17,7 @@ from methods import told as environment
 from methods.told import ACTIONS, FAIL, NOT_FINITE, OBSERVATIONS, REWARDS
 from oracles import CUT, TERMINATED, TRUNCATED
 
-from nbrl.methods import rollout
+from nbrl.methods import driver, q_values, state
 
 METHODS = ("one_step_q", "one_step_sarsa", "n_step_q")
 NUMBER = np.arange(OBSERVATIONS)
@@ -39,7 +39,7 @@ def told(method, ends, rewards=REWARDS, **settings):
 def greedy(method, ends, rewards=REWARDS, **settings):
     """The same, but always with the best action of the online network."""
     loop = told(method, ends, rewards, epsilon_steps=10, **settings)
-    loop.run.workers[0].exploration[:] = 0
+    loop.run.methods[0].final_epsilon[:] = 0
     loop.run.shared.steps[0, 0] = 10
     return loop
 
@@ -145,7 +145,7 @@ def expected_of(numbers):
 def test_targets(ends, q, sarsa, n_step):
     for method, expected in zip(METHODS, (q, sarsa, n_step), strict=True):
         loop = greedy(method, ends)
-        assert loop.rollout() == rollout.PAUSED
+        assert loop.rollout() == driver.PAUSED
         assert targets(loop) == expected_of(expected), method
 
 
@@ -166,8 +166,8 @@ def test_rewards_are_clipped_for_learning_and_raw_in_the_episode_s_record(method
     assert targets(loop) == expected_of(expected)
     loop.rollout()
     worker = loop.run.workers[0]
-    assert worker.ring_ends[rollout.WRITTEN] == 1
-    assert worker.ring[0].tolist() == [9.75, 6]  # the five rewards and the first once more
+    assert worker.episodes.ends[state.WRITTEN] == 1
+    assert worker.episodes.ring[0].tolist() == [9.75, 6]  # the five rewards and the first once more
 
 
 @pytest.mark.parametrize(("method", "y"), [("one_step_q", 166), ("n_step_q", 166), ("one_step_sarsa", 136)])
@@ -191,14 +191,14 @@ def test_an_end_on_the_last_step_begins_the_next_rollout_with_a_reset(method):
 
 
 def actions(loop):
-    return loop.run.workers[0].action[:, 0].tolist()
+    return loop.run.policies[0].action[:, 0, 0].tolist()
 
 
 def test_sarsa_bootstraps_with_the_action_really_taken_next():
     loop = told("one_step_sarsa", [0] * 15, rewards=REWARDS * 3, learning_rate=1e-12)
     rollouts = []
     for _ in range(3):
-        assert loop.rollout() == rollout.PAUSED
+        assert loop.rollout() == driver.PAUSED
         rollouts.append((actions(loop), targets(loop)))
     taken = [action for acted, _ in rollouts for action in acted]
     assert 4 <= sum(taken) <= 11  # at random: so a' is often another than a, and than the best
@@ -212,19 +212,19 @@ def test_the_action_chosen_at_the_end_of_a_rollout_is_taken_whatever_is_learnt_f
     loop = greedy("one_step_sarsa", [0] * 10, rewards=REWARDS * 2, learning_rate=1e-12)
     worker = loop.run.workers[0]
     loop.rollout()
-    assert worker.next_action.tolist() == [1]  # observation 5's
+    assert worker.actors.next_action.tolist() == [1]  # observation 5's
     # Now the other action is better everywhere.
     loop.theta["q/weights"][...] = ONLINE[:, ::-1]
     loop.rollout()
     assert actions(loop) == [1, 1, 0, 1, 0]  # of observations 5 to 9
-    assert worker.next_action.tolist() == [1]  # observation 10's
+    assert worker.actors.next_action.tolist() == [1]  # observation 10's
 
 
 def test_no_action_is_kept_where_a_rollout_ends_with_an_episode():
     for end in (TERMINATED, TRUNCATED):
         loop = greedy("one_step_sarsa", [0, 0, 0, 0, end] + [0] * 5, rewards=REWARDS * 2, learning_rate=1e-12)
         loop.rollout()
-        assert loop.run.workers[0].next_action.tolist() == [-1]
+        assert loop.run.workers[0].actors.next_action.tolist() == [-1]
         # Observation 5 was the last one, of which action 1 is the best, and 6 is the reset's, of which action 0 is.
         loop.rollout()
         assert actions(loop) == [0, 1, 0, 1, 0]
@@ -234,8 +234,8 @@ def test_an_action_that_was_kept_is_forgotten_where_the_episode_is():
     loop = greedy("one_step_sarsa", [0] * 10, rewards=REWARDS * 2, learning_rate=1e-12)
     worker = loop.run.workers[0]
     loop.rollout()
-    assert worker.next_action.tolist() == [1]
-    worker.begun[0] = False  # as after a restart from a checkpoint that could not save the environment
+    assert worker.actors.next_action.tolist() == [1]
+    worker.actors.begun[0] = False  # as after a restart from a checkpoint that could not save the environment
     loop.rollout()
     assert actions(loop) == [0, 1, 0, 1, 0]  # of observations 6 to 10
 
@@ -251,7 +251,7 @@ def test_where_truncated_sarsa_draws_an_action_that_it_does_not_take():
             value = round(float(y.expected), 2) - 50 * i  # of which observation 1 is the last
             counts[value] += 1
             assert a in (0, 1)
-        assert loop.run.workers[0].next_action.tolist() == [-1]
+        assert loop.run.workers[0].actors.next_action.tolist() == [-1]
     assert sum(counts.values()) == 200
     assert min(counts.values()) > 60
 
@@ -283,10 +283,11 @@ def test_the_gradient(method):
     assert gradient["dense1/bias"] == pytest.approx(below.sum(axis=0), rel=1e-5)
     # And what is reported of it.
     sums = loop.run.workers[0].sums
-    assert sums[[rollout.UPDATES, rollout.SAMPLES, rollout.POLICY_LOSS, rollout.ENTROPY]].tolist() == [1, 5, 0, 0]
-    assert sums[rollout.VALUE_LOSS] == pytest.approx(((y - values) ** 2).sum() / 2, rel=1e-6)
+    assert sums[[state.UPDATES, state.SAMPLES]].tolist() == [1, 5]
+    assert sums.size == state.METRICS + 1  # there is neither a policy's loss nor an entropy
+    assert sums[q_values.VALUE_LOSS] == pytest.approx(((y - values) ** 2).sum() / 2, rel=1e-6)
     norm = math.sqrt(sum((values.astype(float) ** 2).sum() for values in gradient.values()))
-    assert sums[rollout.GRADIENT_NORM] == pytest.approx(norm, rel=1e-5)
+    assert sums[state.GRADIENT_NORM] == pytest.approx(norm, rel=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -310,10 +311,10 @@ def test_the_update_moves_the_online_network_alone(method):
 @pytest.mark.parametrize(
     ("ends", "code"),
     [
-        ([0, 0, FAIL, 0, 0], rollout.FAILED_ENVIRONMENT),
-        ([0, NOT_FINITE, 0, 0, 0], rollout.BAD_OBSERVATION),
-        ([0, TRUNCATED | NOT_FINITE, 0, 0, 0], rollout.BAD_OBSERVATION),
-        ([0, 0, 0, 0, NOT_FINITE], rollout.BAD_OBSERVATION),
+        ([0, 0, FAIL, 0, 0], driver.FAILED_ENVIRONMENT),
+        ([0, NOT_FINITE, 0, 0, 0], driver.BAD_OBSERVATION),
+        ([0, TRUNCATED | NOT_FINITE, 0, 0, 0], driver.BAD_OBSERVATION),
+        ([0, 0, 0, 0, NOT_FINITE], driver.BAD_OBSERVATION),
     ],
     ids=["fails", "observation", "last observation", "observation after the rollout"],
 )
@@ -335,7 +336,7 @@ def test_values_beyond_float32_never_reach_the_shared_arrays(method, network):
     getattr(loop, network)["q/weights"][[2, 5]] = 1e30  # squared, it is infinite; n-step Q sees the last alone
     shared = loop.run.shared
     before = shared.theta.copy(), shared.target.copy()
-    assert loop.rollout() == rollout.BAD_GRADIENT
+    assert loop.rollout() == driver.BAD_GRADIENT
     assert np.array_equal(shared.theta, before[0])
     assert np.array_equal(shared.target, before[1])
-    assert not shared.statistics.any()
+    assert not shared.optimiser.any()

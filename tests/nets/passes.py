@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nbrl.nets.layers import Conv, Dense, Lstm
 from nbrl.nets.network import Network
-from nbrl.nets.workspace import backward, enter_state, forward, leave_state, observations, output_gradients, outputs
+from nbrl.nets.table import backward, forward, load_state, observations, output_gradients, outputs, store_state
 
 RELATIVE, SMALLEST = 2e-5, 0.05
 KINK = 1e-4  # of a ReLU: nearer to it, float32 and float64 may disagree on the slope
@@ -113,10 +113,10 @@ def act(work, sequence):
     for first in range(0, len(sequence.inputs), sequence.k):
         samples = range(first, first + sequence.k)
         for s in samples:
-            enter_state(work, s, left[s - sequence.k] if sequence.continues[s] else sequence.states[s])
+            load_state(work, s, left[s - sequence.k] if sequence.continues[s] else sequence.states[s])
         forward(work, first, sequence.k)
         for s in samples:
-            leave_state(work, s, left[s])
+            store_state(work, s, left[s])
     return left
 
 

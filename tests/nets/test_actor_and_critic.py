@@ -11,14 +11,14 @@ from strategies import near_multiples
 
 from nbrl.nets.layers import Conv, Dense, Lstm
 from nbrl.nets.network import Network
-from nbrl.nets.workspace import (
+from nbrl.nets.table import (
     NO_INPUTS,
     actions,
     backward_part,
-    enter,
-    enter_vector,
     forward_part,
     input_gradients,
+    load_observation,
+    load_vector,
     observations,
     output_gradients,
     outputs,
@@ -82,10 +82,10 @@ def test_an_observation_leaves_the_action_after_it():
     work = Network((Dense(5),), (1,), {"action": 3, "q": 1}).workspace(2, scales=1)
     work.normal[:] = [[1.0], [0.5]]
     actions(work, 0, 2)[:] = [[1, 2, 3], [4, 5, 6]]
-    assert enter(work, 1, np.array([7.0], np.float32).view(np.uint8))
-    assert enter_vector(work, 0, np.array([2.0], np.float32))
+    assert load_observation(work, 1, np.array([7.0], np.float32).view(np.uint8))
+    assert load_vector(work, 0, np.array([2.0], np.float32))
     assert observations(work, 0, 2).tolist() == [[0.5, 1, 2, 3], [3.0, 4, 5, 6]]
-    assert not enter_vector(work, 0, np.array([np.nan], np.float32))
+    assert not load_vector(work, 0, np.array([np.nan], np.float32))
 
 
 @pytest.mark.parametrize("layer", [Conv(4, 3, 1), Lstm(5)])

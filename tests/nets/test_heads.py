@@ -10,21 +10,21 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbrl.kernels.random import normal, seed_row, uniform
-from nbrl.nets.heads import (
+from nbrl.actions import (
     action_bounds,
     argmax,
     before_softplus,
     categorical_gradient,
     categorical_sample,
-    command,
     epsilon_greedy,
     gaussian_gradient,
     gaussian_sample,
     q_gradient,
+    rescale_action,
     softmax,
     variance,
 )
+from nbrl.kernels.random import normal, seed_row, uniform
 
 logits_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=18)
 EPSILON = float(np.finfo(np.float32).eps)
@@ -253,7 +253,7 @@ def test_an_action_in_its_space_s_units(low, high, told):
     bounds, sent = action_bounds(np.array([low], np.float32), np.array([high], np.float32)), np.zeros(1, np.float32)
     assert (bounds.shape, bounds.dtype) == ((4, 1), np.float32)
     for action, expected in told.items():
-        command(bounds, np.array([action], np.float32), sent)
+        rescale_action(bounds, np.array([action], np.float32), sent)
         assert sent[0] == np.float32(expected)
 
 
@@ -263,7 +263,7 @@ def test_each_part_has_its_own_bounds_in_the_order_of_memory():
     bounds = action_bounds(low, high)
     assert bounds.tolist() == [[0, 5, 0, -2], [1, 5, 1, 2], low.ravel().tolist(), high.ravel().tolist()]
     action = np.array([0.5, 0.5, 0.5, 0.5], np.float32)
-    command(bounds, action, action)  # in place
+    rescale_action(bounds, action, action)  # in place
     assert action.tolist() == [0.5, 7.5, 0.5, -1]
     assert action_bounds(None, None).shape == (4, 0)
 
@@ -276,7 +276,7 @@ def test_each_part_has_its_own_bounds_in_the_order_of_memory():
 def test_no_action_leaves_its_space(ends, action):
     low, high = (np.array([end], np.float32) for end in sorted(ends))
     sent = np.zeros(1, np.float32)
-    command(action_bounds(low, high), np.array([action], np.float32), sent)
+    rescale_action(action_bounds(low, high), np.array([action], np.float32), sent)
     assert low[0] <= sent[0] <= high[0]
 
 

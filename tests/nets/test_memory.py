@@ -11,15 +11,15 @@ from nets.passes import Sequence, act, close, draw_gradients, draw_sequence, fil
 
 from nbrl.nets.layers import Dense, Lstm
 from nbrl.nets.network import Network
-from nbrl.nets.workspace import (
+from nbrl.nets.table import (
     backward,
     copy_inputs,
-    enter_state,
     forward,
-    leave_state,
+    load_state,
     observations,
     output_gradients,
     outputs,
+    store_state,
 )
 
 RECURRENT_TABLES = [[Lstm(6)], [Dense(5, "tanh"), Lstm(4), Lstm(7)], [Lstm(9), Dense(3, "tanh")]]
@@ -137,9 +137,9 @@ def test_a_new_cell_remembers():
     work = load(network, 0 * parameters, Sequence(1, np.zeros((1, 1)), np.zeros(1, bool), None))
     state = np.array([7, 2], np.float32)  # h, which nothing reads, then c
     for step in range(1, 6):
-        enter_state(work, 0, state)
+        load_state(work, 0, state)
         forward(work, 0, 1)
-        leave_state(work, 0, state)
+        store_state(work, 0, state)
         cell = 2 * (1 / (1 + math.exp(-1))) ** step
         np.testing.assert_allclose(state, [0.5 * math.tanh(cell), cell], rtol=1e-5)
 
@@ -154,7 +154,7 @@ def test_states_are_entered_copied_and_left_sample_by_sample():
     work, other = network.workspace(samples), network.workspace(samples)
     observations(work, 0, samples)[...] = inputs
     for s in rng.permutation(samples):
-        enter_state(work, s, states[s])
+        load_state(work, s, states[s])
     entered = work.activations.copy()
     copy_inputs(other, work, 1, 2)
     for both in (work, other):
@@ -162,8 +162,8 @@ def test_states_are_entered_copied_and_left_sample_by_sample():
         forward(both, 0, samples)
     left, copied = np.zeros((2, samples, 10), np.float32)
     for s in range(samples):
-        leave_state(work, s, left[s])
-        leave_state(other, s, copied[s])
+        store_state(work, s, left[s])
+        store_state(other, s, copied[s])
     untouched = Sequence(samples, 0 * inputs, np.zeros(samples, bool), 0 * states)
     named = network.initial(0)
     for found, sequence, rows in (
@@ -185,7 +185,7 @@ def test_a_network_without_memory_has_an_empty_state():
     network = Network([Dense(3)], (4,), {"value": 1})
     work, state = network.workspace(2), np.zeros(0, np.float32)
     before = work.activations.copy()
-    enter_state(work, 1, state)
-    leave_state(work, 1, state)
+    load_state(work, 1, state)
+    store_state(work, 1, state)
     assert network.state_size == 0
     assert np.array_equal(work.activations, before)

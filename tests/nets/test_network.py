@@ -23,12 +23,11 @@ from nets.passes import (
 from nbrl.nets.affine import tanh
 from nbrl.nets.layers import NETWORKS, Conv, Dense, Lstm
 from nbrl.nets.network import Network
-from nbrl.nets.workspace import (
-    Workspace,
+from nbrl.nets.table import (
     backward,
     copy_inputs,
-    enter_state,
     forward,
+    load_state,
     observations,
     output_gradients,
     outputs,
@@ -116,15 +115,16 @@ def test_nothing_is_written_outside_the_workspace(drawn, steps, k):
     network, parameters, rng = drawn
     sequence = draw_sequence(rng, network, steps, k)
     plain = load(network, parameters, sequence)
-    guarded = [guard(array) for array in load(network, parameters, sequence)]
-    work = Workspace(*(inside for inside, _, _ in guarded))
+    original = load(network, parameters, sequence)
+    guarded = {name: guard(array) for name, array in original.arrays().items()}
+    work = original.replace(**{name: inside for name, (inside, _, _) in guarded.items()})
     left = []
     for used in (plain, work):
         left.append(act(used, sequence))
         for name in network.heads:
             output_gradients(used, network.head(name), 0, steps * k)[...] = 1
         backward(used, steps * k, k)
-    for field, (inside, whole, mark) in zip(Workspace._fields, guarded, strict=True):
+    for field, (inside, whole, mark) in guarded.items():
         assert (whole[:128] == mark).all(), field
         assert (whole[128 + inside.size :] == mark).all(), field
     assert np.isfinite(plain.dtheta).all()
@@ -155,7 +155,7 @@ def test_samples_one_at_a_time_equal_all_at_once(drawn, steps, k):
             others = np.arange(capacity) != i
             assert np.array_equal(
                 outputs(apart, network.head(name), 0, capacity)[others],
-                outputs(apart._replace(activations=before), network.head(name), 0, capacity)[others],
+                outputs(apart.replace(activations=before), network.head(name), 0, capacity)[others],
             )
     for name in network.heads:
         for work in (acted, together, apart):
@@ -181,7 +181,7 @@ def test_unused_samples_of_a_workspace_do_not_count(drawn, steps, k):
     observations(roomy, samples, more)[...] = 1e3
     roomy.continues[samples:] = True
     for s in range(samples, samples + more):
-        enter_state(roomy, s, np.full(network.state_size, 1e3, np.float32))
+        load_state(roomy, s, np.full(network.state_size, 1e3, np.float32))
     forward(roomy, samples, more)
     roomy.dactivations[:] = 1e3
     for name in network.heads:

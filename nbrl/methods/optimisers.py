@@ -7,29 +7,45 @@ that others read and write at the same time; a lost update of one element now an
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import float32, float64, int64
 
-from nbrl.kernels.compile import jit
+from nbrl.kernels.compile import Routine, jit, routine
+from nbrl.kernels.struct import Struct
 
-MOMENTUM_SGD, RMSPROP, ADAM = 0, 1, 2
+
+class Optimiser(Struct):
+    """What a rule is called with; each worker has one."""
+
+    rule = int64  # the address of the rule's routine
+    theta = float32[::1]  # (parameters,): shared
+    statistics = float32[:, :, ::1]  # (owners, 1 or 2, parameters)
+    d = float32[::1]  # (parameters,)
+    constants = float64[::1]  # the rule's own settings, in its order
+    owner = int64  # the row of the statistics
+    scale = float64
+    learning_rate = float64
+    count = int64  # of updates, this one included
 
 
-class Optimiser(NamedTuple):
-    """An optimiser's update rule, whose statistics, one flat array each, and whether all threads share them."""
+class Rule(NamedTuple):
+    """An optimiser: its routine, settings and statistics, one flat array each, and whether all threads share these."""
 
-    rule: int
+    routine: Routine
+    settings: tuple[str, ...]
     statistics: tuple[str, ...]
     shared: bool
 
-
-OPTIMISERS = {
-    "momentum_sgd": Optimiser(MOMENTUM_SGD, ("m",), shared=False),
-    "rmsprop": Optimiser(RMSPROP, ("g",), shared=False),
-    "shared_rmsprop": Optimiser(RMSPROP, ("g",), shared=True),
-    "shared_adam": Optimiser(ADAM, ("m", "v"), shared=True),
-}
+    def optimiser(self, theta: np.ndarray, statistics: np.ndarray, d: np.ndarray, settings: Any) -> Optimiser:
+        """What one worker updates theta with."""
+        constants = np.array([getattr(settings, name) for name in self.settings], np.float64)
+        numbers: Mapping[str, Any] = {"owner": 0, "scale": 1.0, "learning_rate": 0.0, "count": 0}
+        return Optimiser(
+            rule=self.routine.address, theta=theta, statistics=statistics, d=d, constants=constants, **numbers
+        )
 
 
 @jit
@@ -93,3 +109,29 @@ def adam(theta, m, v, d, scale, learning_rate, beta1, beta2, epsilon, update):
         v_i = old2 * v[i] + new2 * d_i * d_i
         m[i], v[i] = m_i, v_i
         theta[i] -= step * m_i / (np.sqrt(v_i * correction) + epsilon)
+
+
+@routine(Optimiser)
+def _momentum_sgd(o, _, __, ___, ____, _____):
+    momentum_sgd(o.theta, o.statistics[o.owner, 0], o.d, o.scale, o.learning_rate, o.constants[0])
+
+
+@routine(Optimiser)
+def _rmsprop(o, _, __, ___, ____, _____):
+    rmsprop(o.theta, o.statistics[o.owner, 0], o.d, o.scale, o.learning_rate, o.constants[0], o.constants[1])
+
+
+@routine(Optimiser)
+def _adam(o, _, __, ___, ____, _____):
+    m, v = o.statistics[o.owner, 0], o.statistics[o.owner, 1]
+    beta1, beta2, epsilon = o.constants[0], o.constants[1], o.constants[2]
+    adam(o.theta, m, v, o.d, o.scale, o.learning_rate, beta1, beta2, epsilon, o.count)
+
+
+RMSPROP_SETTINGS = ("rmsprop_decay", "rmsprop_epsilon")
+OPTIMISERS = {
+    "momentum_sgd": Rule(_momentum_sgd, ("momentum",), ("m",), shared=False),
+    "rmsprop": Rule(_rmsprop, RMSPROP_SETTINGS, ("g",), shared=False),
+    "shared_rmsprop": Rule(_rmsprop, RMSPROP_SETTINGS, ("g",), shared=True),
+    "shared_adam": Rule(_adam, ("adam_beta1", "adam_beta2", "adam_epsilon"), ("m", "v"), shared=True),
+}

@@ -1,0 +1,348 @@
+"""Kinds of policies, one class each: how a network's outputs become actions, and what an action teaches the network.
+
+A policy acts in units of its own. Discrete actions are numbers from 0; continuous ones are such that a part with two
+bounds has them at -1 and 1, and `rescale_action` turns them into the action space's units. Chance is drawn first, into
+`noise`, so that one source of random numbers can stand in for another.
+
+    draw(policy, row)                          fill the noise from a random row
+    choose(policy, work, sample, action)       the action that the noise decides, after `forward`
+    most_likely(policy, work, sample, action)  the best one
+    env_address(policy, action)                where the environment finds it
+    policy_gradient(policy, work, sample, action, advantage, entropy_weight)
+                                               fill the gradients of the outputs; the log-probability and the entropy
+
+The NumPy twins are in numpy_policy.py, which needs nothing else.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import float32, float64, int32, int64
+
+from nbrl import numpy_policy
+from nbrl.kernels.compile import generic, jit, part
+from nbrl.kernels.native import address_at, copy
+from nbrl.kernels.random import normal, uniform
+from nbrl.kernels.struct import Struct
+from nbrl.nets.table import output_gradients, outputs
+
+CENTRE, HALF, LOW, HIGH = range(4)  # rows of the bounds of an action space, float32 (4, parts)
+MIN_VARIANCE = np.float32(numpy_policy.MIN_VARIANCE)
+LOG_2_PI = np.float32(math.log(2 * math.pi))
+
+
+class Policy(Struct):
+    """What all kinds have; `head` and what it is called are the kind's."""
+
+    noise = float64[::1]  # what chance decides by: uniform in [0, 1), or standard normal
+    head = int64  # the table's row of the outputs that actions are chosen by
+
+    heads: tuple[str, ...] = ()  # their names
+
+    def taken(self, t: int) -> Any:
+        """The first actor's action of step t as the environment got it: an int, or a float32 array of its parts."""
+        raise NotImplementedError
+
+
+class Discrete(Policy):
+    """Policies whose actions are numbers."""
+
+    action = int32[:, :, ::1]  # (t_max, k, 1): those of a rollout
+
+    def taken(self, t: int) -> int:
+        return int(self.action[t, 0, 0])
+
+    @classmethod
+    def make(cls, head: int, shape: tuple[int, int], bounds: np.ndarray, **more: Any) -> "Discrete":
+        """For (t_max, k) actions chosen by the outputs in a row of the table."""
+        return cls(noise=np.zeros(1), head=head, action=np.zeros((*shape, 1), np.int32), **more)
+
+
+class Continuous(Policy):
+    """Policies whose actions are float32 vectors."""
+
+    action = float32[:, :, ::1]  # (t_max, k, parts): those of a rollout
+    bounds = float32[:, ::1]  # (4, parts): of the action space
+    env_action = float32[::1]  # (parts,): the last one in the action space's units
+
+    def taken(self, t: int) -> np.ndarray:
+        return self.env_action
+
+    @classmethod
+    def make(cls, head: int, shape: tuple[int, int], bounds: np.ndarray, **more: Any) -> "Continuous":
+        """For (t_max, k) actions chosen by the outputs in a row of the table."""
+        parts = bounds.shape[1]
+        return cls(
+            noise=np.zeros(parts),
+            head=head,
+            action=np.zeros((*shape, parts), np.float32),
+            bounds=bounds,
+            env_action=np.zeros(parts, np.float32),
+            **more,
+        )
+
+
+class Categorical(Discrete):
+    """An action by the softmax of its logit."""
+
+    heads = ("policy",)
+
+
+class EpsilonGreedy(Discrete):
+    """The action of the largest value, or with probability `epsilon` any."""
+
+    heads = ("q",)
+    epsilon = float64
+
+
+class Gaussian(Continuous):
+    """Parts independent of each other: the head is their means, the one after it numbers s whose softplus is the
+    variance (Mnih et al., 2016, section 9)."""
+
+    heads = ("mean", "variance")
+
+
+class Deterministic(Continuous):
+    """The head is the action."""
+
+    heads = ("action",)
+
+
+@generic
+def draw(policy, row):
+    """Fill the policy's noise from a random row."""
+
+
+@generic
+def choose(policy, work, sample, action):
+    """Fill `action` with the one that the noise decides for a sample, after `forward`."""
+
+
+@generic
+def most_likely(policy, work, sample, action):
+    """Fill `action` with the best one for a sample, after `forward`."""
+
+
+@generic
+def env_address(policy, action):
+    """Where the environment finds an action in its own units."""
+
+
+@generic
+def policy_gradient(policy, work, sample, action, advantage, entropy_weight):
+    """Gradient of ``-log pi(action) * advantage - entropy_weight * H(pi)`` with respect to a sample's outputs.
+
+    Returns log pi(action), of a continuous action in the policy's units, and the entropy H in nats.
+    """
+
+
+# Discrete actions
+
+
+@part(draw, Discrete)
+def _draw_uniform(policy, row):
+    policy.noise[0] = uniform(row)
+
+
+@part(most_likely, Discrete)
+def _most_likely_discrete(policy, work, sample, action):
+    action[0] = argmax(outputs(work, policy.head, sample, 1)[0])
+
+
+@part(env_address, Discrete)
+def _discrete_address(policy, action):
+    return address_at(action, 0)
+
+
+@part(choose, Categorical)
+def _choose_categorical(policy, work, sample, action):
+    action[0] = categorical_sample(outputs(work, policy.head, sample, 1)[0], policy.noise[0])
+
+
+@part(policy_gradient, Categorical)
+def _categorical_policy_gradient(policy, work, sample, action, advantage, entropy_weight):
+    logits, dlogits = outputs(work, policy.head, sample, 1)[0], output_gradients(work, policy.head, sample, 1)[0]
+    return categorical_gradient(logits, action[0], advantage, entropy_weight, dlogits)
+
+
+@part(choose, EpsilonGreedy)
+def _choose_epsilon_greedy(policy, work, sample, action):
+    action[0] = epsilon_greedy(outputs(work, policy.head, sample, 1)[0], policy.epsilon, policy.noise[0])
+
+
+@jit
+def softmax(logits, probabilities):
+    """Fill `probabilities` (n,) from `logits` (n,); the log of the sum of their exponentials."""
+    highest = logits[0]
+    for i in range(1, logits.size):
+        highest = max(highest, logits[i])
+    total = np.float32(0.0)
+    for i in range(logits.size):
+        probabilities[i] = math.exp(logits[i] - highest)
+        total += probabilities[i]
+    for i in range(logits.size):
+        probabilities[i] /= total
+    return highest + np.float32(math.log(total))
+
+
+@jit
+def categorical_sample(logits, u):
+    """An action drawn from softmax(logits) by inversion of a number u, uniform in [0, 1)."""
+    highest = logits[0]
+    for i in range(1, logits.size):
+        highest = max(highest, logits[i])
+    total = 0.0  # sums in float64: in float32, u could round up to 1 and draw an action of no probability
+    for i in range(logits.size):
+        total += np.float64(math.exp(logits[i] - highest))
+    left, drawn = u * total, 0
+    for i in range(logits.size):
+        weight = np.float64(math.exp(logits[i] - highest))
+        if weight > 0:
+            drawn = i
+            left -= weight
+            if left < 0:
+                break
+    return drawn
+
+
+@jit
+def argmax(values):
+    """The index of the largest value, the first of equals."""
+    best = 0
+    for i in range(1, values.size):
+        if values[i] > values[best]:
+            best = i
+    return best
+
+
+@jit
+def epsilon_greedy(values, epsilon, u):
+    """The action of the largest value, or with probability epsilon any: by one number u, uniform in [0, 1)."""
+    if u < epsilon:
+        return min(int(u / epsilon * values.size), values.size - 1)
+    return argmax(values)
+
+
+@jit
+def q_gradient(values, action, target, dvalues):
+    """Gradient of ``(target - values[action])**2 / 2`` with respect to the values (n,): fills dvalues; the loss."""
+    error = target - values[action]
+    for i in range(dvalues.size):
+        dvalues[i] = 0
+    dvalues[action] = -error
+    return error * error / 2
+
+
+@jit
+def categorical_gradient(logits, action, advantage, entropy_weight, dlogits):
+    """`policy_gradient` of softmax(logits), which fills dlogits (n,).
+
+    With p = softmax(logits): d(-log p_a)/dz_i = p_i - [i = a], and d(-H)/dz_i = p_i (log p_i + H).
+    """
+    log_total = softmax(logits, dlogits)
+    entropy = np.float32(0.0)
+    for i in range(logits.size):
+        entropy -= dlogits[i] * (logits[i] - log_total)
+    for i in range(logits.size):
+        p, log_p = dlogits[i], logits[i] - log_total
+        dlogits[i] = p * advantage + entropy_weight * p * (log_p + entropy)
+    dlogits[action] -= advantage
+    return logits[action] - log_total, entropy
+
+
+# Continuous actions
+
+
+@part(env_address, Continuous)
+def _continuous_address(policy, action):
+    rescale_action(policy.bounds, action, policy.env_action)
+    return address_at(policy.env_action, 0)
+
+
+@part(draw, Gaussian)
+def _draw_normal(policy, row):
+    for i in range(policy.noise.size):
+        policy.noise[i] = normal(row)
+
+
+@part(choose, Gaussian)
+def _choose_gaussian(policy, work, sample, action):
+    mean, s = outputs(work, policy.head, sample, 1)[0], outputs(work, policy.head + 1, sample, 1)[0]
+    gaussian_sample(mean, s, policy.noise, action)
+
+
+@part(policy_gradient, Gaussian)
+def _gaussian_policy_gradient(policy, work, sample, action, advantage, entropy_weight):
+    mean, s = outputs(work, policy.head, sample, 1)[0], outputs(work, policy.head + 1, sample, 1)[0]
+    dmean = output_gradients(work, policy.head, sample, 1)[0]
+    ds = output_gradients(work, policy.head + 1, sample, 1)[0]
+    return gaussian_gradient(mean, s, action, advantage, entropy_weight, dmean, ds)
+
+
+@part(draw, Deterministic)
+def _draw_nothing(policy, row):
+    pass
+
+
+@part(most_likely, Continuous)
+@part(choose, Deterministic)
+def _head_itself(policy, work, sample, action):
+    copy(action, outputs(work, policy.head, sample, 1)[0])
+
+
+def action_bounds(low: np.ndarray | None, high: np.ndarray | None) -> np.ndarray:
+    """What `rescale_action` needs, float32 (4, parts): -1 and 1 become a part's bounds if it has two; others stay.
+
+    Discrete actions have no bounds: None, and no parts.
+    """
+    if low is None or high is None:
+        return np.zeros((4, 0), np.float32)
+    low, high = low.astype(np.float64).reshape(-1), high.astype(np.float64).reshape(-1)
+    bounded = np.isfinite(low) & np.isfinite(high)
+    from_, to = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+    return np.stack([(from_ + to) / 2, (to - from_) / 2, low, high]).astype(np.float32)
+
+
+@jit
+def rescale_action(bounds, action, env_action):
+    """Fill `env_action` (parts,) with an action in the action space's own units, clipped to it."""
+    for i in range(env_action.size):
+        env_action[i] = min(max(bounds[CENTRE, i] + bounds[HALF, i] * action[i], bounds[LOW, i]), bounds[HIGH, i])
+
+
+@jit
+def variance(s):
+    """softplus(s), which is never 0, and its slope."""
+    exponential = np.float32(math.exp(-abs(s)))
+    one = np.float32(1.0)
+    slope = one / (one + exponential) if s > 0 else exponential / (one + exponential)
+    return max(s, np.float32(0.0)) + np.float32(math.log1p(exponential)) + MIN_VARIANCE, slope
+
+
+def before_softplus(std: float) -> float:
+    """The s whose variance is the square of a standard deviation, which is above the root of the least variance."""
+    return math.log(math.expm1(std * std - float(MIN_VARIANCE)))
+
+
+@jit
+def gaussian_sample(mean, s, noise, action):
+    """Fill `action` (parts,) from independent standard normal numbers (parts,)."""
+    for i in range(action.size):
+        action[i] = mean[i] + math.sqrt(variance(s[i])[0]) * np.float32(noise[i])
+
+
+@jit
+def gaussian_gradient(mean, s, action, advantage, entropy_weight, dmean, ds):
+    """`policy_gradient` with respect to the mean and s, which fills dmean and ds (parts,)."""
+    log_pi, entropy, half = np.float32(0.0), np.float32(0.0), np.float32(0.5)
+    for i in range(action.size):
+        v, slope = variance(s[i])
+        difference = action[i] - mean[i]
+        squared = difference * difference / v
+        log_v = np.float32(math.log(v))
+        log_pi -= half * (squared + LOG_2_PI + log_v)
+        entropy += half * (LOG_2_PI + log_v + np.float32(1.0))
+        dmean[i] = -advantage * difference / v
+        ds[i] = half / v * (advantage * (np.float32(1.0) - squared) - entropy_weight) * slope
+    return log_pi, entropy

@@ -1,0 +1,374 @@
+"""The one loop of all methods, and what they share: steps through the environment interface, returns, the update.
+
+It reads as the outer loop of Algorithm S3 of Mnih et al. (2016): theta' = theta, t_max steps, the value where the
+rollout ends, the gradient, the update. One difference is made once for all methods: a rollout always has t_max steps;
+an episode that ends inside it is cut by a discount of 0, and the next one begins in the same rollout.
+
+A method is a file of this folder with a class of its settings and state (`Method`) and its parts:
+
+    act(method, policy, shared, worker, first, t)    choose the actions of step t of the group that begins at `first`
+    end_value(method, policy, shared, worker, first, t, i)
+                                                     of the last observation of an episode that was truncated
+    learn(method, policy, shared, worker, first)     accumulate the gradient of the rollout and update theta
+
+Where the host steps its own environment, `nbrl.online` calls the same parts.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import boolean, float64, int64
+
+from nbrl.actions import env_address
+from nbrl.envs.interface import CUT, STEPPED, TERMINATED, TRUNCATED
+from nbrl.kernels.compile import generic, jit
+from nbrl.kernels.native import (
+    address_at,
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    call_reset,
+    call_routine,
+    call_step,
+    copy,
+    flush_denormals,
+    restore_denormals,
+)
+from nbrl.kernels.random import next_uint64
+from nbrl.kernels.struct import Struct
+from nbrl.methods.optimisers import clip_scale, gradient_norm
+from nbrl.methods.running_statistics import fill_normal, measure, measure_observation, publish, scale_of
+from nbrl.methods.state import (
+    ABANDON,
+    DROPPED,
+    GRADIENT_NORM,
+    LENGTH,
+    LINE,
+    READ,
+    RETURN,
+    RING_SIZE,
+    RUN,
+    SAMPLES,
+    UPDATES,
+    WRITTEN,
+)
+from nbrl.nets.table import Workspace, forward, load_observation, load_state, store_state
+
+# What the loop returns, and what its parts return.
+GO_ON, PAUSED, FINISHED, ABANDONED, FAILED_ENVIRONMENT, BAD_OBSERVATION, BAD_REWARD, BAD_GRADIENT = range(8)
+
+
+class Method(Struct):
+    """What a worker's method has: the settings that the driver reads, then its own, and its state.
+
+    Attributes
+    ----------
+    policies : tuple of type of Policy
+        The kinds of policies that it learns.
+    critic : tuple of str
+        The heads of its network besides the policy's, each of one unit.
+    has_target : bool
+        Whether it keeps a target network.
+    metrics : tuple of str
+        What it adds up in `Worker.sums` from METRICS on, a sample's share at a time.
+    """
+
+    discount = float64
+    learning_rate = float64
+    total_steps = int64
+    gradient_clip = float64
+    reward_clip = float64
+    normalise_rewards = boolean
+
+    policies: tuple[Any, ...] = ()
+    critic: tuple[str, ...] = ()
+    has_target = False
+    metrics: tuple[str, ...] = ()
+
+    @classmethod
+    def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:
+        """Its state for a worker with these actors and this workspace, by field."""
+        return {}
+
+
+@generic
+def act(method, policy, shared, worker, first, t):
+    """Choose the actions of step t."""
+
+
+@generic
+def end_value(method, policy, shared, worker, first, t, i):
+    """The value of actor i's last observation, loaded as sample t_max k + i: its episode would have gone on."""
+
+
+@generic
+def learn(method, policy, shared, worker, first):
+    """Learn from a rollout whose last observations are loaded; a code other than GO_ON if it cannot."""
+
+
+@jit
+def loop(method, policy, shared, worker, rollouts):
+    """Act and learn for up to `rollouts` rollouts, or until the control word says otherwise.
+
+    Returns PAUSED when there is more to do, FINISHED at the total number of steps, or what went wrong.
+    """
+    mode = flush_denormals()
+    code = GO_ON
+    for _ in range(rollouts):
+        if atomic_load(address_at(shared.control, 0)) != RUN:
+            code = PAUSED
+        elif steps_taken(shared) >= method.total_steps:
+            code = FINISHED
+        else:
+            code = _rollout(method, policy, shared, worker, mode)
+        if code != GO_ON:
+            break
+    restore_denormals(mode)
+    return PAUSED if code == GO_ON else code
+
+
+@jit
+def _rollout(method, policy, shared, worker, mode):
+    """One pass of the algorithm's outer loop for the group of k actors whose turn it is."""
+    first = begin_rollout(method, shared, worker)  # theta' = theta
+    for t in range(worker.rollout.reward.shape[0]):
+        code = _begin_episodes(worker, first, mode)
+        if code == GO_ON:
+            code = observe(worker, first, t)  # s_t
+        if code == GO_ON:
+            act(method, policy, shared, worker, first, t)  # a_t
+            code = _step(method, policy, shared, worker, first, t, mode)  # r_t, s_t+1
+        if code == GO_ON:
+            code = end_values(method, policy, shared, worker, first, t)
+        if code != GO_ON:
+            return code
+    return finish_rollout(method, policy, shared, worker, first)  # d theta, and the update of theta
+
+
+@jit
+def steps_taken(shared):
+    """The paper's T: steps by all threads."""
+    total = 0
+    for thread in range(shared.steps.shape[0]):
+        total += atomic_load(address_at(shared.steps, thread * LINE))
+    return total
+
+
+@jit
+def count_steps(shared, worker, steps):
+    """Add to this thread's share of T."""
+    atomic_store(address_at(shared.steps, worker.thread * LINE), shared.steps[worker.thread, 0] + steps)
+
+
+@jit
+def begin_rollout(method, shared, worker):
+    """theta' = theta, and the scales of what is seen; the first actor of the group whose turn it is."""
+    work = worker.work
+    copy(work.theta, shared.theta)
+    if work.normal.shape[1] or method.normalise_rewards:
+        publish(shared, worker)
+        fill_normal(worker.statistics.total, work.normal)
+    group = worker.turn
+    worker.turn = group + 1 if group + 1 < worker.owners.size else 0
+    return group * worker.rollout.reward.shape[1]
+
+
+@jit
+def begin_episode(actors, actor):
+    """What every actor has at the start of an episode, besides the observation."""
+    actors.begun[actor] = True
+    actors.episode_return[actor] = 0
+    actors.episode_length[actor] = 0
+    for i in range(actors.state.shape[1]):
+        actors.state[actor, i] = 0
+    actors.discounted[actor] = 0
+    actors.next_action[actor] = -1
+
+
+@jit
+def _begin_episodes(worker, first, mode):
+    """Reset those of a group's actors that have no episode going on; a code other than GO_ON on failure.
+
+    `mode` is the floating-point mode of environments.
+    """
+    actors = worker.actors
+    for actor in range(first, first + worker.rollout.reward.shape[1]):
+        if not actors.begun[actor]:
+            functions, observation = actors.functions[actor], address_at(actors.observation[actor], 0)
+            restore_denormals(mode)
+            status = call_reset(functions[0], functions[2], next_uint64(actors.random[actor]), observation)
+            flush_denormals()
+            if not status & STEPPED:
+                worker.failed = actor
+                return FAILED_ENVIRONMENT
+            begin_episode(actors, actor)
+    return GO_ON
+
+
+@jit
+def observe_one(worker, actor, sample):
+    """Load what an actor sees and remembers as one sample; a code other than GO_ON if it is not finite."""
+    load_state(worker.work, sample, worker.actors.state[actor])
+    if load_observation(worker.work, sample, worker.actors.observation[actor]):
+        return GO_ON
+    worker.failed = actor
+    return BAD_OBSERVATION
+
+
+@jit
+def observe(worker, first, t):
+    """Load what a group's actors see as the samples of step t; a code other than GO_ON if it is not finite."""
+    ended, k = worker.rollout.ended, worker.rollout.reward.shape[1]
+    for i in range(k):
+        worker.work.continues[t * k + i] = t > 0 and not ended[t - 1, i]
+        code = observe_one(worker, first + i, t * k + i)
+        if code != GO_ON:
+            return code
+    return GO_ON
+
+
+@jit
+def forward_step(worker, first, t):
+    """Forward the samples of step t, and store what the group's actors remember after it."""
+    k = worker.rollout.reward.shape[1]
+    forward(worker.work, t * k, k)
+    for i in range(k):
+        store_state(worker.work, t * k + i, worker.actors.state[first + i])
+
+
+@jit
+def _step(method, policy, shared, worker, first, t, mode):
+    """Send step t's actions to a group's environments and record what comes of them.
+
+    `mode` is the floating-point mode of environments. A code other than GO_ON if the rollout cannot go on.
+    """
+    actors = worker.actors
+    for i in range(worker.rollout.reward.shape[1]):
+        if atomic_load(address_at(shared.control, 0)) == ABANDON:
+            return ABANDONED
+        functions = actors.functions[first + i]
+        action, observation = env_address(policy, policy.action[t, i]), address_at(actors.observation[first + i], 0)
+        restore_denormals(mode)
+        status = call_step(functions[1], functions[2], action, observation, address_at(worker.raw_reward, 0))
+        flush_denormals()
+        code = record_step(method, worker, first, t, i, worker.raw_reward[0], status)
+        if code != GO_ON:
+            return code
+    return GO_ON
+
+
+@jit
+def record_step(method, worker, first, t, i, reward, status):
+    """Write down what step t of a group's actor i gave; a code other than GO_ON if it cannot be used."""
+    actors, rollout, actor = worker.actors, worker.rollout, first + i
+    worker.failed = actor
+    if not status & STEPPED:
+        return FAILED_ENVIRONMENT
+    if not np.isfinite(reward):
+        return BAD_REWARD
+    terminated, truncated = status & TERMINATED != 0, status & TRUNCATED != 0
+    scaled = reward
+    if worker.work.normal.shape[1] or method.normalise_rewards:
+        statistics = worker.statistics
+        actors.discounted[actor] = method.discount * actors.discounted[actor] + reward
+        returns = statistics.own.shape[1] - 1
+        measure(statistics.own, returns, actors.discounted[actor])
+        measure_observation(statistics.own, actors.observation[actor], worker.work.observation_size)
+        if method.normalise_rewards:
+            scaled *= min(scale_of(statistics.total, returns), 1.0)  # returns of zeros would make the first reward huge
+    rollout.reward[t, i] = min(max(scaled, -method.reward_clip), method.reward_clip)
+    rollout.discount[t, i] = 0 if terminated or status & CUT else method.discount
+    rollout.ended[t, i] = terminated or truncated
+    rollout.truncated[t, i] = truncated and not terminated
+    rollout.end_value[t, i] = 0
+    actors.episode_return[actor] += reward
+    actors.episode_length[actor] += 1
+    if terminated or truncated:
+        actors.begun[actor] = False
+        _record_episode(worker.episodes, actors.episode_return[actor], actors.episode_length[actor])
+    return GO_ON
+
+
+@jit
+def _record_episode(episodes, episode_return, length):
+    written = episodes.ends[WRITTEN]
+    if written - atomic_load(address_at(episodes.ends, READ)) >= RING_SIZE:
+        atomic_store(address_at(episodes.ends, DROPPED), episodes.ends[DROPPED] + 1)
+        return
+    place = written % RING_SIZE
+    episodes.ring[place, RETURN], episodes.ring[place, LENGTH] = episode_return, length
+    atomic_store(address_at(episodes.ends, WRITTEN), written + 1)
+
+
+@jit
+def end_values(method, policy, shared, worker, first, t):
+    """The values of the last observations where episodes were truncated: they would have gone on."""
+    rollout, (t_max, k) = worker.rollout, worker.rollout.reward.shape
+    for i in range(k):
+        if rollout.truncated[t, i]:
+            code = observe_one(worker, first + i, t_max * k + i)
+            if code != GO_ON:
+                return code
+            rollout.end_value[t, i] = end_value(method, policy, shared, worker, first, t, i)
+    return GO_ON
+
+
+@jit
+def finish_rollout(method, policy, shared, worker, first):
+    """Load what the actors see after the last step, and learn."""
+    code = observe(worker, first, worker.rollout.reward.shape[0])
+    return learn(method, policy, shared, worker, first) if code == GO_ON else code
+
+
+@jit
+def returns(rollout, i, R, gae_lambda):
+    """Fill R of actor i's steps from the value R of what it sees after the last one.
+
+    R_t = r_t + gamma ((1 - lambda) V(s_t+1) + lambda R_t+1), the lambda-return by `rollout.value`. With lambda = 1 it
+    is the paper's, and no value is read. Where an episode ended, its end value stands for what came after.
+    """
+    V, one = R, np.float32(1.0)
+    for t in range(rollout.reward.shape[0] - 1, -1, -1):
+        if rollout.ended[t, i]:
+            R = V = rollout.end_value[t, i]
+        R = rollout.reward[t, i] + rollout.discount[t, i] * ((one - gae_lambda) * V + gae_lambda * R)
+        rollout.R[t, i] = R
+        V = rollout.value[t, i]
+
+
+@jit
+def annealed(method, steps):
+    """The learning rate after some steps: it falls linearly to 0 over the run."""
+    return method.learning_rate * max(0.0, 1 - steps / method.total_steps)
+
+
+@jit
+def update(method, shared, worker, first):
+    """`descend`, and count the rollout's steps and samples where it could."""
+    code = descend(method, shared, worker, first, worker.rollout.reward.size)
+    if code == GO_ON:
+        count_steps(shared, worker, worker.rollout.reward.size)
+    return code
+
+
+@jit
+def descend(method, shared, worker, first, samples):
+    """Clip the gradient of some samples and apply it to the shared parameters.
+
+    BAD_GRADIENT if it is not finite, and then nothing changes; else GO_ON.
+    """
+    mode = flush_denormals()  # a loop has done so already, a host has not
+    norm, optimiser = gradient_norm(worker.work.dtheta), worker.optimiser
+    if not np.isfinite(norm):
+        restore_denormals(mode)
+        return BAD_GRADIENT
+    optimiser.owner = worker.owners[first // worker.rollout.reward.shape[1]]
+    optimiser.scale = clip_scale(norm, method.gradient_clip)
+    optimiser.learning_rate = annealed(method, steps_taken(shared))
+    optimiser.count = atomic_add(address_at(shared.updates, 0), 1) + 1
+    call_routine(optimiser.rule, optimiser, 0, 0, 0, 0, 0)
+    restore_denormals(mode)
+    worker.sums[GRADIENT_NORM] += norm
+    worker.sums[UPDATES] += 1
+    worker.sums[SAMPLES] += samples
+    return GO_ON

@@ -1,0 +1,127 @@
+"""Running statistics of observations and of returns, by which learning sees numbers of about 1.
+
+A worker measures what its own actors see. At the start of each rollout it publishes its numbers and takes the sum of
+all workers' numbers, to normalise by until its next rollout. Each publishes in two buffers in turn, so that a reader
+finds whole sets. Statistics are float64 (3, features): the count, the mean and m2, the sum of squared differences from
+it, of each number of an observation (of all pixels of an image alike; of none, if observations are not normalised) and
+last of the return.
+"""
+
+import math
+
+import numpy as np
+from numba import float64
+
+from nbrl.kernels.compile import jit
+from nbrl.kernels.native import address_at, atomic_load, atomic_store
+from nbrl.kernels.struct import Struct
+from nbrl.nets.table import MEAN, PIXEL_SCALE, SCALE
+
+COUNT, AVERAGE, M2, ROWS = 0, 1, 2, 3
+LEAST_VARIANCE = 1e-8
+
+
+class RunningStatistics(Struct):
+    """A worker's."""
+
+    own = float64[:, ::1]  # (ROWS, features): of what its actors saw
+    total = float64[:, ::1]  # (ROWS, features): of what all actors saw, when the rollout began
+
+    @classmethod
+    def make(cls, features: int) -> "RunningStatistics":
+        """Of nothing yet."""
+        return cls(own=np.zeros((ROWS, features)), total=np.zeros((ROWS, features)))
+
+
+@jit
+def measure(statistics, feature, value):
+    """Add a number to a feature's statistics (Welford, 1962)."""
+    statistics[COUNT, feature] += 1
+    difference = value - statistics[AVERAGE, feature]
+    statistics[AVERAGE, feature] += difference / statistics[COUNT, feature]
+    statistics[M2, feature] += difference * (value - statistics[AVERAGE, feature])
+
+
+@jit
+def measure_observation(statistics, observation, size):
+    """Add an observation of `size` numbers, as bytes, unless one of them is not finite."""
+    features = statistics.shape[1] - 1
+    if features == 0:
+        return
+    if observation.size == size:
+        _measure_image(statistics, observation)
+        return
+    vector = observation.view(np.float32)
+    for i in range(features):
+        if not np.isfinite(vector[i]):
+            return
+    for i in range(features):
+        measure(statistics, i, np.float64(vector[i]))
+
+
+@jit
+def _measure_image(statistics, image):
+    """Add all pixels of an image, uint8, to feature 0: their sums are exact."""
+    total, squares = np.int64(0), np.int64(0)
+    for i in range(image.size):
+        pixel = np.int64(image[i])
+        total += pixel
+        squares += pixel * pixel
+    scale, average = np.float64(PIXEL_SCALE), total / image.size
+    spread = max(squares - total * average, 0.0)
+    _merge(statistics, 0, image.size, scale * average, scale * scale * spread)
+
+
+@jit
+def _merge(total, feature, new, average, m2):
+    """Add statistics to a feature's (Chan, Golub and LeVeque, 1979)."""
+    old = total[COUNT, feature]
+    if new == 0:
+        return
+    difference = average - total[AVERAGE, feature]
+    total[COUNT, feature] = old + new
+    total[AVERAGE, feature] += difference * new / (old + new)
+    total[M2, feature] += m2 + difference * difference * old * new / (old + new)
+
+
+@jit
+def merge(total, statistics):
+    """Add a worker's statistics to others'."""
+    for i in range(total.shape[1]):
+        if total[COUNT, i] == 0:
+            for row in range(ROWS):
+                total[row, i] = statistics[row, i]
+        else:
+            _merge(total, i, statistics[COUNT, i], statistics[AVERAGE, i], statistics[M2, i])
+
+
+@jit
+def scale_of(statistics, feature):
+    """One over the standard deviation of a feature; 1 until there are two numbers."""
+    if statistics[COUNT, feature] < 2:
+        return 1.0
+    return 1.0 / math.sqrt(statistics[M2, feature] / statistics[COUNT, feature] + LEAST_VARIANCE)
+
+
+@jit
+def fill_normal(statistics, normal):
+    """Fill `Workspace.normal` from statistics."""
+    for i in range(normal.shape[1]):
+        normal[MEAN, i] = statistics[AVERAGE, i]
+        normal[SCALE, i] = scale_of(statistics, i)
+
+
+@jit
+def publish(shared, worker):
+    """Let the others see a worker's statistics, and fill its total with those of all."""
+    own, total, published = worker.statistics.own, worker.statistics.total, shared.published
+    buffer = 1 - published[worker.thread, 0]
+    copied = shared.statistics[worker.thread, buffer]
+    for row in range(ROWS):
+        for i in range(own.shape[1]):
+            copied[row, i] = own[row, i]
+            total[row, i] = 0
+    atomic_store(address_at(published, worker.thread * published.shape[1]), buffer)
+    for thread in range(published.shape[0]):
+        whole = atomic_load(address_at(published, thread * published.shape[1]))
+        merge(total, shared.statistics[thread, whole])

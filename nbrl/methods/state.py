@@ -1,0 +1,150 @@
+"""What a run's threads work on, a class for each owner, its maker beside its fields.
+
+A worker is one thread. It serves its n actors in groups of k in lockstep (k = 1 is the paper), one rollout of t_max
+steps a group in turn. Sample number t * k + i of its workspace is step t of the group's actor i.
+"""
+
+import numpy as np
+from numba import boolean, float32, float64, int32, int64, uint8, uint64
+
+from nbrl.kernels.random import ROW, seed_row
+from nbrl.kernels.struct import Struct, reference
+from nbrl.methods.optimisers import Optimiser
+from nbrl.methods.running_statistics import ROWS, RunningStatistics
+from nbrl.nets.layout import aligned_zeros
+from nbrl.nets.table import Workspace
+
+# Values of the control word.
+RUN, PARK, ABANDON = 0, 1, 2  # go on; return at the next rollout's start; return from inside a rollout, uncounted
+
+LINE = 8  # int64 in a cache line
+
+# Columns of `Worker.sums`, each a sum over updates or samples since the start; a method's own metrics follow.
+UPDATES, SAMPLES, GRADIENT_NORM, METRICS = range(4)
+
+# `Episodes.ends`: episodes ever written, ever read, ever dropped; each in a cache line of its own.
+WRITTEN, READ, DROPPED = 0, LINE, 2 * LINE
+RING_SIZE = 4096
+RETURN, LENGTH, EPISODE = range(3)  # columns of an episode's record
+
+
+class Shared(Struct):
+    """What all threads read and write."""
+
+    theta = float32[::1]  # (parameters,)
+    target = float32[::1]  # (parameters,): theta^-, the target network; empty where a method has none
+    target_copies = int64[::1]  # (LINE,): how often it was due
+    optimiser = float32[:, :, ::1]  # (1 or groups of actors, 1 or 2, parameters): the optimiser's statistics
+    statistics = float64[:, :, :, ::1]  # (threads, 2, ROWS, features): each worker's, see running_statistics.py
+    published = int64[:, ::1]  # (threads, LINE): which of the two is whole
+    steps = int64[:, ::1]  # (threads, LINE): column 0 is one thread's steps, alone in its cache line
+    updates = int64[::1]  # (LINE,): updates by all threads
+    control = int64[::1]  # (LINE,): RUN, PARK or ABANDON
+
+    @classmethod
+    def make(
+        cls, threads: int, parameters: int, optimiser: tuple[int, int], features: int, has_target: bool
+    ) -> "Shared":
+        """For so many threads and parameters; `optimiser` has the first two sizes of its statistics."""
+        return cls(
+            theta=aligned_zeros(parameters, np.float32),
+            target=aligned_zeros(parameters if has_target else 0, np.float32),
+            target_copies=aligned_zeros(LINE, np.int64),
+            optimiser=aligned_zeros((*optimiser, parameters), np.float32),
+            statistics=aligned_zeros((threads, 2, ROWS, features), np.float64),
+            published=aligned_zeros((threads, LINE), np.int64),
+            steps=aligned_zeros((threads, LINE), np.int64),
+            updates=aligned_zeros(LINE, np.int64),
+            control=aligned_zeros(LINE, np.int64),
+        )
+
+
+class Actors(Struct):
+    """A worker's actors, a row each. Checkpoints hold all of it but the addresses."""
+
+    functions = int64[:, ::1]  # (n, 3): addresses of reset, step and state of its environment
+    observation = uint8[:, ::1]  # (n, bytes): what it sees now
+    random = uint64[:, ::1]  # (n, 4)
+    begun = boolean[::1]  # (n,): whether an episode is going on
+    state = float32[:, ::1]  # (n, state_size): what a recurrent network remembers
+    next_action = int32[::1]  # (n,): chosen ahead, by Sarsa at the end of a rollout; -1 for none
+    discounted = float64[::1]  # (n,): discounted sum of the episode's rewards so far
+    episode_return = float64[::1]  # (n,): raw rewards so far
+    episode_length = int64[::1]  # (n,)
+
+    @classmethod
+    def make(cls, numbers: np.ndarray, seed: int, observation_bytes: int, state_size: int) -> "Actors":
+        """Actors of these numbers of the run, each with its random row."""
+        n = numbers.size
+        random = aligned_zeros((n, ROW), np.uint64)
+        for row, actor in zip(random, numbers, strict=True):
+            seed_row(row, np.uint64(seed), np.uint64(1 + actor))
+        return cls(
+            functions=np.zeros((n, 3), np.int64),
+            observation=aligned_zeros((n, observation_bytes), np.uint8),
+            random=random,
+            begun=np.zeros(n, np.bool_),
+            state=np.zeros((n, state_size), np.float32),
+            next_action=np.full(n, -1, np.int32),
+            discounted=np.zeros(n),
+            episode_return=np.zeros(n),
+            episode_length=np.zeros(n, np.int64),
+        )
+
+    def kept(self) -> dict[str, np.ndarray]:
+        """What checkpoints hold, a row for each actor."""
+        return {name: rows for name, rows in self.arrays().items() if name != "functions"}
+
+
+class Rollout(Struct):
+    """What the t_max steps of a group gave; the actions are the policy's. R is what `returns` makes of it."""
+
+    reward = float32[:, ::1]  # (t_max, k): as learning sees it
+    discount = float32[:, ::1]  # 0 where the return is cut
+    ended = boolean[:, ::1]  # the episode's last step
+    truncated = boolean[:, ::1]  # ended, but not terminated
+    end_value = float32[:, ::1]  # value of the last observation where truncated, else 0
+    value = float32[:, ::1]  # of what was seen at each step, where the return needs it
+    R = float32[:, ::1]  # the return
+
+    @classmethod
+    def make(cls, t_max: int, k: int) -> "Rollout":
+        """For t_max steps of k actors."""
+        flags = {"ended", "truncated"}
+        return cls(**{name: np.zeros((t_max, k), np.bool_ if name in flags else np.float32) for name in cls.names()})
+
+
+class Episodes(Struct):
+    """Finished episodes on their way out, a ring that one thread writes and another reads."""
+
+    ring = float64[:, ::1]  # (RING_SIZE, EPISODE)
+    ends = int64[::1]  # (3 * LINE,): WRITTEN, READ and DROPPED
+
+    @classmethod
+    def make(cls) -> "Episodes":
+        """An empty ring."""
+        return cls(ring=np.zeros((RING_SIZE, EPISODE)), ends=aligned_zeros(3 * LINE, np.int64))
+
+    def take(self) -> np.ndarray:
+        """The records that were written since the last call, float64 (episodes, EPISODE)."""
+        read, written = int(self.ends[READ]), int(self.ends[WRITTEN])
+        records = self.ring[np.arange(read, written) % RING_SIZE]
+        self.ends[READ] = written
+        return records
+
+
+class Worker(Struct):
+    """What one thread owns."""
+
+    thread = int64
+    turn = int64  # the group whose turn it is
+    failed = int64  # the actor whose environment failed
+    work = reference(Workspace)
+    actors = reference(Actors)
+    rollout = reference(Rollout)
+    episodes = reference(Episodes)
+    statistics = reference(RunningStatistics)
+    optimiser = reference(Optimiser)
+    owners = int64[::1]  # (groups,): each group's row of the optimiser's statistics
+    sums = float64[::1]  # (METRICS + the method's own,)
+    raw_reward = float32[::1]  # (1,)

@@ -1,0 +1,213 @@
+"""Saving what a run learns with, and going on from it. Checkpoints hold all that training needs besides the policy."""
+
+import logging
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from nbrl.agent import Agent
+from nbrl.checkpoint import CheckpointError, read_tensors
+from nbrl.learner import Learner
+from nbrl.methods.replay import Replay, contents, refill
+from nbrl.methods.running_statistics import AVERAGE, COUNT, LEAST_VARIANCE, M2
+from nbrl.nets.table import MEAN, SCALE
+
+logger = logging.getLogger(__name__)
+
+PRIOR_COUNT = 10_000  # observations that the means and deviations of a policy to begin with count for
+
+Tensors = tuple[dict[str, np.ndarray], dict[str, str]]
+
+
+def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
+    """One moment's state, for `checkpoint.write_tensors`: what `Agent` reads, and what training needs besides.
+
+    `with_episodes` is for the moments when no environment is at work: with it, episodes under way are saved where the
+    environment can be.
+    """
+    agent, layout, config = learner.agent(), learner.network.layout, learner.config
+    arrays = agent.arrays() | {"moments": learner.statistics()}
+    for name, rows in _in_the_layout(learner).items():
+        arrays |= {f"{name}/{part}": view for part, view in layout.views(rows.copy()).items()}
+    arrays["turn"] = np.array([worker.turn for worker in learner.workers])
+    for name, like in learner.workers[0].actors.kept().items():
+        rows = arrays[f"actors/{name}"] = np.zeros((config.actors, *like.shape[1:]), like.dtype)
+        for worker, actors in zip(learner.workers, learner.actors, strict=True):
+            rows[actors] = getattr(worker.actors, name)
+    running = {
+        actor: instance
+        for instances, actors in zip(learner.instances, learner.actors, strict=True)
+        for instance, actor in zip(instances, actors.tolist(), strict=bool(instances))
+    }
+    sizes, states = np.zeros(config.actors, np.int64), []
+    for actor in np.flatnonzero(arrays["actors/begun"]).tolist():
+        saved = running[actor].save() if with_episodes and actor in running else None
+        if saved is None:  # this episode begins anew
+            arrays["actors/begun"][actor] = False
+        else:
+            sizes[actor] = len(saved)
+            states.append(saved)
+    arrays |= {"actors/state_size": sizes, "states": np.frombuffer(b"".join(states), np.uint8)}
+    memories = _memories(learner)
+    if memories and config.save_replay:
+        kept = [contents(memory, learner.workers[0].rollout.reward.size) for memory in memories]
+        arrays |= {"replay": np.concatenate(kept), "replay_sizes": np.array([len(rows) for rows in kept])}
+    counters = {"steps": str(learner.steps), "updates": str(int(learner.shared.updates[0]))}
+    return arrays, agent.metadata() | counters
+
+
+def restore(learner: Learner, path: str | os.PathLike) -> dict[str, str]:
+    """Go on from a checkpoint, whose other metadata are returned. Environments are loaded as they are attached.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, or of a run with other settings.
+    """
+    arrays, metadata = read_tensors(path)
+    agent = Agent.from_tensors(arrays, metadata)
+    if agent.network.shapes() != learner.network.shapes():
+        raise CheckpointError(f"{path} holds another network than the run's settings")
+    try:
+        learner.shared.theta[:] = agent.parameters
+        _restore_layout(learner, arrays)
+        _restore_actors(learner, arrays)
+        _restore_statistics(learner, arrays)
+        _restore_environments(learner, arrays)
+        if _memories(learner) and learner.config.save_replay:
+            _restore_memories(learner, arrays)
+        elif _memories(learner):
+            logger.info(
+                "the replay memory was not saved: learning goes on after %d steps that fill it anew",
+                learner.config.warm_up,
+            )
+        logger.info(
+            "%d of %d actors go on with their episodes; the others begin new ones",
+            len(learner.saved_environments),
+            learner.config.actors,
+        )
+        steps, updates = int(metadata["steps"]), int(metadata["updates"])
+        if not (0 <= steps < 2**63 and 0 <= updates < 2**63):
+            raise ValueError("its counts of steps and updates are no possible numbers")
+        learner.shared.steps[0, 0], learner.shared.updates[0] = steps, updates
+        learner.shared.target_copies[0] = steps // learner.config.target_interval
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be gone on from: {error}") from error
+    return metadata
+
+
+def begin_from(learner: Learner, agent: Agent) -> None:
+    """Begin with a policy's parameters; ``ValueError`` where its network or observations are others."""
+    seen, environment, network = agent.preprocessing, learner.environment, learner.network
+    if (agent.network.layers, agent.network.heads) != (network.layers, network.heads):
+        raise ValueError(
+            f"the policy to begin with has the layers {agent.network.layers} and the heads {agent.network.heads}: "
+            f"the run has {network.layers} and {network.heads}"
+        )
+    if (seen.observation_shape, seen.observation_dtype) != (
+        environment.observation_shape, environment.observation_dtype.name
+    ):  # fmt: skip
+        raise ValueError(
+            f"the policy to begin with takes observations of {seen.observation_dtype} with shape "
+            f"{seen.observation_shape}, {environment.name} gives {environment.observation_dtype} with shape "
+            f"{environment.observation_shape}"
+        )
+    if agent.network.shapes() != network.shapes():
+        raise ValueError("the policy to begin with has another separate_networks or policy_variance than the run")
+    if agent.normal.shape != learner.workers[0].work.normal.shape:
+        words = ("as they are", "normalised")
+        raise ValueError(
+            f"the policy to begin with takes observations {words[learner.scales == 0]}, the run has them "
+            f"{words[learner.scales > 0]}: set normalise_observations"
+        )
+    learner.begin_with(agent.parameters)
+    if learner.scales:
+        own = learner.workers[0].statistics.own
+        known = own[:, :-1]
+        variance = 1 / agent.normal[SCALE].astype(np.float64) ** 2 - LEAST_VARIANCE
+        known[COUNT] = PRIOR_COUNT * math.prod(environment.observation_shape) // known.shape[1]  # pixels share one
+        known[AVERAGE], known[M2] = agent.normal[MEAN], known[COUNT] * np.maximum(variance, 0)
+        learner.shared.statistics[0, :] = own
+
+
+def _in_the_layout(learner: Learner) -> dict[str, np.ndarray]:
+    """What checkpoints keep in the network's own layout besides theta, float32 (..., layout.size)."""
+    kept = {name: learner.shared.optimiser[:, i] for i, name in enumerate(learner.optimiser.statistics)}
+    return kept | ({"target": learner.shared.target} if learner.method.has_target else {})
+
+
+def _memories(learner: Learner) -> list[Replay]:
+    """The workers' replay memories, where they learn from them."""
+    methods: list[Any] = learner.methods
+    return [method.replay for method in methods if getattr(method, "uses_replay", False)]
+
+
+def _restore_layout(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
+    for name, rows in _in_the_layout(learner).items():
+        for part, view in learner.network.layout.views(rows).items():
+            view[...] = _checked(arrays, f"{name}/{part}", view)
+        if not np.isfinite(rows).all() or (name in ("g", "v") and (rows < 0).any()):  # means of squares
+            raise ValueError(f"{name} has numbers that it cannot have")
+
+
+def _restore_actors(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
+    for name, like in learner.workers[0].actors.kept().items():
+        shape = (learner.config.actors, *like.shape[1:])
+        rows = _checked(arrays, f"actors/{name}", np.zeros(shape, like.dtype))
+        for worker, actors in zip(learner.workers, learner.actors, strict=True):
+            getattr(worker.actors, name)[:] = rows[actors]
+    if not arrays["actors/random"].any(axis=1).all():
+        raise ValueError("actors/random has a row of zeros, which gives no random numbers")
+    for name in ("discounted", "state"):
+        if not np.isfinite(arrays[f"actors/{name}"]).all():
+            raise ValueError(f"actors/{name} has a number that is not finite")
+    next_actions = arrays["actors/next_action"]
+    if not ((next_actions >= -1) & (next_actions < learner.environment.action_count)).all():
+        raise ValueError("actors/next_action has an action that there is not")
+    turns = _checked(arrays, "turn", np.zeros(learner.config.threads, np.int64))
+    for worker, turn in zip(learner.workers, turns.tolist(), strict=True):
+        if not 0 <= turn < worker.owners.size:
+            raise ValueError(f"turn has {turn}, which is no group of its thread")
+        worker.turn = turn
+
+
+def _restore_statistics(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
+    statistics = _checked(arrays, "moments", learner.workers[0].statistics.own)
+    if not np.isfinite(statistics).all() or (statistics[[COUNT, M2]] < 0).any():
+        raise ValueError("moments has numbers that it cannot have")
+    learner.workers[0].statistics.own[:] = statistics
+    learner.shared.statistics[0, :] = statistics
+
+
+def _restore_environments(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
+    sizes = _checked(arrays, "actors/state_size", np.zeros(learner.config.actors, np.int64))
+    states, at = arrays["states"].tobytes(), 0
+    if (sizes < 0).any() or sizes.sum() != len(states):
+        raise ValueError("the sizes of its environments' states do not add up")
+    for actor in np.flatnonzero(arrays["actors/begun"]).tolist():
+        learner.saved_environments[actor] = states[at : at + sizes[actor]]
+        at += sizes[actor]
+
+
+def _restore_memories(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
+    """Let each worker begin with the steps that its memory had."""
+    memories = _memories(learner)
+    sizes = _checked(arrays, "replay_sizes", np.zeros(learner.config.threads, np.int64))
+    ring, width = memories[0].rows.shape
+    if (sizes < 0).any() or (sizes > ring - learner.workers[0].rollout.reward.size).any():
+        raise ValueError("replay_sizes has a size that no memory has")
+    rows = _checked(arrays, "replay", np.broadcast_to(np.float32(0), (sizes.sum(), width)))
+    if not np.isfinite(rows).all():
+        raise ValueError("replay has a number that is not finite")
+    for memory, own in zip(memories, np.split(rows, np.cumsum(sizes)[:-1]), strict=True):
+        refill(memory, own)
+
+
+def _checked(arrays: dict[str, np.ndarray], name: str, like: np.ndarray) -> np.ndarray:
+    """An array of a file, which must have the shape and dtype of `like`."""
+    array = arrays[name]
+    if (array.shape, array.dtype) != (like.shape, like.dtype):
+        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}, not {like.shape} of {like.dtype}")
+    return array
