@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nbrl.envs.interface import NativeEnvironment
     from nbrl.evaluation import Evaluation, evaluate
     from nbrl.metrics import Report
-    from nbrl.nets.layers import Conv, Dense, Lstm
+    from nbrl.nets.layers import Conv, Dense, LayerNorm, Lstm
     from nbrl.numpy_policy import NumpyPolicy
     from nbrl.online import OnlineLearner
     from nbrl.trainer import Trainer, train
@@ -25,6 +25,7 @@ __all__ = [
     "Conv",
     "Dense",
     "Evaluation",
+    "LayerNorm",
     "Lstm",
     "NativeEnvironment",
     "NumpyPolicy",
@@ -44,6 +45,7 @@ _MODULES = {
     "Conv": "nets.layers",
     "Dense": "nets.layers",
     "Evaluation": "evaluation",
+    "LayerNorm": "nets.layers",
     "Lstm": "nets.layers",
     "NativeEnvironment": "envs.interface",
     "NumpyPolicy": "numpy_policy",

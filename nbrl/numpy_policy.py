@@ -200,6 +200,12 @@ def _lstm(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.nda
     return h.copy()
 
 
+def _layer_norm(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    z = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(1e-5))
+    return _activated(p["scale"] * z + p["bias"], row[0])
+
+
 class _Layer(NamedTuple):
     """A kind of layer: names of its parameters, numbers that it remembers for each unit, and its forward pass."""
 
@@ -212,6 +218,7 @@ LAYERS = {
     "dense": _Layer(("weights", "bias"), 0, _dense),
     "conv": _Layer(("weights", "bias"), 0, _conv),
     "lstm": _Layer(("weights", "recurrent", "bias"), 2, _lstm),
+    "layer_norm": _Layer(("scale", "bias"), 0, _layer_norm),
 }
 
 
