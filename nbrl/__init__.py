@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nbrl.envs.interface import NativeEnvironment
     from nbrl.evaluation import Evaluation, evaluate
     from nbrl.metrics import Report
-    from nbrl.nets.layers import Conv, Dense, LayerNorm, Lstm
+    from nbrl.nets.layers import Conv, Dense, Gru, LayerNorm, Lstm
     from nbrl.numpy_policy import NumpyPolicy
     from nbrl.online import OnlineLearner
     from nbrl.trainer import Trainer, train
@@ -25,6 +25,7 @@ __all__ = [
     "Conv",
     "Dense",
     "Evaluation",
+    "Gru",
     "LayerNorm",
     "Lstm",
     "NativeEnvironment",
@@ -45,6 +46,7 @@ _MODULES = {
     "Conv": "nets.layers",
     "Dense": "nets.layers",
     "Evaluation": "evaluation",
+    "Gru": "nets.layers",
     "LayerNorm": "nets.layers",
     "Lstm": "nets.layers",
     "NativeEnvironment": "envs.interface",

@@ -200,6 +200,13 @@ def _lstm(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.nda
     return h.copy()
 
 
+def _gru(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
+    xw, hu = (x.reshape(-1) @ p["weights"] + p["bias"]).reshape(3, -1), (state @ p["recurrent"]).reshape(3, -1)
+    r, z = _sigmoid(xw[0] + hu[0]), _sigmoid(xw[1] + hu[1])
+    state[:] = (1 - z) * np.tanh(xw[2] + r * hu[2]) + z * state
+    return state.copy()
+
+
 def _layer_norm(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
     centred = x - x.mean(axis=-1, keepdims=True)
     z = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(1e-5))
@@ -218,6 +225,7 @@ LAYERS = {
     "dense": _Layer(("weights", "bias"), 0, _dense),
     "conv": _Layer(("weights", "bias"), 0, _conv),
     "lstm": _Layer(("weights", "recurrent", "bias"), 2, _lstm),
+    "gru": _Layer(("weights", "recurrent", "bias"), 1, _gru),
     "layer_norm": _Layer(("scale", "bias"), 0, _layer_norm),
 }
 

@@ -6,10 +6,11 @@ from typing import Any, TypeAlias
 from nbrl.nets.affine import ACTIVATIONS
 from nbrl.nets.conv import Conv
 from nbrl.nets.dense import Dense
+from nbrl.nets.gru import Gru
 from nbrl.nets.layer_norm import LayerNorm
 from nbrl.nets.lstm import Lstm
 
-KINDS: dict[str, Any] = {"dense": Dense, "conv": Conv, "lstm": Lstm, "layer_norm": LayerNorm}
+KINDS: dict[str, Any] = {"dense": Dense, "conv": Conv, "lstm": Lstm, "gru": Gru, "layer_norm": LayerNorm}
 Layer: TypeAlias = Any  # of one of these classes
 
 # The tables that have a name. "paper": Mnih et al. (2016), section 8; "dqn": Mnih et al. (2015), the paper's for its 57
