@@ -138,6 +138,56 @@ def lstm_backward(x, steps, weights, recurrent, dy, k):
     return dx, dweights, drecurrent, dbias
 
 
+def gru_forward(x, states, weights, recurrent, bias, k, continues):
+    """(h (B, units), what `gru_backward` needs) of gated recurrent units, as `lstm_forward`; the gates are r, z, n."""
+    units, steps = len(recurrent), []
+    for s in range(len(x)):
+        follows = s >= k and bool(continues[s])
+        h = steps[s - k]["h"] if follows else states[s]
+        xw, hu = (x[s] @ weights + bias).reshape(3, units), (h @ recurrent).reshape(3, units)
+        r, z = sigmoid(xw[0] + hu[0]), sigmoid(xw[1] + hu[1])
+        n = np.tanh(xw[2] + r * hu[2])
+        steps.append({"follows": follows, "old h": h, "r": r, "z": z, "n": n, "m": hu[2], "h": (1 - z) * n + z * h})
+    return np.array([step["h"] for step in steps]), steps
+
+
+def gru_backward(x, steps, weights, recurrent, dy, k):
+    """(dx, dweights, drecurrent, dbias) of `gru_forward`: from the last sample back to the first."""
+    dx, dweights, drecurrent = np.zeros_like(x), np.zeros_like(weights), np.zeros_like(recurrent)
+    dbias, dh = np.zeros(weights.shape[1]), np.array(dy, np.float64)
+    for s in reversed(range(len(x))):
+        step = steps[s]
+        r, z, n = step["r"], step["z"], step["n"]
+        dn = dh[s] * (1 - z) * (1 - n**2)
+        dr, dz = dn * step["m"] * r * (1 - r), dh[s] * (step["old h"] - n) * z * (1 - z)
+        from_x, from_h = np.concatenate([dr, dz, dn]), np.concatenate([dr, dz, dn * r])
+        dx[s] = weights @ from_x
+        dweights += np.outer(x[s], from_x)
+        drecurrent += np.outer(step["old h"], from_h)
+        dbias += from_x
+        if step["follows"]:
+            dh[s - k] += recurrent @ from_h + dh[s] * z
+    return dx, dweights, drecurrent, dbias
+
+
+def layer_norm_forward(x, units, scale, bias):
+    """((B, ...), what `layer_norm_backward` needs): every row of `units` numbers normalised, then scaled and moved."""
+    rows = x.reshape(-1, units)
+    std = np.sqrt(rows.var(axis=1, keepdims=True) + 1e-5)
+    z = (rows - rows.mean(axis=1, keepdims=True)) / std
+    return (scale * z + bias).reshape(x.shape), (z, std)
+
+
+def layer_norm_backward(kept, scale, dy):
+    """(dx, dscale, dbias) of `layer_norm_forward`, by the Jacobian of each row written out."""
+    (z, std), units = kept, len(scale)
+    dy_rows, dx = dy.reshape(-1, units), np.zeros_like(z)
+    for row in range(len(z)):
+        jacobian = (np.eye(units) - 1 / units - np.outer(z[row], z[row]) / units) / std[row]
+        dx[row] = jacobian @ (dy_rows[row] * scale)
+    return dx.reshape(dy.shape), (dy_rows * z).sum(axis=0), dy_rows.sum(axis=0)
+
+
 def channels_first(observation_shape):
     """Whether an observation has its channels in front; what a convolution gives never has."""
     return len(observation_shape) == 3 and observation_shape[0] < observation_shape[2]
@@ -188,9 +238,14 @@ def conv_shape(shape, in_front, filters, kernel, stride):
 # --- networks --------------------------------------------------------------------------------------------------------
 
 
+GATES = {"lstm": 4, "gru": 3}  # of layers that remember
+STATES = {"lstm": ("h", "c"), "gru": ("h",)}
+
+
 def kind(layer):
     """The word for a layer in the names of parameters."""
-    return "conv" if hasattr(layer, "filters") else "dense" if hasattr(layer, "activation") else "lstm"
+    kinds = {"Conv": "conv", "Dense": "dense", "Lstm": "lstm", "Gru": "gru", "LayerNorm": "layer_norm"}
+    return kinds[type(layer).__name__]
 
 
 def parameter_shapes(layers, observation_shape, heads, *, separate=False, constant=()):
@@ -215,19 +270,23 @@ def _layer_shapes(layers, observation_shape, prefix):
         if kind(layer) == "conv":
             outputs, inputs = layer.filters, image_sizes(shape, in_front)[0] * layer.kernel**2
             shape, in_front = conv_shape(shape, in_front, layer.filters, layer.kernel, layer.stride), False
+        elif kind(layer) == "layer_norm":
+            shapes |= {f"{name}/scale": shape[-1:], f"{name}/bias": shape[-1:]}
+            continue
         else:
             outputs, shape = layer.units, (layer.units,)
-        if kind(layer) == "lstm":
-            shapes |= {f"{name}/weights": (inputs, 4 * outputs), f"{name}/recurrent": (outputs, 4 * outputs)}
-            shapes |= {f"{name}/bias": (4 * outputs,)}
+        if kind(layer) in GATES:
+            columns = GATES[kind(layer)] * outputs
+            shapes |= {f"{name}/weights": (inputs, columns), f"{name}/recurrent": (outputs, columns)}
+            shapes |= {f"{name}/bias": (columns,)}
         else:
             shapes |= {f"{name}/weights": (inputs, outputs), f"{name}/bias": (outputs,)}
     return shapes, shape
 
 
 def state_size(layers):
-    """How many numbers a network remembers: h and c of each LSTM layer."""
-    return sum(2 * layer.units for layer in layers if kind(layer) == "lstm")
+    """How many numbers a network remembers: h and c of each LSTM layer, h of each GRU layer."""
+    return sum(len(STATES[kind(layer)]) * layer.units for layer in layers if kind(layer) in STATES)
 
 
 def network_forward(layers, parameters, observations, k=1, continues=None, states=None):
@@ -254,7 +313,7 @@ def network_forward(layers, parameters, observations, k=1, continues=None, state
         tape += more
     outputs = {}
     for name in [name.removesuffix("/bias") for name in parameters if name.endswith("/bias")]:
-        if name.startswith(("conv", "dense", "lstm", "value_")):
+        if name.startswith(("conv", "dense", "lstm", "gru", "layer_norm", "value_")):
             continue
         weights = parameters.get(f"{name}/weights", np.zeros((hidden[""].shape[1], len(parameters[f"{name}/bias"]))))
         outputs[name] = dense_forward(_below(name, hidden), weights, parameters[f"{name}/bias"])
@@ -271,11 +330,18 @@ def _layers_forward(layers, parameters, prefix, x, shape, k, continues, states):
     tape, in_front, remembered = [], channels_first(shape), 0
     for number, layer in enumerate(layers, 1):
         name = f"{prefix}{kind(layer)}{number}"
-        weights, bias = parameters[f"{name}/weights"], parameters[f"{name}/bias"]
-        if kind(layer) == "lstm":
-            own = states[:, remembered : remembered + 2 * layer.units]
-            y, kept = lstm_forward(x, own, weights, parameters[f"{name}/recurrent"], bias, k, continues)
-            z, shape, remembered = y, (layer.units,), remembered + 2 * layer.units
+        weights, bias = parameters.get(f"{name}/weights"), parameters[f"{name}/bias"]
+        if kind(layer) in STATES:
+            size = len(STATES[kind(layer)]) * layer.units
+            own, step = (
+                states[:, remembered : remembered + size],
+                {"lstm": lstm_forward, "gru": gru_forward}[kind(layer)],
+            )
+            y, kept = step(x, own, weights, parameters[f"{name}/recurrent"], bias, k, continues)
+            z, shape, remembered = y, (layer.units,), remembered + size
+        elif kind(layer) == "layer_norm":
+            z, kept = layer_norm_forward(x, len(bias), parameters[f"{name}/scale"], bias)
+            y = activation_forward(z, layer.activation)
         elif kind(layer) == "conv":
             kept = patches(shape, in_front, layer.kernel, layer.stride)
             z = conv_forward(x, kept, weights, bias)
@@ -290,10 +356,10 @@ def _layers_forward(layers, parameters, prefix, x, shape, k, continues, states):
 
 
 def left_states(tape):
-    """(B, state_size): what each sample of `network_forward` left, h and c of each LSTM layer in turn."""
+    """(B, state_size): what each sample of `network_forward` left, h and c of each LSTM layer in turn, h of a GRU."""
     _, layer_tape, hidden, _ = tape
-    lstms = [kept for name, _, kept, _, _ in layer_tape if "lstm" in name]
-    parts = [np.array([step[part] for step in steps]) for steps in lstms for part in ("h", "c")]
+    remembering = [(word, kept) for name, _, kept, _, _ in layer_tape for word in STATES if word in name]
+    parts = [np.array([step[part] for step in steps]) for word, steps in remembering for part in STATES[word]]
     return np.concatenate(parts, axis=1) if parts else np.zeros((len(hidden[""]), 0))
 
 
@@ -318,10 +384,14 @@ def _layers_backward(layers, parameters, layer_tape, dy, k):
     """{name: gradient} of some layers from the gradient of the last one's output."""
     gradients = {}
     for layer, (name, x, kept, _, y) in zip(reversed(layers), reversed(layer_tape), strict=True):
+        if kind(layer) == "layer_norm":
+            dz, scale = activation_backward(y, dy, layer.activation), parameters[f"{name}/scale"]
+            dy, gradients[f"{name}/scale"], gradients[f"{name}/bias"] = layer_norm_backward(kept, scale, dz)
+            continue
         weights = parameters[f"{name}/weights"]
-        if kind(layer) == "lstm":
-            recurrent = parameters[f"{name}/recurrent"]
-            dy, dweights, gradients[f"{name}/recurrent"], dbias = lstm_backward(x, kept, weights, recurrent, dy, k)
+        if kind(layer) in STATES:
+            recurrent, back = parameters[f"{name}/recurrent"], {"lstm": lstm_backward, "gru": gru_backward}[kind(layer)]
+            dy, dweights, gradients[f"{name}/recurrent"], dbias = back(x, kept, weights, recurrent, dy, k)
         elif kind(layer) == "conv":
             dy, dweights, dbias = conv_backward(x, kept, weights, activation_backward(y, dy, layer.activation))
         else:

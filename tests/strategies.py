@@ -69,23 +69,32 @@ def image_shapes(draw, low=5, high=14):
 
 
 @st.composite
-def tables(draw, dense, conv, observation_shape, *, lstm=None, most_convolutions=2, most_dense=2):
-    """A table of layers that fits `observation_shape`; `dense`, `conv` and `lstm`, if given, make one layer each.
+def tables(draw, dense, conv, observation_shape, *, recurrent=(), norm=None, most_convolutions=2, most_dense=2):
+    """A table of layers that fits `observation_shape`; `dense`, `conv`, `recurrent` and `norm` make one layer each.
 
-    LSTM layers stand anywhere above the convolutions and count as dense ones.
+    Layers that remember stand anywhere above the convolutions and count as dense ones. One that normalises stands
+    between a layer's sums, of at least four units so that they seldom are almost alike, and its activation.
     """
+
+    def normalised(layer, units):
+        if norm is None or units < 4 or not draw(st.booleans()):
+            return [layer]
+        return [layer._replace(activation="none"), norm(layer.activation)]
+
     layers, shape, in_front = [], observation_shape, oracles.channels_first(observation_shape)
     if len(observation_shape) > 1:
         for _ in range(draw(st.integers(0, most_convolutions))):
             _, height, width = oracles.image_sizes(shape, in_front)
             kernel = draw(st.integers(1, min(height, width, 5)))
             stride = draw(st.integers(1, kernel + 1))
-            layers.append(conv(draw(st.integers(1, 20)), kernel, stride, draw(activations)))
-            shape, in_front = oracles.conv_shape(shape, in_front, layers[-1].filters, kernel, stride), False
+            layer = conv(draw(st.integers(1, 20)), kernel, stride, draw(activations))
+            layers += normalised(layer, layer.filters)
+            shape, in_front = oracles.conv_shape(shape, in_front, layer.filters, kernel, stride), False
     for _ in range(draw(st.integers(0 if layers or not most_dense else 1, most_dense))):
-        if lstm is not None and draw(st.booleans()):
-            layers.append(lstm(draw(near_multiples(20))))
+        if recurrent and draw(st.booleans()):
+            layers.append(draw(st.sampled_from(recurrent))(draw(near_multiples(20))))
         else:
-            layers.append(dense(draw(near_multiples(40)), draw(activations)))
+            layer = dense(draw(near_multiples(40)), draw(activations))
+            layers += normalised(layer, layer.units)
     assert math.prod(shape) > 0
     return tuple(layers)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracles import gaussian_variance
 from toys import continuous_policy, policy_for
 
-from nbrl import Agent, CheckpointError, Conv, Dense, Lstm, NumpyPolicy
+from nbrl import Agent, CheckpointError, Conv, Dense, Gru, LayerNorm, Lstm, NumpyPolicy
 from nbrl.actions import action_bounds
 from nbrl.agent import Preprocessing
 from nbrl.checkpoint import write_tensors
@@ -39,7 +39,7 @@ def compiled_outputs(agent, observation, state):
 def test_its_outputs_are_the_compiled_ones(shape, heads, data, seed):
     # Step by step, each with the state that its own step before left.
     network = Network(
-        data.draw(strategies.tables(Dense, Conv, shape, lstm=Lstm)),
+        data.draw(strategies.tables(Dense, Conv, shape, recurrent=(Lstm, Gru), norm=LayerNorm)),
         shape,
         heads,
         separate="value" in heads and data.draw(st.booleans()),

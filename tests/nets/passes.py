@@ -15,7 +15,7 @@ import strategies
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from nbrl.nets.layers import Conv, Dense, Lstm
+from nbrl.nets.layers import Conv, Dense, Gru, LayerNorm, Lstm
 from nbrl.nets.network import Network
 from nbrl.nets.table import backward, forward, load_state, observations, output_gradients, outputs, store_state
 
@@ -29,7 +29,7 @@ shapes = st.one_of(strategies.vector_shapes(), strategies.image_shapes())
 def networks(draw, activations=None):
     """(network, parameters by its own initial draw, rng)."""
     shape = draw(shapes)
-    table = draw(strategies.tables(Dense, Conv, shape, lstm=Lstm))
+    table = draw(strategies.tables(Dense, Conv, shape, recurrent=(Lstm, Gru), norm=LayerNorm))
     if activations is not None:
         table = smooth(table, [draw(st.sampled_from(activations)) for _ in table])
     heads = draw(
@@ -52,7 +52,7 @@ def networks(draw, activations=None):
 def smooth(table, activations):
     """The table with other activations, where a layer has one."""
     return tuple(
-        layer if isinstance(layer, Lstm) else layer._replace(activation=activation)
+        layer if isinstance(layer, Lstm | Gru) else layer._replace(activation=activation)
         for layer, activation in zip(table, activations, strict=True)
     )
 

@@ -9,16 +9,18 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbrl.nets.layers import Conv, Dense, Lstm
+from nbrl.nets.layers import Conv, Dense, Gru, LayerNorm, Lstm
 
 
 @given(data=st.data(), seed=strategies.seeds)
 @settings(max_examples=25)
 def test_the_gradient_of_a_whole_network_is_the_slope_of_its_loss(data, seed):
     shape = data.draw(st.one_of(strategies.vector_shapes(10), strategies.image_shapes(5, 8)))
-    table = data.draw(strategies.tables(Dense, Conv, shape, lstm=Lstm, most_convolutions=2, most_dense=2))
+    table = data.draw(
+        strategies.tables(Dense, Conv, shape, recurrent=(Lstm, Gru), norm=LayerNorm, most_convolutions=2, most_dense=2)
+    )
     # Smooth, so that the difference is exact.
-    layers = [layer if isinstance(layer, Lstm) else layer._replace(activation="tanh") for layer in table]
+    layers = [layer if isinstance(layer, Lstm | Gru) else layer._replace(activation="tanh") for layer in table]
     rng = np.random.default_rng(seed)
     shapes = oracles.parameter_shapes(layers, shape, {"policy": 3, "value": 1})
     parameters = {name: rng.normal(size=size) / math.sqrt(size[0]) for name, size in shapes.items()}

@@ -9,7 +9,7 @@ import strategies
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nbrl.nets.layers import Conv, Dense, Lstm
+from nbrl.nets.layers import Conv, Dense, Gru, LayerNorm, Lstm
 from nbrl.nets.network import Network
 
 
@@ -49,7 +49,7 @@ def test_a_table_that_outgrows_its_image_is_refused_at_the_first_such_layer(data
 
 @example(table=(Dense(64, "tanh"), Dense(64, "tanh")), seed=0)
 @example(table=(Dense(64, "tanh"), Lstm(32)), seed=0)
-@given(table=strategies.tables(Dense, Conv, (4, 12, 13), lstm=Lstm), seed=strategies.seeds)
+@given(table=strategies.tables(Dense, Conv, (4, 12, 13), recurrent=(Lstm, Gru), norm=LayerNorm), seed=strategies.seeds)
 @settings(max_examples=30)
 def test_initial_parameters_fill_their_ranges(table, seed):
     network = Network(table, (4, 12, 13), {"policy": 40, "value": 1})
@@ -60,9 +60,12 @@ def test_initial_parameters_fill_their_ranges(table, seed):
     assert not np.array_equal(network.initial(seed + 1), parameters)
     named = network.layout.views(parameters)
     for name, values in named.items():
-        layer, _ = name.split("/")
+        layer, part = name.split("/")
+        if layer.startswith("layer_norm"):
+            assert (values == (part == "scale")).all()  # which changes nothing but the mean and the deviation
+            continue
         fan_in = named[f"{layer}/weights"].shape[0]
-        if layer.startswith("lstm"):  # a cell reads the inputs and all cells
+        if layer.startswith(("lstm", "gru")):  # a cell reads the inputs and all cells
             fan_in += named[f"{layer}/recurrent"].shape[0]
         bound, count = 1 / math.sqrt(fan_in), values.size
         assert np.abs(values).max() <= bound * (1 + 1e-6)
@@ -70,13 +73,15 @@ def test_initial_parameters_fill_their_ranges(table, seed):
         if count >= 100:
             assert np.abs(values).max() > 0.8 * bound  # 0.8^100 is 2e-10
             assert abs((values**2).mean() / bound**2 - 1 / 3) < 6 * math.sqrt(4 / 45 / count)
-    used = sum(values.size for values in named.values())
-    assert np.count_nonzero(parameters) <= used
-    assert np.unique(parameters[parameters != 0]).size > 0.99 * used  # no weights shared by accident
+    drawn = [values for name, values in named.items() if not name.startswith("layer_norm")]
+    used = sum(values.size for values in drawn)
+    everywhere = np.concatenate([values.ravel() for values in drawn])
+    assert np.count_nonzero(parameters) <= sum(values.size for values in named.values())
+    assert np.unique(everywhere[everywhere != 0]).size > 0.99 * used  # no weights shared by accident
 
 
 def test_orthogonal_parameters():
-    table = (Conv(16, 8, 4), Conv(40, 2, 2), Dense(30), Lstm(10), Lstm(4))
+    table = (Conv(16, 8, 4), Conv(40, 2, 2), Dense(30), Lstm(10), Gru(4))
     network = Network(table, (1, 40, 40), {"policy": 6, "value": 1})
     parameters = network.initial(3, "orthogonal")
     assert np.array_equal(network.initial(3, "orthogonal"), parameters)
@@ -86,7 +91,7 @@ def test_orthogonal_parameters():
         "conv2": 2**0.5,
         "dense3": 2**0.5,
         "lstm4": 1.0,
-        "lstm5": 1.0,
+        "gru5": 1.0,
         "policy": 0.01,
         "value": 1.0,
     }
