@@ -5,6 +5,7 @@ bounds has them at -1 and 1, and `rescale_action` turns them into the action spa
 `noise`, so that one source of random numbers can stand in for another.
 
     draw(policy, row)                          fill the noise from a random row
+    draw_action(policy, row, action)           any action at random
     choose(policy, work, sample, action)       the action that the noise decides, after `forward`
     most_likely(policy, work, sample, action)  the best one
     env_address(policy, action)                where the environment finds it
@@ -15,6 +16,7 @@ The NumPy twins are in numpy_policy.py, which needs nothing else.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,14 +24,45 @@ from numba import float32, float64, int32, int64
 
 from nbrl import numpy_policy
 from nbrl.kernels.compile import generic, jit, part
-from nbrl.kernels.native import address_at, copy
-from nbrl.kernels.random import normal, uniform
+from nbrl.kernels.native import address_at, copy, span
+from nbrl.kernels.random import integer, normal, uniform
 from nbrl.kernels.struct import Struct
 from nbrl.nets.table import output_gradients, outputs
 
 CENTRE, HALF, LOW, HIGH = range(4)  # rows of the bounds of an action space, float32 (4, parts)
 MIN_VARIANCE = np.float32(numpy_policy.MIN_VARIANCE)
 LOG_2_PI = np.float32(math.log(2 * math.pi))
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What an environment takes, whatever its action space.
+
+    Attributes
+    ----------
+    counts : tuple of int
+        How many numbers, from 0 on, each part of a discrete action has; none where actions are continuous.
+    bounds : numpy.ndarray
+        float32 (4, parts), see `action_bounds`; no parts where actions are discrete.
+    """
+
+    counts: tuple[int, ...]
+    bounds: np.ndarray
+
+    @property
+    def discrete(self) -> bool:
+        """Whether they are numbers."""
+        return bool(self.counts)
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs a head has for them."""
+        return sum(self.counts) if self.counts else self.bounds.shape[1]
+
+    @property
+    def words(self) -> str:
+        """What they are, for sentences."""
+        return "continuous" if not self.counts else "discrete" if len(self.counts) == 1 else "several discrete"
 
 
 class Policy(Struct):
@@ -44,19 +77,31 @@ class Policy(Struct):
         """The first actor's action of step t as the environment got it: an int, or a float32 array of its parts."""
         raise NotImplementedError
 
+    @classmethod
+    def takes(cls, actions: Actions) -> bool:
+        """Whether it is a policy for such actions."""
+        raise NotImplementedError
+
 
 class Discrete(Policy):
-    """Policies whose actions are numbers."""
+    """Policies whose actions are numbers, one for each part."""
 
-    action = int32[:, :, ::1]  # (t_max, k, 1): those of a rollout
+    action = int32[:, :, ::1]  # (t_max, k, parts): those of a rollout
+    counts = int64[::1]  # (parts,): how many a part has to choose from; the outputs of all lie side by side
 
-    def taken(self, t: int) -> int:
-        return int(self.action[t, 0, 0])
+    def taken(self, t: int) -> int | np.ndarray:
+        return int(self.action[t, 0, 0]) if self.counts.size == 1 else self.action[t, 0]
 
     @classmethod
-    def make(cls, head: int, shape: tuple[int, int], bounds: np.ndarray, **more: Any) -> "Discrete":
+    def make(cls, head: int, shape: tuple[int, int], actions: Actions, **more: Any) -> "Discrete":
         """For (t_max, k) actions chosen by the outputs in a row of the table."""
-        return cls(noise=np.zeros(1), head=head, action=np.zeros((*shape, 1), np.int32), **more)
+        parts = len(actions.counts)
+        action, counts = np.zeros((*shape, parts), np.int32), np.array(actions.counts, np.int64)
+        return cls(noise=np.zeros(parts), head=head, action=action, counts=counts, **more)
+
+    @classmethod
+    def takes(cls, actions: Actions) -> bool:
+        return actions.discrete
 
 
 class Continuous(Policy):
@@ -70,30 +115,38 @@ class Continuous(Policy):
         return self.env_action
 
     @classmethod
-    def make(cls, head: int, shape: tuple[int, int], bounds: np.ndarray, **more: Any) -> "Continuous":
+    def make(cls, head: int, shape: tuple[int, int], actions: Actions, **more: Any) -> "Continuous":
         """For (t_max, k) actions chosen by the outputs in a row of the table."""
-        parts = bounds.shape[1]
+        parts = actions.bounds.shape[1]
         return cls(
             noise=np.zeros(parts),
             head=head,
             action=np.zeros((*shape, parts), np.float32),
-            bounds=bounds,
+            bounds=actions.bounds,
             env_action=np.zeros(parts, np.float32),
             **more,
         )
 
+    @classmethod
+    def takes(cls, actions: Actions) -> bool:
+        return not actions.discrete
+
 
 class Categorical(Discrete):
-    """An action by the softmax of its logit."""
+    """Each part of an action by the softmax of its logits, independent of the others."""
 
     heads = ("policy",)
 
 
 class EpsilonGreedy(Discrete):
-    """The action of the largest value, or with probability `epsilon` any."""
+    """The action of the largest value, or with probability `epsilon` any; of one part."""
 
     heads = ("q",)
     epsilon = float64
+
+    @classmethod
+    def takes(cls, actions: Actions) -> bool:
+        return len(actions.counts) == 1
 
 
 class Gaussian(Continuous):
@@ -112,6 +165,11 @@ class Deterministic(Continuous):
 @generic
 def draw(policy, row):
     """Fill the policy's noise from a random row."""
+
+
+@generic
+def draw_action(policy, row, action):
+    """Fill `action` with any action at random, whatever a network says."""
 
 
 @generic
@@ -142,12 +200,22 @@ def policy_gradient(policy, work, sample, action, advantage, entropy_weight):
 
 @part(draw, Discrete)
 def _draw_uniform(policy, row):
-    policy.noise[0] = uniform(row)
+    for i in range(policy.noise.size):
+        policy.noise[i] = uniform(row)
+
+
+@part(draw_action, Discrete)
+def _draw_number(policy, row, action):
+    for i in range(action.size):
+        action[i] = integer(row, policy.counts[i])
 
 
 @part(most_likely, Discrete)
 def _most_likely_discrete(policy, work, sample, action):
-    action[0] = argmax(outputs(work, policy.head, sample, 1)[0])
+    values, at = outputs(work, policy.head, sample, 1)[0], 0
+    for i in range(action.size):
+        action[i] = argmax(span(values, at, policy.counts[i]))
+        at += policy.counts[i]
 
 
 @part(env_address, Discrete)
@@ -157,13 +225,23 @@ def _discrete_address(policy, action):
 
 @part(choose, Categorical)
 def _choose_categorical(policy, work, sample, action):
-    action[0] = categorical_sample(outputs(work, policy.head, sample, 1)[0], policy.noise[0])
+    logits, at = outputs(work, policy.head, sample, 1)[0], 0
+    for i in range(action.size):
+        action[i] = categorical_sample(span(logits, at, policy.counts[i]), policy.noise[i])
+        at += policy.counts[i]
 
 
 @part(policy_gradient, Categorical)
 def _categorical_policy_gradient(policy, work, sample, action, advantage, entropy_weight):
     logits, dlogits = outputs(work, policy.head, sample, 1)[0], output_gradients(work, policy.head, sample, 1)[0]
-    return categorical_gradient(logits, action[0], advantage, entropy_weight, dlogits)
+    log_pi, entropy, at = np.float32(0.0), np.float32(0.0), 0
+    for i in range(action.size):
+        n = policy.counts[i]
+        part_log_pi, part_entropy = categorical_gradient(
+            span(logits, at, n), action[i], advantage, entropy_weight, span(dlogits, at, n)
+        )
+        log_pi, entropy, at = log_pi + part_log_pi, entropy + part_entropy, at + n
+    return log_pi, entropy
 
 
 @part(choose, EpsilonGreedy)
@@ -260,6 +338,12 @@ def _continuous_address(policy, action):
     return address_at(policy.env_action, 0)
 
 
+@part(draw_action, Continuous)
+def _draw_vector(policy, row, action):
+    for i in range(action.size):
+        action[i] = normal(row)
+
+
 @part(draw, Gaussian)
 def _draw_normal(policy, row):
     for i in range(policy.noise.size):
@@ -289,6 +373,11 @@ def _draw_nothing(policy, row):
 @part(choose, Deterministic)
 def _head_itself(policy, work, sample, action):
     copy(action, outputs(work, policy.head, sample, 1)[0])
+
+
+def actions_of(environment: Any) -> Actions:
+    """What an environment takes."""
+    return Actions(environment.action_counts, action_bounds(environment.action_low, environment.action_high))
 
 
 def action_bounds(low: np.ndarray | None, high: np.ndarray | None) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from numba import int64
 
 from nbrl.actions import (
+    Actions,
     Categorical,
     Deterministic,
     EpsilonGreedy,
@@ -88,7 +89,8 @@ class Preprocessing:
     observation_shape: tuple[int, ...]
     observation_dtype: str  # "uint8" (an image, scaled by 1/255 in the network) or "float32"
     sticky_actions: float = 0.0
-    action_shape: tuple[int, ...] = ()  # of a continuous action
+    action_shape: tuple[int, ...] = ()  # of an action, where it is no single number
+    action_counts: tuple[int, ...] = ()  # of discrete actions: how many each part has; none says one part
 
 
 class Agent:
@@ -135,8 +137,14 @@ class Agent:
 
     @property
     def action_count(self) -> int:
-        """How many discrete actions it chooses from; 0 where they are continuous."""
-        return 0 if self.bounds.size else self.network.heads[next(iter(self.network.heads))]
+        """How many discrete actions it chooses from, all parts together; 0 where they are continuous."""
+        return sum(self.actions.counts)
+
+    @property
+    def actions(self) -> Actions:
+        """What it answers with."""
+        one = () if self.bounds.size else (self.network.heads[next(iter(self.network.heads))],)
+        return Actions(self.preprocessing.action_counts or one, self.bounds)
 
     @property
     def recurrent(self) -> bool:
@@ -158,7 +166,7 @@ class Agent:
         work.theta[:] = self.parameters
         work.normal[:] = self.normal
         more = {"epsilon": EPSILON} if self.kind is EpsilonGreedy else {}
-        policy = self.kind.make(self.network.head(self.kind.heads[0]), (1, 1), self.bounds, **more)
+        policy = self.kind.make(self.network.head(self.kind.heads[0]), (1, 1), self.actions, **more)
         layers = policy.head + 1 if self.kind is Deterministic else len(work.table)
         return policy, Actor(work=work, layers=layers)
 
@@ -214,7 +222,7 @@ class Agent:
         if state is None:
             state = local.no_state
         (policy, actor), rng = local.actor, local.rng if rng is None else rng
-        shape = self.preprocessing.action_shape
+        shape = self.preprocessing.action_shape if self.bounds.size else ()
         if out is not None:
             whole = isinstance(out, np.ndarray) and out.dtype == np.float32 and out.flags.writeable
             if not shape or not whole or out.shape != shape:
@@ -223,18 +231,19 @@ class Agent:
                     if shape
                     else "out is given, but this policy's actions are numbers: leave it out"
                 )
-        elif shape:
-            out = np.empty(shape, np.float32)
         if shape:
             rng.standard_normal(out=policy.noise)
         else:
-            policy.noise[0] = rng.random()
+            rng.random(out=policy.noise)
         if not choose_action(policy, actor, array.reshape(-1).view(np.uint8), state, greedy):
             raise ValueError("the observation has a number that is not finite")
         chosen(policy)
+        action = policy.taken(0)
+        if isinstance(action, int):
+            return action
         if out is None:
-            return policy.taken(0)
-        out[...] = policy.taken(0).reshape(shape)
+            return action.reshape(self.preprocessing.action_shape).copy()
+        out[...] = action.reshape(shape)
         return out
 
     def to_numpy(self) -> NumpyPolicy:
@@ -259,6 +268,7 @@ class Agent:
             "observation_dtype": self.preprocessing.observation_dtype,
             "sticky_actions": json.dumps(self.preprocessing.sticky_actions),
             "action_shape": json.dumps(self.preprocessing.action_shape),
+            "action_counts": json.dumps(self.preprocessing.action_counts),
         }
 
     def save(self, path: str | os.PathLike) -> None:
@@ -291,14 +301,14 @@ class Agent:
                 raise ValueError(f"its observations cannot have shape {shape}")
             if not all(type(units) is int and units > 0 for units in heads.values()) or not 0 <= sticky < 1:
                 raise ValueError("its heads or its sticky_actions are no possible numbers")
-            # Older files have none of these three.
-            separate, constant, action_shape = (
-                json.loads(metadata.get(name, absent))
-                for name, absent in (("separate", "false"), ("constant", "[]"), ("action_shape", "[]"))
-            )
+            # Older files have none of these.
+            absent = {"separate": "false", "constant": "[]", "action_shape": "[]", "action_counts": "[]"}
+            separate, constant, action_shape, counts = (json.loads(metadata.get(name, absent[name])) for name in absent)
             if type(separate) is not bool or constant not in ([], ["variance"]) or (separate and "action" in heads):
                 raise ValueError("its network is of no known kind")
-            preprocessing = Preprocessing(metadata["environment"], tuple(shape), dtype, sticky, tuple(action_shape))
+            preprocessing = Preprocessing(
+                metadata["environment"], tuple(shape), dtype, sticky, tuple(action_shape), tuple(counts)
+            )
             if math.prod(shape) > LARGEST_OBSERVATION:
                 raise ValueError("its observations are too large")
             network = Network(layers, preprocessing.observation_shape, heads, separate=separate, constant=constant)
@@ -330,7 +340,14 @@ def _check_scales(normal: np.ndarray, bounds: np.ndarray, network: Network, seen
         raise ValueError("observations/normal has a scale that is not above 0")
     if not all(type(n) is int and n > 0 for n in seen.action_shape):
         raise ValueError(f"its actions cannot have shape {seen.action_shape}")
-    if parts != (math.prod(seen.action_shape) if seen.action_shape else 0) or heads.get("variance", parts) != parts:
+    counts, shape = seen.action_counts, seen.action_shape
+    if counts:
+        first = heads[next(iter(heads))]
+        whole = all(type(n) is int and n > 0 for n in counts) and len(counts) == math.prod(shape)
+        fits = whole and parts == 0 and sum(counts) == first
+    else:
+        fits = parts == (math.prod(shape) if shape else 0) and heads.get("variance", parts) == parts
+    if not fits:
         raise ValueError("its heads do not fit its actions")
     if bounds.shape != (4, parts) or bounds.dtype != np.float32 or np.isnan(bounds).any():
         raise ValueError(f"actions/bounds is no array of (4, {parts}) float32")

@@ -22,14 +22,14 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
-from nbrl.actions import env_address
+from nbrl.actions import draw_action, env_address
 from nbrl.config import Config, available_cores
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED
 from nbrl.kernels.compile import jit
 from nbrl.kernels.gemm import HOST_WIDTH
 from nbrl.kernels.native import address_at, call_reset, call_step, copy, flush_denormals, restore_denormals
 from nbrl.kernels.peak import CHAINS, multiply_add
-from nbrl.kernels.random import integer, next_uint64, normal
+from nbrl.kernels.random import next_uint64
 from nbrl.learner import Learner
 from nbrl.methods.driver import GO_ON, update
 from nbrl.nets.table import Plan, backward, forward, load_observation
@@ -256,7 +256,7 @@ def machine_line(described: dict[str, Any]) -> str:
 
 
 @jit
-def _step_environments(method, policy, shared, worker, actions, rollouts):
+def _step_environments(method, policy, shared, worker, rollouts):
     """Random actions; whether no environment failed."""
     actors, (t_max, k) = worker.actors, worker.rollout.reward.shape
     groups, action = worker.owners.size, policy.action[0, 0]
@@ -271,8 +271,7 @@ def _step_environments(method, policy, shared, worker, actions, rollouts):
                     call_reset(functions[0], functions[2], next_uint64(row), observation) & STEPPED
                 ):
                     return False
-                for part in range(action.size):
-                    action[part] = integer(row, actions) if actions else normal(row)
+                draw_action(policy, row, action)
                 reward = address_at(worker.raw_reward, 0)
                 status = call_step(functions[1], functions[2], env_address(policy, action), observation, reward)
                 if not status & STEPPED:
@@ -282,7 +281,7 @@ def _step_environments(method, policy, shared, worker, actions, rollouts):
 
 
 @jit
-def _act(method, policy, shared, worker, actions, rollouts):
+def _act(method, policy, shared, worker, rollouts):
     """Observations in, forward at the batch of a group; once more at a rollout's end, for the value there."""
     mode = flush_denormals()
     t_max, k = worker.rollout.reward.shape
@@ -298,7 +297,7 @@ def _act(method, policy, shared, worker, actions, rollouts):
 
 
 @jit
-def _learn(method, policy, shared, worker, actions, rollouts):
+def _learn(method, policy, shared, worker, rollouts):
     """Backward over a rollout."""
     mode = flush_denormals()
     for _ in range(rollouts):
@@ -308,7 +307,7 @@ def _learn(method, policy, shared, worker, actions, rollouts):
 
 
 @jit
-def _copy(method, policy, shared, worker, actions, rollouts):
+def _copy(method, policy, shared, worker, rollouts):
     """theta' = theta."""
     for _ in range(rollouts):
         copy(worker.work.theta, shared.theta)
@@ -316,7 +315,7 @@ def _copy(method, policy, shared, worker, actions, rollouts):
 
 
 @jit
-def _update(method, policy, shared, worker, actions, rollouts):
+def _update(method, policy, shared, worker, rollouts):
     """The gradient's norm and the optimiser."""
     mode = flush_denormals()
     for _ in range(rollouts):
@@ -373,7 +372,7 @@ class Parts(contextlib.AbstractContextManager):
     def run(self, part: str, worker: int, rollouts: int) -> None:
         """Repeat a part; what an environment raised is raised."""
         learner, failed = self.learner, self.learner.workers[worker]
-        if not KERNELS[part](*learner.arguments(worker), learner.environment.action_count, rollouts):
+        if not KERNELS[part](*learner.arguments(worker), rollouts):
             error = self.instances[worker][failed.failed].error
             name = learner.environment.name
             raise RuntimeError(f"the environment {name} reported a failure") if error is None else error
@@ -465,7 +464,7 @@ def _layer_speeds(learner: Learner, seconds: float) -> Iterator[LayerSpeed]:
     acting, learning = config.lockstep, config.lockstep * config.rollout_length
     for place, plan in enumerate(learner.network.plans):
         layer = worker.work.replace(table=worker.work.table[place : place + 1])
-        learn = partial(_learn, method, policy, shared, worker.replace(work=layer), 0)
+        learn = partial(_learn, method, policy, shared, worker.replace(work=layer))
         flops = layer_flops(plan, acting)[0], layer_flops(plan, learning)[1]
         times = (
             seconds_each([partial(_repeat_forward, layer, acting)], seconds),

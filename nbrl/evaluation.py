@@ -270,8 +270,9 @@ def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = F
         raise ValueError(
             f"the policy's actions have shape {seen.action_shape}, those of {spec.name} have {spec.action_shape}"
         )
-    if spec.action_count != agent.action_count:
-        raise ValueError(f"the policy has {agent.action_count} actions, {spec.name} takes {spec.action_count}")
+    if spec.action_counts != agent.actions.counts:
+        has, takes = (" x ".join(map(str, counts)) for counts in (agent.actions.counts, spec.action_counts))
+        raise ValueError(f"the policy has {has} actions, {spec.name} takes {takes}")
     return spec
 
 

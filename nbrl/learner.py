@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nbrl import envs
-from nbrl.actions import Discrete, Policy, action_bounds, before_softplus
+from nbrl.actions import Discrete, Policy, actions_of, before_softplus
 from nbrl.agent import Agent, Preprocessing
 from nbrl.config import Config
 from nbrl.envs.interface import Instance
@@ -71,25 +71,24 @@ class Learner:
         )
         module = importlib.import_module(f"nbrl.methods.{config.method}")
         self.method: type[Method] = getattr(module, METHODS[config.method])
-        discrete = self.environment.action_count > 0
-        kinds = [kind for kind in self.method.policies if issubclass(kind, Discrete) == discrete]
+        self.actions = actions_of(self.environment)
+        kinds = [kind for kind in self.method.policies if kind.takes(self.actions)]
         if not kinds:
-            has, takes = ("discrete", "continuous") if discrete else ("continuous", "discrete")
+            takes = "discrete" if issubclass(self.method.policies[0], Discrete) else "continuous"
             raise ValueError(
-                f"{self.environment.name} has {has} actions: {config.method} takes an environment with {takes} ones"
+                f"{self.environment.name} has {self.actions.words} actions: "
+                f"{config.method} takes an environment with {takes} ones"
             )
         self.policy: Any = kinds[0]
         if "action" in self.policy.heads and self.environment.kind == "image":
             raise ValueError(f"{config.method} takes vectors, and {self.environment.name} gives images")
-        choices = self.environment.action_count if discrete else math.prod(self.environment.action_shape)
         self.network = Network(
             config.network,
             self.environment.observation_shape,
-            dict.fromkeys(self.policy.heads, choices) | dict.fromkeys(self.method.critic, 1),
+            dict.fromkeys(self.policy.heads, self.actions.outputs) | dict.fromkeys(self.method.critic, 1),
             separate=config.separate_networks and "value" in self.method.critic,
             constant={"variance"} & set(self.policy.heads) if config.policy_variance == "constant" else (),
         )
-        self.bounds = action_bounds(self.environment.action_low, self.environment.action_high)
         self.optimiser = OPTIMISERS[config.optimiser]
         groups = np.arange(config.actors).reshape(-1, config.lockstep)
         owners = 1 if self.optimiser.shared else len(groups)
@@ -158,7 +157,7 @@ class Learner:
     def make_policy(self, shape: tuple[int, int]) -> Policy:
         """How actors choose, with room for the actions of (t_max, k) steps."""
         more = {"epsilon": 0.0} if "epsilon" in self.policy.names() else {}
-        return self.policy.make(self.network.head(self.policy.heads[0]), shape, self.bounds, **more)
+        return self.policy.make(self.network.head(self.policy.heads[0]), shape, self.actions, **more)
 
     @property
     def _capacity(self) -> int:
@@ -222,10 +221,11 @@ class Learner:
             self.environment.observation_dtype.name,
             self.config.sticky_actions,
             self.environment.action_shape,
+            self.actions.counts,
         )
         normal = self.network.normal(self.scales)
         fill_normal(self.statistics(), normal)
-        return Agent(self.network, self.shared.theta, seen, normal=normal, bounds=self.bounds)
+        return Agent(self.network, self.shared.theta, seen, normal=normal, bounds=self.actions.bounds)
 
     def statistics(self) -> np.ndarray:
         """Running statistics of all workers, float64 (ROWS, features)."""

@@ -34,13 +34,16 @@ class NumpyPolicy(NamedTuple):
     heads : list of str
         ["policy", "value"], ["q"], ["mean", "variance", "value"] or ["action"], whose policy is deterministic.
     action_shape : tuple of int
-        Of a continuous action.
+        Of an action that is no single number.
+    action_counts : tuple of int, optional
+        How many numbers each part of a discrete action has; none says that there is one part.
     """
 
     layers: list[list[Any]]
     arrays: dict[str, np.ndarray]
     heads: list[str]
     action_shape: tuple[int, ...]
+    action_counts: tuple[int, ...] = ()
 
     @classmethod
     def load(cls, source: str | os.PathLike | bytes) -> "NumpyPolicy":
@@ -75,7 +78,8 @@ class NumpyPolicy(NamedTuple):
         shape = tuple(json.loads(metadata.get("action_shape", "[]")))
         if continuous and arrays["actions/bounds"].shape != (4, math.prod(shape)):
             raise ValueError(f"actions/bounds of shape (4, {math.prod(shape)})")
-        return cls(layers, {name: np.array(arrays[name]) for name in parts}, heads, shape)
+        counts = tuple(json.loads(metadata.get("action_counts", "[]")))
+        return cls(layers, {name: np.array(arrays[name]) for name in parts}, heads, shape, counts)
 
     def _prefixes(self) -> tuple[str, ...]:
         """What the names of layers begin with: of those that all heads have, and of those that the value has alone."""
@@ -144,6 +148,12 @@ class NumpyPolicy(NamedTuple):
             centre, half, low, high = self.arrays["actions/bounds"]
             action = np.clip(centre + half * values, low, high)
             return action.astype(np.float32).reshape(self.action_shape)
+        ends = np.cumsum(self.action_counts or (values.size,))
+        chosen = [self._choose(part, greedy, rng) for part in np.split(values, ends[:-1])]
+        return chosen[0] if len(chosen) == 1 else np.array(chosen, np.int32).reshape(self.action_shape)
+
+    def _choose(self, values: np.ndarray, greedy: bool, rng: np.random.Generator) -> int:
+        """One part of a discrete action from its logits or values."""
         u = 0.0 if greedy else rng.random()
         if greedy or (self.heads[0] == "q" and u >= EPSILON):
             return int(values.argmax())

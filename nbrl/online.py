@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numba
+import numpy as np
 from gymnasium import spaces
 
 from nbrl import snapshot
@@ -14,7 +15,7 @@ from nbrl.actions import env_address
 from nbrl.agent import Agent
 from nbrl.checkpoint import write_tensors
 from nbrl.config import Config, configure
-from nbrl.envs.gym import encoder
+from nbrl.envs.gym import decoder, encoder
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment
 from nbrl.kernels.compile import announce, jit
 from nbrl.learner import Learner
@@ -98,7 +99,7 @@ class OnlineLearner:
         if isinstance(config, Mapping):
             config = configure(environment, **{"actors": 1, "threads": None, "lockstep": 1} | dict(config))
         config = dataclasses.replace(config, threads=config.actors, lockstep=1)
-        self._first_action = int(getattr(action_space, "start", 0))
+        self._action = decoder(action_space)
         self._learner = Learner(config, environment)
         if restore is not None:
             snapshot.restore(self._learner, restore)
@@ -184,9 +185,7 @@ class OnlineLearner:
         self._check(_act(*self._arguments, self._t))
         self._acted = True
         action = self._policy.taken(self._t)
-        if learner.environment.action_shape:
-            return action.reshape(learner.environment.action_shape).copy()
-        return self._first_action + action
+        return self._action(np.reshape(action, learner.environment.action_shape))
 
     def _check(self, code: int) -> None:
         if code != GO_ON:

@@ -113,6 +113,18 @@ def _parts(named: list[tuple[Any, spaces.Space]]) -> tuple[int, Write]:
     return size, write
 
 
+def decoder(space: spaces.Space) -> Callable[[np.ndarray], Any]:
+    """How an action in the interface's form, int32 or float32 of the space's shape, becomes the space's own.
+
+    A Discrete one becomes an int; one of a Box is clipped to its bounds.
+    """
+    if isinstance(space, spaces.Discrete):
+        start = int(space.start)
+        return lambda action: action.item() + start
+    low, high, dtype = space.low, space.high, space.dtype  # type: ignore[attr-defined]
+    return lambda action: np.array(np.clip(action, low, high), dtype)
+
+
 class GymEnvironment(Environment):
     """A gymnasium environment by its id, or by a function that returns a new one at each call.
 
@@ -195,14 +207,9 @@ class _Adapter(PythonEnvironment):
         self._write = write
         self._observations = Views(description.observation_shape, description.observation_dtype)
         self._rewards = Views((1,), np.float32)
-        if isinstance(action_space, spaces.Discrete):
-            self._actions = Views((1,), np.int32)
-            start = int(action_space.start)
-            self._action: Callable[[np.ndarray], Any] = lambda view: view.item() + start
-        else:
-            self._actions = Views(action_space.shape, np.float32)  # type: ignore[arg-type]
-            low, high, dtype = action_space.low, action_space.high, action_space.dtype  # type: ignore[attr-defined]
-            self._action = lambda view: np.asarray(np.clip(view, low, high), dtype)
+        discrete = bool(description.action_counts)
+        self._actions = Views(action_space.shape or (), np.int32 if discrete else np.float32)
+        self._action = decoder(action_space)
 
     def reset(self, seed: int, observation: int) -> None:
         value, _ = self._environment.reset(seed=seed % SEEDS)

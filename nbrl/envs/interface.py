@@ -269,9 +269,12 @@ class Environment:
     ----------
     kind : str
         "image" or "vector".
+    action_counts : tuple of int
+        How many numbers, from 0 on, each part of a discrete action has; none when actions are continuous.
     action_count : int
-        Number of discrete actions; 0 when actions are continuous.
+        Their sum.
     action_shape : tuple of int
+        Of an action that is no single number.
     action_low, action_high : numpy.ndarray or None
         float32 bounds of continuous actions, perhaps infinite.
 
@@ -302,12 +305,12 @@ class Environment:
                 "they must be float32, or uint8 images of 2 or 3 dimensions"
             )
         self.kind = "image" if image else "vector"
-        self.action_count = 0
+        self.action_counts: tuple[int, ...] = ()
         self.action_shape: tuple[int, ...] = ()
         self.action_low: np.ndarray | None = None
         self.action_high: np.ndarray | None = None
         if isinstance(action_space, spaces.Discrete):
-            self.action_count = int(action_space.n)
+            self.action_counts = (int(action_space.n),)
         elif isinstance(action_space, spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
             self.action_shape = action_space.shape or (1,)
             self.action_low = action_space.low.astype(np.float32).reshape(self.action_shape)
@@ -316,6 +319,10 @@ class Environment:
             raise ValueError(
                 f"{name}: the action space {action_space} cannot be used: it must be Discrete or a Box of floats"
             )
+
+    @property
+    def action_count(self) -> int:
+        return sum(self.action_counts)
 
     def make(self) -> Instance:
         """A new running environment, to be reset before it is stepped."""

@@ -72,7 +72,7 @@ class DPG(Method):
 
     @classmethod
     def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:
-        config, parts = learner.config, learner.bounds.shape[1]
+        config, parts = learner.config, learner.actions.bounds.shape[1]
         numbers = math.prod(learner.environment.observation_shape)
         size = -(-config.replay_size // config.threads)
         steps = config.rollout_length * config.lockstep
