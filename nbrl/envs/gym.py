@@ -116,11 +116,14 @@ def _parts(named: list[tuple[Any, spaces.Space]]) -> tuple[int, Write]:
 def decoder(space: spaces.Space) -> Callable[[np.ndarray], Any]:
     """How an action in the interface's form, int32 or float32 of the space's shape, becomes the space's own.
 
-    A Discrete one becomes an int; one of a Box is clipped to its bounds.
+    A Discrete one becomes an int, several an array; one of a Box is clipped to its bounds.
     """
     if isinstance(space, spaces.Discrete):
         start = int(space.start)
         return lambda action: action.item() + start
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        starts, kind = getattr(space, "start", 0), space.dtype
+        return lambda action: (action + starts).astype(kind)
     low, high, dtype = space.low, space.high, space.dtype  # type: ignore[attr-defined]
     return lambda action: np.array(np.clip(action, low, high), dtype)
 

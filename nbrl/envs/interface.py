@@ -260,8 +260,8 @@ class Environment:
     observation_shape : tuple of int
     observation_dtype
         uint8 (then with 2 or 3 dimensions: an image) or float32.
-    action_space : gymnasium.spaces.Discrete or gymnasium.spaces.Box
-        Discrete actions are always 0 to n-1 here, whatever the space's start.
+    action_space : gymnasium.spaces.Discrete, MultiDiscrete, MultiBinary or Box
+        Discrete actions are always 0 to n-1 here, whatever the space's start; several are a row of such numbers.
     frames_per_step : int
         4 for Atari, for counts of frames.
 
@@ -311,13 +311,20 @@ class Environment:
         self.action_high: np.ndarray | None = None
         if isinstance(action_space, spaces.Discrete):
             self.action_counts = (int(action_space.n),)
+        elif isinstance(action_space, spaces.MultiDiscrete):
+            self.action_counts = tuple(action_space.nvec.ravel().tolist())
+            self.action_shape = action_space.shape
+        elif isinstance(action_space, spaces.MultiBinary):
+            self.action_counts = (2,) * int(np.prod(action_space.shape))
+            self.action_shape = action_space.shape
         elif isinstance(action_space, spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
             self.action_shape = action_space.shape or (1,)
             self.action_low = action_space.low.astype(np.float32).reshape(self.action_shape)
             self.action_high = action_space.high.astype(np.float32).reshape(self.action_shape)
         else:
             raise ValueError(
-                f"{name}: the action space {action_space} cannot be used: it must be Discrete or a Box of floats"
+                f"{name}: the action space {action_space} cannot be used: "
+                "it must be Discrete, MultiDiscrete, MultiBinary or a Box of floats"
             )
 
     @property
