@@ -5,7 +5,8 @@ bounds has them at -1 and 1, and `rescale_action` turns them into the action spa
 `noise`, so that one source of random numbers can stand in for another.
 
     draw(policy, row)                          fill the noise from a random row
-    draw_action(policy, row, action)           any action at random
+    draw_action(policy, row, mask, action)     any legal action at random
+    mask_outputs(policy, work, sample, mask)   make illegal ones impossible, after `forward`
     choose(policy, work, sample, action)       the action that the noise decides, after `forward`
     most_likely(policy, work, sample, action)  the best one
     env_address(policy, action)                where the environment finds it
@@ -31,6 +32,7 @@ from nbrl.nets.table import output_gradients, outputs
 
 CENTRE, HALF, LOW, HIGH = range(4)  # rows of the bounds of an action space, float32 (4, parts)
 MIN_VARIANCE = np.float32(numpy_policy.MIN_VARIANCE)
+ILLEGAL = np.float32(-1e30)  # an output; finite, so that 0 times it is 0
 LOG_2_PI = np.float32(math.log(2 * math.pi))
 
 
@@ -168,8 +170,22 @@ def draw(policy, row):
 
 
 @generic
-def draw_action(policy, row, action):
-    """Fill `action` with any action at random, whatever a network says."""
+def draw_action(policy, row, mask, action):
+    """Fill `action` with any legal action at random, whatever a network says."""
+
+
+@generic
+def any_legal(policy, mask):
+    """Whether each part of an action has a legal number; an empty mask says that all are."""
+
+
+@generic
+def mask_outputs(policy, work, sample, mask):
+    """Make a sample's outputs of illegal actions ILLEGAL, after `forward`.
+
+    `mask` (outputs,) is 1 for legal ones; an empty one says that all are. Softmax gives such outputs a probability of
+    0, and their gradient is 0; they are no maxima.
+    """
 
 
 @generic
@@ -205,9 +221,34 @@ def _draw_uniform(policy, row):
 
 
 @part(draw_action, Discrete)
-def _draw_number(policy, row, action):
+def _draw_number(policy, row, mask, action):
+    at = 0
     for i in range(action.size):
         action[i] = integer(row, policy.counts[i])
+        while mask.size and not mask[at + action[i]]:
+            action[i] = integer(row, policy.counts[i])
+        at += policy.counts[i]
+
+
+@part(any_legal, Discrete)
+def _any_legal_number(policy, mask):
+    at = 0
+    for i in range(policy.counts.size if mask.size else 0):
+        legal = 0
+        for j in range(at, at + policy.counts[i]):
+            legal += mask[j] != 0
+        if legal == 0:
+            return False
+        at += policy.counts[i]
+    return True
+
+
+@part(mask_outputs, Discrete)
+def _mask_discrete(policy, work, sample, mask):
+    values = outputs(work, policy.head, sample, 1)[0]
+    for j in range(mask.size):
+        if not mask[j]:
+            values[j] = ILLEGAL
 
 
 @part(most_likely, Discrete)
@@ -296,10 +337,19 @@ def argmax(values):
 
 @jit
 def epsilon_greedy(values, epsilon, u):
-    """The action of the largest value, or with probability epsilon any: by one number u, uniform in [0, 1)."""
-    if u < epsilon:
-        return min(int(u / epsilon * values.size), values.size - 1)
-    return argmax(values)
+    """The action of the largest value, or with probability epsilon any legal: by one number u, uniform in [0, 1)."""
+    if u >= epsilon:
+        return argmax(values)
+    legal = 0
+    for i in range(values.size):
+        legal += values[i] > ILLEGAL
+    left = min(int(u / epsilon * legal), legal - 1)
+    for i in range(values.size):
+        if values[i] > ILLEGAL:
+            if left == 0:
+                return i
+            left -= 1
+    return 0  # which is never reached: values are finite
 
 
 @jit
@@ -338,8 +388,18 @@ def _continuous_address(policy, action):
     return address_at(policy.env_action, 0)
 
 
+@part(any_legal, Continuous)
+def _always_legal(policy, mask):
+    return True
+
+
+@part(mask_outputs, Continuous)
+def _mask_nothing(policy, work, sample, mask):
+    pass
+
+
 @part(draw_action, Continuous)
-def _draw_vector(policy, row, action):
+def _draw_vector(policy, row, mask, action):
     for i in range(action.size):
         action[i] = normal(row)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import int64
+from numba import int64, uint8
 
 from nbrl.actions import (
     Actions,
@@ -21,6 +21,7 @@ from nbrl.actions import (
     choose,
     draw,
     env_address,
+    mask_outputs,
     most_likely,
 )
 from nbrl.checkpoint import CheckpointError, read_tensors, write_tensors
@@ -29,7 +30,7 @@ from nbrl.kernels.struct import Struct, reference
 from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network
 from nbrl.nets.table import SCALE, Workspace, forward_part, load_observation, load_state, store_state
-from nbrl.numpy_policy import EPSILON, NumpyPolicy, check_state
+from nbrl.numpy_policy import EPSILON, NumpyPolicy, check_mask, check_state
 
 FORMAT = "nbrl policy 1"
 LARGEST_OBSERVATION = 1 << 24  # numbers; what a file claims beyond that is damage
@@ -46,6 +47,7 @@ class Actor(Struct):
 
     work = reference(Workspace)
     layers = int64  # those that choose: what comes after values actions
+    mask = uint8[::1]  # (outputs,): which discrete actions are legal
 
 
 @jit
@@ -60,6 +62,7 @@ def choose_action(policy, actor, observation, state, greedy):
         return False
     load_state(work, 0, state)
     forward_part(work, 0, actor.layers, 0, 1)
+    mask_outputs(policy, work, 0, actor.mask)
     store_state(work, 0, state)
     if greedy:
         most_likely(policy, work, 0, policy.action[0, 0])
@@ -168,13 +171,14 @@ class Agent:
         more = {"epsilon": EPSILON} if self.kind is EpsilonGreedy else {}
         policy = self.kind.make(self.network.head(self.kind.heads[0]), (1, 1), self.actions, **more)
         layers = policy.head + 1 if self.kind is Deterministic else len(work.table)
-        return policy, Actor(work=work, layers=layers)
+        return policy, Actor(work=work, layers=layers, mask=np.ones(sum(self.actions.counts), np.uint8))
 
     def act(
         self,
         observation: Any,
         state: np.ndarray | None = None,
         *,
+        action_mask: Any = None,
         greedy: bool = False,
         rng: np.random.Generator | None = None,
         out: np.ndarray | None = None,
@@ -188,6 +192,9 @@ class Agent:
         state : numpy.ndarray, optional
             What a recurrent policy remembers of the episode: `initial_state` at its start, then what `act` left there.
             Other policies need none.
+        action_mask : array-like, optional
+            Of discrete actions, 1 for each number that is legal now and 0 for the others; of several parts those of
+            all, one after the other. By default all are legal. Illegal ones are never chosen.
         greedy : bool, optional
             Take the best action, instead of sampling one (or, of Q values, taking one at random now and then). A
             deterministic policy always does.
@@ -235,6 +242,7 @@ class Agent:
             rng.standard_normal(out=policy.noise)
         else:
             rng.random(out=policy.noise)
+        actor.mask[:] = 1 if action_mask is None else check_mask(action_mask, self.actions.counts)
         if not choose_action(policy, actor, array.reshape(-1).view(np.uint8), state, greedy):
             raise ValueError("the observation has a number that is not finite")
         chosen(policy)

@@ -31,7 +31,7 @@ from nbrl.kernels.native import address_at, call_reset, call_step, copy, flush_d
 from nbrl.kernels.peak import CHAINS, multiply_add
 from nbrl.kernels.random import next_uint64
 from nbrl.learner import Learner
-from nbrl.methods.driver import GO_ON, update
+from nbrl.methods.driver import GO_ON, mask_address, update
 from nbrl.nets.table import Plan, backward, forward, load_observation
 from nbrl.trainer import Trainer
 
@@ -265,15 +265,15 @@ def _step_environments(method, policy, shared, worker, rollouts):
         for _ in range(t_max):
             for actor in range(first, first + k):
                 functions, row = actors.functions[actor], actors.random[actor]
-                observation = address_at(actors.observation[actor], 0)
+                observation, mask = address_at(actors.observation[actor], 0), mask_address(actors, actor)
                 worker.failed = actor
                 if not actors.begun[actor] and not (
-                    call_reset(functions[0], functions[2], next_uint64(row), observation) & STEPPED
+                    call_reset(functions[0], functions[2], next_uint64(row), observation, mask, 0) & STEPPED
                 ):
                     return False
-                draw_action(policy, row, action)
-                reward = address_at(worker.raw_reward, 0)
-                status = call_step(functions[1], functions[2], env_address(policy, action), observation, reward)
+                draw_action(policy, row, actors.mask[actor], action)
+                sent, reward = env_address(policy, action), address_at(worker.raw_reward, 0)
+                status = call_step(functions[1], functions[2], sent, observation, reward, mask, 0)
                 if not status & STEPPED:
                     return False
                 actors.begun[actor] = status & (TERMINATED | TRUNCATED) == 0

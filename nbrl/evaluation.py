@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 
 from nbrl import envs
+from nbrl.actions import any_legal
 from nbrl.agent import Agent, chosen, draw_action
 from nbrl.config import available_cores
 from nbrl.envs.atari import human_normalised
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment, Instance
 from nbrl.kernels.compile import jit
-from nbrl.kernels.native import atomic_load, call_reset, call_step
+from nbrl.kernels.native import address_at, atomic_load, call_reset, call_step
 from nbrl.kernels.random import ROW, next_uint64, seed_row
 
 logger = logging.getLogger(__name__)
 
 STREAM = 1 << 32  # random streams of evaluation begin here, far from those of training's actors
-ENDED, STOPPED, FAILED, NOT_FINITE = range(4)
+ENDED, STOPPED, FAILED, NOT_FINITE, NOTHING_LEGAL = range(5)
 
 
 @dataclass(frozen=True)
@@ -79,19 +80,22 @@ class Evaluation:
 
 
 @jit
-def _play_episode(policy, actor, functions, observation, state, reward, row, greedy, control):
+def _play_episode(policy, actor, masked, functions, observation, state, reward, row, greedy, control):
     """One episode: how it went, its return, its length."""
     reset, step, environment = functions
     total, length = 0.0, 0
     state[:] = 0
-    if not call_reset(reset, environment, next_uint64(row), observation.ctypes.data) & STEPPED:
+    seen, mask = address_at(observation, 0), address_at(actor.mask, 0) if masked else 0
+    if not call_reset(reset, environment, next_uint64(row), seen, mask, 0) & STEPPED:
         return FAILED, total, length
     while True:
         if atomic_load(control.ctypes.data):
             return STOPPED, total, length
+        if not any_legal(policy, actor.mask):
+            return NOTHING_LEGAL, total, length
         if not draw_action(policy, actor, observation, state, greedy, row):
             return NOT_FINITE, total, length
-        status = call_step(step, environment, chosen(policy), observation.ctypes.data, reward.ctypes.data)
+        status = call_step(step, environment, chosen(policy), seen, address_at(reward, 0), mask, 0)
         if not status & STEPPED:
             return FAILED, total, length
         total += reward[0]
@@ -290,7 +294,7 @@ class _Player:
         seed_row(self.row, np.uint64(seed), np.uint64(STREAM + episode))
         functions = (self.instance.reset_address, self.instance.step_address, self.instance.state_address)
         outcome, total, length = _play_episode(
-            self.policy, self.actor, functions, self.observation, self.state,
+            self.policy, self.actor, self.spec.action_mask, functions, self.observation, self.state,
             self.reward, self.row, self.greedy, self.control,
         )  # fmt: skip
         if outcome == FAILED:
@@ -298,4 +302,6 @@ class _Player:
             raise RuntimeError(f"the environment {self.spec.name} reported a failure") if error is None else error
         if outcome == NOT_FINITE:
             raise FloatingPointError(f"an observation of {self.spec.name} has a number that is not finite")
+        if outcome == NOTHING_LEGAL:
+            raise ValueError(f"an action mask of {self.spec.name} allows no action")
         return outcome == ENDED, total, length

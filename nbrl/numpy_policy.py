@@ -6,7 +6,7 @@ It needs this file and `nbrl.checkpoint` to load one, NumPy and the standard lib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,6 +135,7 @@ class NumpyPolicy(NamedTuple):
         observation: Any,
         state: np.ndarray | None = None,
         *,
+        action_mask: Any = None,
         greedy: bool = False,
         rng: np.random.Generator | None = None,
     ) -> Any:
@@ -148,8 +149,10 @@ class NumpyPolicy(NamedTuple):
             centre, half, low, high = self.arrays["actions/bounds"]
             action = np.clip(centre + half * values, low, high)
             return action.astype(np.float32).reshape(self.action_shape)
-        ends = np.cumsum(self.action_counts or (values.size,))
-        chosen = [self._choose(part, greedy, rng) for part in np.split(values, ends[:-1])]
+        counts = self.action_counts or (values.size,)
+        legal = np.ones(values.size, bool) if action_mask is None else check_mask(action_mask, counts) > 0
+        values[~legal] = -np.inf
+        chosen = [self._choose(part, greedy, rng) for part in np.split(values, np.cumsum(counts)[:-1])]
         return chosen[0] if len(chosen) == 1 else np.array(chosen, np.int32).reshape(self.action_shape)
 
     def _choose(self, values: np.ndarray, greedy: bool, rng: np.random.Generator) -> int:
@@ -158,9 +161,24 @@ class NumpyPolicy(NamedTuple):
         if greedy or (self.heads[0] == "q" and u >= EPSILON):
             return int(values.argmax())
         if self.heads[0] == "q":
-            return int(u / EPSILON * values.size)
+            legal = np.flatnonzero(np.isfinite(values))
+            return int(legal[int(u / EPSILON * legal.size)])
         weights = np.exp(values - values.max()).cumsum()
         return int(np.searchsorted(weights, u * weights[-1], side="right"))
+
+
+def check_mask(mask: Any, counts: Sequence[int]) -> np.ndarray:
+    """A mask of discrete actions as an array; ValueError for what is none of actions with parts of these sizes."""
+    array = np.asarray(mask)
+    if array.shape != (sum(counts),) or not np.isin(array, (0, 1)).all() or not counts:
+        raise ValueError(
+            f"action_mask must be {sum(counts)} numbers, 0 or 1, one for each number that an action may be"
+            if counts
+            else "action_mask is given, but this policy's actions are continuous: leave it out"
+        )
+    if not all(part.any() for part in np.split(array, np.cumsum(counts)[:-1])):
+        raise ValueError("action_mask allows no action: at least one must be legal")
+    return array
 
 
 def check_state(state: Any, size: int) -> None:

@@ -15,7 +15,7 @@ from nbrl.actions import env_address
 from nbrl.agent import Agent
 from nbrl.checkpoint import write_tensors
 from nbrl.config import Config, configure
-from nbrl.envs.gym import decoder, encoder
+from nbrl.envs.gym import decoder, encoder, mask_encoder
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment
 from nbrl.kernels.compile import announce, jit
 from nbrl.learner import Learner
@@ -31,7 +31,7 @@ def _act(method, policy, shared, worker, t):
         driver.begin_rollout(method, shared, worker)  # theta' = theta
     if not worker.actors.begun[0]:
         driver.begin_episode(worker.actors, 0)
-    code = driver.observe(worker, 0, t)
+    code = driver.observe(policy, worker, 0, t)
     if code == GO_ON:
         driver.act(method, policy, shared, worker, 0, t)
         env_address(policy, policy.action[t, 0])  # turns it into the environment's units
@@ -95,11 +95,14 @@ class OnlineLearner:
         restore: str | os.PathLike | None = None,
     ) -> None:
         shape, dtype, self._write = encoder(observation_space)
-        environment = Environment("host", shape, dtype, action_space)
+        # Of continuous actions there are no masks, and unknown ones are refused.
+        masks = not isinstance(action_space, spaces.Box)
+        environment = Environment("host", shape, dtype, action_space, action_mask=masks)
         if isinstance(config, Mapping):
             config = configure(environment, **{"actors": 1, "threads": None, "lockstep": 1} | dict(config))
         config = dataclasses.replace(config, threads=config.actors, lockstep=1)
         self._action = decoder(action_space)
+        self._encode_mask = mask_encoder(action_space) if masks else None
         self._learner = Learner(config, environment)
         if restore is not None:
             snapshot.restore(self._learner, restore)
@@ -143,7 +146,15 @@ class OnlineLearner:
         other._begin(worker)
         return other
 
-    def step(self, observation: Any, reward: float = 0.0, terminated: bool = False, truncated: bool = False) -> Any:
+    def step(
+        self,
+        observation: Any,
+        reward: float = 0.0,
+        terminated: bool = False,
+        truncated: bool = False,
+        *,
+        action_mask: Any = None,
+    ) -> Any:
         """Learn from what the last action led to, and choose the next one.
 
         Parameters
@@ -154,6 +165,8 @@ class OnlineLearner:
             For the last action; an episode's first observation has none.
         terminated, truncated : bool, optional
             Whether the episode ended here, by its own rules or by a limit from outside. The next call begins another.
+        action_mask : optional
+            Which discrete actions are legal now, as for the action space's `sample`; by default all are.
 
         Returns
         -------
@@ -171,6 +184,7 @@ class OnlineLearner:
         if not self._acted and (terminated or truncated):
             raise ValueError("an episode cannot end with its first observation: no action led there")
         self._write(observation, self._observation)
+        self._set_mask(action_mask)
         if self._acted:
             self._acted = False
             status = STEPPED | (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
@@ -186,6 +200,14 @@ class OnlineLearner:
         self._acted = True
         action = self._policy.taken(self._t)
         return self._action(np.reshape(action, learner.environment.action_shape))
+
+    def _set_mask(self, action_mask: Any) -> None:
+        if action_mask is None:
+            self._worker.actors.mask[0] = 1
+        elif self._encode_mask is None:
+            raise ValueError("action_mask is given, but the actions are continuous: leave it out")
+        else:
+            self._worker.actors.mask[0] = self._encode_mask(action_mask)
 
     def _check(self, code: int) -> None:
         if code != GO_ON:

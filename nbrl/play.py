@@ -96,6 +96,8 @@ def play(
                 frames.append(_frame(spec, player.instance.picture(observation), total))
             if status & (TERMINATED | TRUNCATED):
                 break
+            if player.mask.size:
+                actor.mask[:] = player.mask
             if not draw_action(policy, actor, observation.reshape(-1).view(np.uint8), state, greedy, row):
                 raise FloatingPointError(f"an observation of {spec.name} has a number that is not finite")
             chosen(policy)

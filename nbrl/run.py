@@ -36,6 +36,7 @@ RECENT_EPISODES = 100
 FAILURES = {
     driver.BAD_OBSERVATION: "an observation has a number that is not finite",
     driver.BAD_REWARD: "a reward is not finite",
+    driver.BAD_MASK: "an action mask allows no action",
     driver.BAD_GRADIENT: "the gradient is not finite: a lower learning_rate or gradient_clip may help",
 }
 
@@ -253,7 +254,8 @@ class Run:
             return RuntimeError(f"the environment {self.environment.name} reported a failure {where}")
         if code == driver.BAD_GRADIENT:
             where = f"in worker thread {thread}"
-        return FloatingPointError(f"{FAILURES[code]} ({where}); the parameters are as they were before it")
+        kind = ValueError if code == driver.BAD_MASK else FloatingPointError
+        return kind(f"{FAILURES[code]} ({where}); the parameters are as they were before it")
 
     def _park(self) -> bool:
         """Wait at a rollout's start until the run goes on; False when it ends instead."""

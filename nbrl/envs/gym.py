@@ -128,6 +128,33 @@ def decoder(space: spaces.Space) -> Callable[[np.ndarray], Any]:
     return lambda action: np.array(np.clip(action, low, high), dtype)
 
 
+def mask_encoder(space: spaces.Space) -> Callable[..., np.ndarray]:
+    """How a mask for `sample` of an action space becomes a row of the interface, uint8, one for each number.
+
+    It raises ValueError for what is no such mask, or lets a part of the action have no number while an episode goes on.
+    """
+    if isinstance(space, spaces.Discrete):
+        counts = [int(space.n)]
+    elif isinstance(space, spaces.MultiDiscrete):
+        counts = space.nvec.ravel().tolist()
+    else:
+        counts = [2] * int(np.prod(space.shape or ()))
+
+    def encode(mask: Any, ended: bool = False) -> np.ndarray:
+        if isinstance(space, spaces.MultiBinary):  # 0 and 1 are what a part must be, 2 leaves it free
+            given = np.asarray(mask).ravel()
+            rows = [np.array([part != 1, part != 0]) for part in given]
+        else:
+            rows = [np.asarray(mask)] if isinstance(space, spaces.Discrete) else [np.asarray(part) for part in mask]
+        if [row.size for row in rows] != counts or not all(np.isin(row, (0, 1)).all() for row in rows):
+            raise ValueError(f"the action mask {mask!r} is none for {space}: see its method sample")
+        if not ended and not all(row.any() for row in rows):
+            raise ValueError(f"the action mask {mask!r} allows no action: at least one must be legal")
+        return np.concatenate(rows).astype(np.uint8)
+
+    return encode
+
+
 class GymEnvironment(Environment):
     """A gymnasium environment by its id, or by a function that returns a new one at each call.
 
@@ -158,7 +185,7 @@ class GymEnvironment(Environment):
                 shape, dtype, self._write = encoder(probe.observation_space)
             except ValueError as problem:
                 raise ValueError(f"{name}: {problem}") from None
-            super().__init__(name, shape, dtype, probe.action_space)
+            super().__init__(name, shape, dtype, probe.action_space, action_mask=_gives_masks(probe))
             if pictures and isinstance(environment, str) and "rgb_array" in probe.metadata.get("render_modes", ()):
                 self._build = lambda: _make(environment, render_mode="rgb_array")
         finally:
@@ -166,6 +193,15 @@ class GymEnvironment(Environment):
 
     def make(self) -> Instance:
         return python_instance(_Adapter(self, self._build(), self._action_space, self._write))
+
+
+def _gives_masks(environment: gymnasium.Env) -> bool:
+    """Whether a reset's info has a mask; what goes wrong here is told where it happens in training."""
+    try:
+        _, info = environment.reset(seed=0)
+        return "action_mask" in info
+    except Exception:
+        return False
 
 
 def _make(name: str, **options: Any) -> gymnasium.Env:
@@ -213,15 +249,24 @@ class _Adapter(PythonEnvironment):
         discrete = bool(description.action_counts)
         self._actions = Views(action_space.shape or (), np.int32 if discrete else np.float32)
         self._action = decoder(action_space)
+        self._encode_mask = mask_encoder(action_space) if description.action_mask else None
+
+    def _read_mask(self, call: str, info: dict[str, Any], ended: bool = False) -> None:
+        if self._encode_mask is not None:
+            if "action_mask" not in info:
+                raise ValueError(f"{self._name}: {call} gave no action_mask in its info, as its first reset did")
+            self.mask = self._encode_mask(info["action_mask"], ended)
 
     def reset(self, seed: int, observation: int) -> None:
-        value, _ = self._environment.reset(seed=seed % SEEDS)
+        value, info = self._environment.reset(seed=seed % SEEDS)
         self._write(value, self._observations[observation])
+        self._read_mask("reset", info)
 
     def step(self, action: int, observation: int, reward: int) -> int:
         chosen = self._action(self._actions[action])
-        value, self._rewards[reward][0], terminated, truncated, _ = self._environment.step(chosen)
+        value, self._rewards[reward][0], terminated, truncated, info = self._environment.step(chosen)
         self._write(value, self._observations[observation])
+        self._read_mask("step", info, bool(terminated or truncated))
         return STEPPED | (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
 
     def picture(self, observation: np.ndarray) -> np.ndarray | None:

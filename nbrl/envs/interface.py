@@ -1,7 +1,7 @@
 """The environment interface: C functions called by address, whoever wrote them.
 
-    int32_t reset(void *state, uint64_t seed, void *observation);
-    int32_t step (void *state, const void *action, void *observation, float *reward);
+    int32_t reset(void *state, uint64_t seed, void *observation, uint8_t *mask, uint8_t *alive);
+    int32_t step (void *state, const void *action, void *observation, float *reward, uint8_t *mask, uint8_t *alive);
     int32_t save (void *state, void *buffer);
     int32_t load (void *state, const void *buffer);
     void    close(void *state);
@@ -10,6 +10,11 @@ The int32 is a status: bit 0 stepped, set on every success; bit 1 terminated; bi
 here, but the episode goes on" (a lost life). Without bit 0 the call failed. Observations are float32 or uint8 rows;
 actions one int32 (discrete) or float32 (continuous). Reset is explicit: after an end the observation is the episode's
 last, and the next call must be a reset. `save`, `load` and `close` may be absent.
+
+`mask` is a row of uint8, one for each number that a part of a discrete action may be: 1 where that is legal now. It is
+written by both functions where the environment's description says that it has masks, and NULL elsewhere; `alive`, which
+is for several agents, is always NULL. A function that uses neither may leave the two parameters out: by the calling
+conventions of C on all systems that are supported, it does not see them.
 """
 
 import ctypes
@@ -24,8 +29,8 @@ from gymnasium import spaces
 
 STEPPED, TERMINATED, TRUNCATED, CUT = 1, 2, 4, 8
 
-ResetFunction = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_int64)
-StepFunction = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 4)
+ResetFunction = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_int64] * 3)
+StepFunction = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 6)
 SaveFunction = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 2)
 CloseFunction = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
@@ -60,9 +65,12 @@ class PythonEnvironment:
     ----------
     error : BaseException or None
         What the last failed call raised.
+    mask : numpy.ndarray or None
+        uint8, what is legal after the last call, where the description says that there are masks.
     """
 
     error: BaseException | None = None
+    mask: np.ndarray | None = None
 
     def reset(self, seed: int, observation: int) -> None:
         """Begin an episode and write its first observation."""
@@ -203,17 +211,24 @@ def python_instance(environment: PythonEnvironment, *, compiled_step: int = 0, s
     With the address of a `compiled_step`, which gets `state_address`, Python is called for resets alone.
     """
 
-    def on_reset(state: int, seed: int, observation: int) -> int:
+    def write(mask: int) -> None:
+        if mask and environment.mask is not None:
+            ctypes.memmove(mask, environment.mask.tobytes(), environment.mask.size)
+
+    def on_reset(state: int, seed: int, observation: int, mask: int, alive: int) -> int:
         try:
             environment.reset(seed, observation)
+            write(mask)
             return STEPPED
         except BaseException as error:  # none may cross the C code above; the engine raises it again
             environment.error = error
             return 0
 
-    def on_step(state: int, action: int, observation: int, reward: int) -> int:
+    def on_step(state: int, action: int, observation: int, reward: int, mask: int, alive: int) -> int:
         try:
-            return environment.step(action, observation, reward)
+            status = environment.step(action, observation, reward)
+            write(mask)
+            return status
         except BaseException as error:
             environment.error = error
             return 0
@@ -264,6 +279,8 @@ class Environment:
         Discrete actions are always 0 to n-1 here, whatever the space's start; several are a row of such numbers.
     frames_per_step : int
         4 for Atari, for counts of frames.
+    action_mask : bool
+        Whether it says which discrete actions are legal.
 
     Attributes
     ----------
@@ -291,8 +308,9 @@ class Environment:
         observation_dtype: Any,
         action_space: spaces.Space,
         frames_per_step: int = 1,
+        action_mask: bool = False,
     ) -> None:
-        self.name = name
+        self.name, self.action_mask = name, action_mask
         self.observation_shape = tuple(int(size) for size in observation_shape)
         self.observation_dtype = np.dtype(observation_dtype)
         self.frames_per_step = frames_per_step
@@ -326,6 +344,13 @@ class Environment:
                 f"{name}: the action space {action_space} cannot be used: "
                 "it must be Discrete, MultiDiscrete, MultiBinary or a Box of floats"
             )
+        if action_mask and not self.action_counts:
+            raise ValueError(f"{name}: action_mask is set, but its actions are continuous: leave it out")
+
+    @property
+    def mask_size(self) -> int:
+        """Numbers in a row of the mask; 0 where there is none."""
+        return self.action_count if self.action_mask else 0
 
     @property
     def action_count(self) -> int:
@@ -369,6 +394,8 @@ class NativeEnvironment(Environment):
     observation_space, action_space : gymnasium.spaces.Box and gymnasium.spaces.Box or gymnasium.spaces.Discrete
     saved_size : int, optional
         Bytes that `save` writes.
+    action_mask : bool, optional
+        Whether `reset` and `step` write the mask of legal actions.
     name : str, optional
     picture : callable, optional
         As for `Instance`.
@@ -393,13 +420,15 @@ class NativeEnvironment(Environment):
         load: Any = None,
         saved_size: int = 0,
         close: Any = None,
+        action_mask: bool = False,
         name: str = "native",
         picture: Callable[[np.ndarray], np.ndarray | None] = observation_picture,
         state_picture: Callable[[np.ndarray], np.ndarray | None] | None = None,
     ) -> None:
         if not isinstance(observation_space, spaces.Box):
             raise ValueError(f"{name}: the observation space {observation_space} cannot be used: it must be a Box")
-        super().__init__(name, observation_space.shape or (1,), observation_space.dtype, action_space)
+        shape = observation_space.shape or (1,)
+        super().__init__(name, shape, observation_space.dtype, action_space, action_mask=action_mask)
         if not isinstance(state_size, int) or state_size < 0:
             raise ValueError(f"{name}: state_size must be a number of bytes, not {state_size!r}")
         if (save is None, load is None, saved_size <= 0) not in ((True,) * 3, (False,) * 3):
@@ -448,6 +477,8 @@ class Player:
     Attributes
     ----------
     instance : Instance
+    mask : numpy.ndarray
+        uint8, what is legal now; empty where there are no masks.
     """
 
     def __init__(self, environment: Environment) -> None:
@@ -458,12 +489,17 @@ class Player:
         continuous = environment.action_count == 0
         self._action = np.zeros(environment.action_shape or 1, np.float32 if continuous else np.int32)
         self._reward = np.zeros(1, np.float32)
+        self.mask = np.zeros(environment.mask_size, np.uint8)
 
     def _checked(self, status: int) -> int:
         if not status & STEPPED:
             error = self.instance.error
             raise RuntimeError(f"the environment failed with status {status}") if error is None else error
         return status
+
+    @property
+    def _mask_address(self) -> int:
+        return self.mask.ctypes.data if self.mask.size else 0
 
     def reset(self, seed: int) -> np.ndarray:
         """Begin an episode.
@@ -478,7 +514,8 @@ class Player:
         BaseException
             Whatever a Python environment raised; RuntimeError when another fails.
         """
-        self._checked(self._reset(self.instance.state_address, seed, self._observation.ctypes.data))
+        state, observation = self.instance.state_address, self._observation.ctypes.data
+        self._checked(self._reset(state, seed, observation, self._mask_address, 0))
         return self._observation.copy()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, int]:
@@ -493,7 +530,7 @@ class Player:
         """
         self._action[...] = action
         pointers = (array.ctypes.data for array in (self._action, self._observation, self._reward))
-        status = self._checked(self._step(self.instance.state_address, *pointers))
+        status = self._checked(self._step(self.instance.state_address, *pointers, self._mask_address, 0))
         return self._observation.copy(), float(self._reward[0]), status
 
     def close(self) -> None:

@@ -101,23 +101,23 @@ def copy(target, source):
 
 
 @intrinsic
-def call_reset(context, address, state, seed, observation):
-    """``int32_t reset(void *state, uint64_t seed, void *observation)``: a status."""
+def call_reset(context, address, state, seed, observation, mask, alive):
+    """`reset` of the environment interface (nbrl/envs/interface.py): a status."""
 
     def codegen(context, builder, signature, args):
         return emit_call(builder, args, INT32)
 
-    return types.int32(types.int64, types.int64, types.uint64, types.int64), codegen
+    return types.int32(types.int64, types.int64, types.uint64, *[types.int64] * 3), codegen
 
 
 @intrinsic
-def call_step(context, address, state, action, observation, reward):
-    """``int32_t step(void *state, const void *action, void *observation, float *reward)``: a status."""
+def call_step(context, address, state, action, observation, reward, mask, alive):
+    """`step` of the environment interface, which takes them in this order after its address: a status."""
 
     def codegen(context, builder, signature, args):
         return emit_call(builder, args, INT32)
 
-    return types.int32(*[types.int64] * 5), codegen
+    return types.int32(*[types.int64] * 7), codegen
 
 
 @intrinsic

@@ -37,7 +37,7 @@ class A3C(Method):
 def act(method, policy, shared, worker, first, t):
     """Draw a_t from pi(a_t | s_t; theta')."""
     work, k = worker.work, worker.rollout.reward.shape[1]
-    forward_step(worker, first, t)
+    forward_step(policy, worker, first, t)
     for i in range(k):
         draw(policy, worker.actors.random[first + i])
         choose(policy, work, t * k + i, policy.action[t, i])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import boolean, float64, int64
 
-from nbrl.actions import env_address
+from nbrl.actions import any_legal, env_address, mask_outputs
 from nbrl.envs.interface import CUT, STEPPED, TERMINATED, TRUNCATED
 from nbrl.kernels.compile import generic, jit
 from nbrl.kernels.native import (
@@ -55,7 +55,7 @@ from nbrl.methods.state import (
 from nbrl.nets.table import Workspace, forward, load_observation, load_state, store_state
 
 # What the loop returns, and what its parts return.
-GO_ON, PAUSED, FINISHED, ABANDONED, FAILED_ENVIRONMENT, BAD_OBSERVATION, BAD_REWARD, BAD_GRADIENT = range(8)
+GO_ON, PAUSED, FINISHED, ABANDONED, FAILED_ENVIRONMENT, BAD_OBSERVATION, BAD_REWARD, BAD_GRADIENT, BAD_MASK = range(9)
 
 
 class Method(Struct):
@@ -134,7 +134,7 @@ def _rollout(method, policy, shared, worker, mode):
     for t in range(worker.rollout.reward.shape[0]):
         code = _begin_episodes(worker, first, mode)
         if code == GO_ON:
-            code = observe(worker, first, t)  # s_t
+            code = observe(policy, worker, first, t)  # s_t
         if code == GO_ON:
             act(method, policy, shared, worker, first, t)  # a_t
             code = _step(method, policy, shared, worker, first, t, mode)  # r_t, s_t+1
@@ -195,8 +195,9 @@ def _begin_episodes(worker, first, mode):
     for actor in range(first, first + worker.rollout.reward.shape[1]):
         if not actors.begun[actor]:
             functions, observation = actors.functions[actor], address_at(actors.observation[actor], 0)
+            seed, mask = next_uint64(actors.random[actor]), mask_address(actors, actor)
             restore_denormals(mode)
-            status = call_reset(functions[0], functions[2], next_uint64(actors.random[actor]), observation)
+            status = call_reset(functions[0], functions[2], seed, observation, mask, 0)
             flush_denormals()
             if not status & STEPPED:
                 worker.failed = actor
@@ -206,32 +207,54 @@ def _begin_episodes(worker, first, mode):
 
 
 @jit
-def observe_one(worker, actor, sample):
-    """Load what an actor sees and remembers as one sample; a code other than GO_ON if it is not finite."""
+def mask_address(actors, actor):
+    """Where an actor's environment writes its mask; 0 for nowhere."""
+    return address_at(actors.mask[actor], 0) if actors.mask.shape[1] else 0
+
+
+@jit
+def observe_one(policy, worker, actor, sample, ended):
+    """Load what an actor sees and remembers as one sample; a code other than GO_ON if it cannot be used.
+
+    Where an episode has `ended`, no action need be legal.
+    """
+    worker.failed = actor
     load_state(worker.work, sample, worker.actors.state[actor])
+    if worker.actors.mask.shape[1]:
+        if not ended and not any_legal(policy, worker.actors.mask[actor]):
+            return BAD_MASK
+        copy(worker.rollout.mask[sample], worker.actors.mask[actor])
     if load_observation(worker.work, sample, worker.actors.observation[actor]):
         return GO_ON
-    worker.failed = actor
     return BAD_OBSERVATION
 
 
 @jit
-def observe(worker, first, t):
-    """Load what a group's actors see as the samples of step t; a code other than GO_ON if it is not finite."""
+def observe(policy, worker, first, t):
+    """Load what a group's actors see as the samples of step t; a code other than GO_ON if it cannot be used."""
     ended, k = worker.rollout.ended, worker.rollout.reward.shape[1]
     for i in range(k):
         worker.work.continues[t * k + i] = t > 0 and not ended[t - 1, i]
-        code = observe_one(worker, first + i, t * k + i)
+        code = observe_one(policy, worker, first + i, t * k + i, not worker.actors.begun[first + i])
         if code != GO_ON:
             return code
     return GO_ON
 
 
 @jit
-def forward_step(worker, first, t):
+def forward_legal(policy, worker, work, first, samples):
+    """Forward some samples of a rollout in a workspace of its network, and make illegal actions impossible."""
+    forward(work, first, samples)
+    if worker.rollout.mask.shape[1]:
+        for sample in range(first, first + samples):
+            mask_outputs(policy, work, sample, worker.rollout.mask[sample])
+
+
+@jit
+def forward_step(policy, worker, first, t):
     """Forward the samples of step t, and store what the group's actors remember after it."""
     k = worker.rollout.reward.shape[1]
-    forward(worker.work, t * k, k)
+    forward_legal(policy, worker, worker.work, t * k, k)
     for i in range(k):
         store_state(worker.work, t * k + i, worker.actors.state[first + i])
 
@@ -248,8 +271,9 @@ def _step(method, policy, shared, worker, first, t, mode):
             return ABANDONED
         functions = actors.functions[first + i]
         action, observation = env_address(policy, policy.action[t, i]), address_at(actors.observation[first + i], 0)
+        reward, mask = address_at(worker.raw_reward, 0), mask_address(actors, first + i)
         restore_denormals(mode)
-        status = call_step(functions[1], functions[2], action, observation, address_at(worker.raw_reward, 0))
+        status = call_step(functions[1], functions[2], action, observation, reward, mask, 0)
         flush_denormals()
         code = record_step(method, worker, first, t, i, worker.raw_reward[0], status)
         if code != GO_ON:
@@ -306,7 +330,7 @@ def end_values(method, policy, shared, worker, first, t):
     rollout, (t_max, k) = worker.rollout, worker.rollout.reward.shape
     for i in range(k):
         if rollout.truncated[t, i]:
-            code = observe_one(worker, first + i, t_max * k + i)
+            code = observe_one(policy, worker, first + i, t_max * k + i, False)
             if code != GO_ON:
                 return code
             rollout.end_value[t, i] = end_value(method, policy, shared, worker, first, t, i)
@@ -316,7 +340,7 @@ def end_values(method, policy, shared, worker, first, t):
 @jit
 def finish_rollout(method, policy, shared, worker, first):
     """Load what the actors see after the last step, and learn."""
-    code = observe(worker, first, worker.rollout.reward.shape[0])
+    code = observe(policy, worker, first, worker.rollout.reward.shape[0])
     return learn(method, policy, shared, worker, first) if code == GO_ON else code
 
 

@@ -22,7 +22,7 @@ class NStepQ(ValueMethod):
 def learn(method, policy, shared, worker, first):
     """Accumulate the gradients of a rollout and update theta, and theta^- where it is due."""
     rollout, (t_max, k) = worker.rollout, worker.rollout.reward.shape
-    q_last = target_q(method, worker, t_max * k, k)
+    q_last = target_q(method, policy, worker, t_max * k, k)
     for i in range(k):
         # R = 0 for terminal s_t, else max_a Q(s_t, a; theta^-). (Where an episode ended, `ended` keeps it from use.)
         returns(rollout, i, q_last[i, argmax(q_last[i])], np.float32(1.0))

@@ -21,7 +21,8 @@ class OneStepQ(ValueMethod):
 def learn(method, policy, shared, worker, first):
     """Accumulate the gradients of an interval and update theta, and theta^- where it is due."""
     rollout, (t_max, k) = worker.rollout, worker.rollout.reward.shape
-    q_next = target_q(method, worker, k, t_max * k)  # Q(s', .; theta^-): a sample's s' is the observation k further on
+    # Q(s', .; theta^-): a sample's s' is the observation k further on
+    q_next = target_q(method, policy, worker, k, t_max * k)
     for t in range(t_max):
         for i in range(k):
             sample = t * k + i

@@ -10,9 +10,9 @@ the setting rollout_length. The gradient is that of (y - Q)^2 / 2: the paper's f
 from nbrl.kernels.compile import part
 from nbrl.kernels.native import span
 from nbrl.methods import driver
-from nbrl.methods.driver import forward_step, update
+from nbrl.methods.driver import forward_legal, forward_step, update
 from nbrl.methods.q_values import ValueMethod, explore, learn_towards, refresh_target, target_q
-from nbrl.nets.table import backward, forward
+from nbrl.nets.table import backward
 
 
 class OneStepSarsa(ValueMethod):
@@ -23,7 +23,7 @@ class OneStepSarsa(ValueMethod):
 def act(method, policy, shared, worker, first, t):
     """Take a_t with the epsilon-greedy policy, or as it was chosen at the end of the interval before."""
     k, next_action = worker.rollout.reward.shape[1], worker.actors.next_action
-    forward_step(worker, first, t)
+    forward_step(policy, worker, first, t)
     for i in range(k):
         actor = first + i
         if next_action[actor] < 0:
@@ -37,9 +37,9 @@ def act(method, policy, shared, worker, first, t):
 def end_value(method, policy, shared, worker, first, t, i):
     """Q(s, a; theta^-) of the last observation, for an a that would be taken."""
     sample, a = worker.rollout.reward.size + i, span(worker.actors.next_action, first + i, 1)
-    forward(worker.work, sample, 1)
+    forward_legal(policy, worker, worker.work, sample, 1)
     explore(method, policy, shared, worker, first + i, sample, a)
-    value = target_q(method, worker, sample, 1)[0, a[0]]
+    value = target_q(method, policy, worker, sample, 1)[0, a[0]]
     a[0] = -1  # the next episode begins with another
     return value
 
@@ -49,8 +49,9 @@ def learn(method, policy, shared, worker, first):
     """Accumulate the gradients of an interval and update theta, and theta^- where it is due."""
     work, rollout, (t_max, k) = worker.work, worker.rollout, worker.rollout.reward.shape
     next_action = worker.actors.next_action
-    forward(work, t_max * k, k)
-    q_next = target_q(method, worker, k, t_max * k)  # Q(s', .; theta^-): a sample's s' is the observation k further on
+    forward_legal(policy, worker, work, t_max * k, k)
+    # Q(s', .; theta^-): a sample's s' is the observation k further on
+    q_next = target_q(method, policy, worker, k, t_max * k)
     for i in range(k):
         actor = first + i
         if not rollout.ended[t_max - 1, i]:

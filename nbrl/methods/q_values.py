@@ -11,9 +11,9 @@ from nbrl.kernels.native import address_at, atomic_load, atomic_store, copy
 from nbrl.kernels.random import ROW, seed_row, uniform
 from nbrl.kernels.struct import reference
 from nbrl.methods import driver
-from nbrl.methods.driver import Method, forward_step, steps_taken
+from nbrl.methods.driver import Method, forward_legal, forward_step, steps_taken
 from nbrl.methods.state import METRICS
-from nbrl.nets.table import Workspace, copy_inputs, forward, output_gradients, outputs
+from nbrl.nets.table import Workspace, copy_inputs, output_gradients, outputs
 
 VALUE_LOSS = METRICS
 Q = -1  # the network's last layer
@@ -67,7 +67,7 @@ def explore(method, policy, shared, worker, actor, sample, action):
 def act(method, policy, shared, worker, first, t):
     """Take a_t with the epsilon-greedy policy of Q(s_t, .; theta')."""
     k = worker.rollout.reward.shape[1]
-    forward_step(worker, first, t)
+    forward_step(policy, worker, first, t)
     for i in range(k):
         explore(method, policy, shared, worker, first + i, t * k + i, policy.action[t, i])
 
@@ -75,16 +75,16 @@ def act(method, policy, shared, worker, first, t):
 @part(driver.end_value, ValueMethod)
 def end_value(method, policy, shared, worker, first, t, i):
     """max_a Q(s, a; theta^-) of the last observation."""
-    q = target_q(method, worker, worker.rollout.reward.size + i, 1)[0]
+    q = target_q(method, policy, worker, worker.rollout.reward.size + i, 1)[0]
     return q[argmax(q)]
 
 
 @jit
-def target_q(method, worker, first, samples):
-    """Q(s, .; theta^-) of some samples that were observed: a view, (samples, actions)."""
+def target_q(method, policy, worker, first, samples):
+    """Q(s, .; theta^-) of some samples that were observed: a view, (samples, actions); illegal ones are no maxima."""
     target = method.target
     copy_inputs(target, worker.work, first, samples)
-    forward(target, first, samples)
+    forward_legal(policy, worker, target, first, samples)
     return outputs(target, target.table.shape[0] + Q, first, samples)
 
 

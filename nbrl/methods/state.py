@@ -64,6 +64,7 @@ class Actors(Struct):
 
     functions = int64[:, ::1]  # (n, 3): addresses of reset, step and state of its environment
     observation = uint8[:, ::1]  # (n, bytes): what it sees now
+    mask = uint8[:, ::1]  # (n, outputs of the policy, or 0): which actions are legal now
     random = uint64[:, ::1]  # (n, 4)
     begun = boolean[::1]  # (n,): whether an episode is going on
     state = float32[:, ::1]  # (n, state_size): what a recurrent network remembers
@@ -73,7 +74,9 @@ class Actors(Struct):
     episode_length = int64[::1]  # (n,)
 
     @classmethod
-    def make(cls, numbers: np.ndarray, seed: int, observation_bytes: int, state_size: int) -> "Actors":
+    def make(
+        cls, numbers: np.ndarray, seed: int, *, observation_bytes: int, mask_size: int, state_size: int
+    ) -> "Actors":
         """Actors of these numbers of the run, each with its random row."""
         n = numbers.size
         random = aligned_zeros((n, ROW), np.uint64)
@@ -82,6 +85,7 @@ class Actors(Struct):
         return cls(
             functions=np.zeros((n, 3), np.int64),
             observation=aligned_zeros((n, observation_bytes), np.uint8),
+            mask=np.zeros((n, mask_size), np.uint8),
             random=random,
             begun=np.zeros(n, np.bool_),
             state=np.zeros((n, state_size), np.float32),
@@ -93,7 +97,8 @@ class Actors(Struct):
 
     def kept(self) -> dict[str, np.ndarray]:
         """What checkpoints hold, a row for each actor."""
-        return {name: rows for name, rows in self.arrays().items() if name != "functions"}
+        absent = {"functions"} if self.mask.size else {"functions", "mask"}
+        return {name: rows for name, rows in self.arrays().items() if name not in absent}
 
 
 class Rollout(Struct):
@@ -106,12 +111,16 @@ class Rollout(Struct):
     end_value = float32[:, ::1]  # value of the last observation where truncated, else 0
     value = float32[:, ::1]  # of what was seen at each step, where the return needs it
     R = float32[:, ::1]  # the return
+    mask = uint8[:, ::1]  # ((t_max + 1) k, outputs of the policy, or 0): which actions were legal at each sample
 
     @classmethod
-    def make(cls, t_max: int, k: int) -> "Rollout":
+    def make(cls, t_max: int, k: int, mask_size: int) -> "Rollout":
         """For t_max steps of k actors."""
-        flags = {"ended", "truncated"}
-        return cls(**{name: np.zeros((t_max, k), np.bool_ if name in flags else np.float32) for name in cls.names()})
+        flags, names = {"ended", "truncated"}, [name for name in cls.names() if name != "mask"]
+        return cls(
+            mask=np.zeros(((t_max + 1) * k, mask_size), np.uint8),
+            **{name: np.zeros((t_max, k), np.bool_ if name in flags else np.float32) for name in names},
+        )
 
 
 class Episodes(Struct):
