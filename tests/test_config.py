@@ -44,7 +44,7 @@ def configs(draw):
         st.builds(
             Config,
             environment=st.text(min_size=1),
-            method=st.sampled_from(METHODS),
+            method=st.sampled_from(sorted(METHODS)),
             network=layers,
             threads=st.just(threads),
             lockstep=st.just(lockstep),
@@ -58,7 +58,7 @@ def configs(draw):
             normalise_observations=st.booleans(),
             normalise_rewards=st.booleans(),
             learning_rate=positive,
-            optimiser=st.sampled_from(OPTIMISERS),
+            optimiser=st.sampled_from(sorted(OPTIMISERS)),
             momentum=fractions,
             rmsprop_decay=fractions,
             rmsprop_epsilon=positive,
@@ -180,15 +180,20 @@ def test_impossible_numbers_are_refused_by_name(name, value):
         ({"network": [Dense(8), Dense(0)]}, "layer 2 of the network has units 0: it must be a whole number above 0"),
         (
             {"network": [["conv", 8, 3]]},
-            "layer 1 of the network is ['conv', 8, 3]: it must be ['dense', units, activation], "
-            "['conv', filters, kernel, stride, activation] or ['lstm', units]",
+            "layer 1 of the network is ['conv', 8, 3]: it must be ['dense', units, activation] or "
+            "['conv', filters, kernel, stride, activation] or ['lstm', units] or ['gru', units] or "
+            "['layer_norm', activation]",
         ),
         (
             {"network": [["lstm", 8, "tanh"]]},
-            "layer 1 of the network is ['lstm', 8, 'tanh']: it must be ['dense', units, activation], "
-            "['conv', filters, kernel, stride, activation] or ['lstm', units]",
+            "layer 1 of the network is ['lstm', 8, 'tanh']: it must be ['dense', units, activation] or "
+            "['conv', filters, kernel, stride, activation] or ['lstm', units] or ['gru', units] or "
+            "['layer_norm', activation]",
         ),
-        ({"network": ["dense"]}, "layer 1 of the network is 'dense': it must be a Dense, a Conv or an Lstm"),
+        (
+            {"network": ["dense"]},
+            "layer 1 of the network is 'dense': it must be a Dense or Conv or Lstm or Gru or LayerNorm",
+        ),
         ({"network": [Dense(8), Lstm(0)]}, "layer 2 of the network has units 0: it must be a whole number above 0"),
         ({"network": Lstm(8)}, "network is Lstm(units=8): it must be a table of layers such as (Dense(64), Dense(64))"),
         (

@@ -230,7 +230,7 @@ def test_an_abandoned_rollout_teaches_nothing():
     calls = []
 
     @StepFunction
-    def step(state, action, observation, reward):
+    def step(state, *_):
         calls.append(state)
         if len(calls) == 8:
             run.learner.shared.control[0] = ABANDON

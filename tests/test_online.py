@@ -21,7 +21,7 @@ def host(learner, player, steps):
     observation, action = None, None
     while learner.steps < steps:
         if action is None:
-            observation = player.reset(next_uint64(learner._worker.random[0]))
+            observation = player.reset(next_uint64(learner._worker.actors.random[0]))
             action = learner.step(observation)
         observation, reward, status = player.step(action)
         action = learner.step(observation, reward, status & TERMINATED != 0, status & TRUNCATED != 0)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -95,8 +96,20 @@ def stopped(config, directory, after, restore=None):
         restore=restore,
         on_report=lambda report: report.steps >= after and trainer.stop(),
     )
-    trainer.start()
-    assert trainer.join()
+    learner = trainer._run.learner
+    loop = learner.loop
+
+    def slowly(thread, rollouts):
+        if learner.steps >= after:
+            time.sleep(1e-3)
+        return loop(thread, rollouts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # The engine takes thousands of steps between two reports: here it waits for them, a rollout a call.
+        patch.setattr("nbrl.run.CALL_SECONDS", 0.0)
+        learner.loop = slowly
+        trainer.start()
+        assert trainer.join()
     assert after <= trainer.steps < config.steps
     return newest(directory / "checkpoints")
 
@@ -151,7 +164,7 @@ FIELDS = [
     "turn",
     "states",
     "actors/state_size",
-    *(f"actors/{name}" for name in Actors.make(np.arange(1), 0, 0, 0).kept()),
+    *(f"actors/{name}" for name in Actors.make(np.arange(1), 0, observation_bytes=0, mask_size=0, state_size=0).kept()),
 ]
 
 

@@ -27,7 +27,7 @@ def ran(config, directory, **more):
 
 def test_the_contents_of_a_directory(tmp_path):
     reports = []
-    config = tiny(steps=20_000, threads=2, report_interval=0.02)
+    config = tiny(steps=60_000, threads=2, report_interval=5e-3)
     ended = ran(config, tmp_path / "run", on_report=reports.append)
     run = RunDirectory.open(tmp_path / "run")
     files = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
@@ -241,7 +241,7 @@ def test_many_checkpoints_of_many_threads(ending, all_kept, tmp_path):
     often = {"report_interval": 1e-3, "checkpoint_interval": 1e-3, "threads": 6, "actors": 12}
     walks = Walks({11: {"faults": {("step", 400): explode}}})
     environment = walks if ending == "error" else "Catch-v0"
-    config = tiny(environment, steps=100_000 if ending == "steps" else LONG, **often)
+    config = tiny(environment, steps=500_000 if ending == "steps" else LONG, **often)
     run = Trainer(config, environment, directory=tmp_path / "run")
     run.start()
     if ending == "stop":
@@ -262,7 +262,7 @@ def test_many_checkpoints_of_many_threads(ending, all_kept, tmp_path):
 
 
 def test_the_newest_three_are_kept(tmp_path):
-    ended = ran(tiny(steps=60_000, report_interval=0.01, checkpoint_interval=0.01), tmp_path / "run")
+    ended = ran(tiny(steps=300_000, report_interval=0.01, checkpoint_interval=0.01), tmp_path / "run")
     kept = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert len(kept) == 3
     assert int(kept[-1].stem.removeprefix("step-")) == ended.steps
@@ -285,7 +285,7 @@ def test_one_thread_and_a_seed_give_the_same_files_however_often_it_is_looked_at
     for name, interval in (("seldom", 1e3), ("often", 1e-3)):
         reports = []
         config = tiny(
-            "CartPole-v1", steps=6000, actors=4, report_interval=interval, checkpoint_interval=interval, **settings
+            "CartPole-v1", steps=40_000, actors=4, report_interval=interval, checkpoint_interval=interval, **settings
         )
         ended = ran(config, tmp_path / name, on_report=reports.append)
         _arrays, metadata = read_tensors(newest(tmp_path / name / "checkpoints"))

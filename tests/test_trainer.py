@@ -326,8 +326,8 @@ def test_a_gradient_that_overflows():
 
 def test_a_native_environment_that_fails():
     failing = nbrl.NativeEnvironment(
-        ResetFunction(lambda state, seed, observation: STEPPED),
-        StepFunction(lambda state, action, observation, reward: 0),
+        ResetFunction(lambda *_: STEPPED),
+        StepFunction(lambda *_: 0),
         state_size=0,
         observation_space=Walk.observation_space,
         action_space=Walk.action_space,

@@ -185,7 +185,8 @@ class GymEnvironment(Environment):
                 shape, dtype, self._write = encoder(probe.observation_space)
             except ValueError as problem:
                 raise ValueError(f"{name}: {problem}") from None
-            super().__init__(name, shape, dtype, probe.action_space, action_mask=_gives_masks(probe))
+            discrete = not isinstance(probe.action_space, spaces.Box)
+            super().__init__(name, shape, dtype, probe.action_space, action_mask=discrete)
             if pictures and isinstance(environment, str) and "rgb_array" in probe.metadata.get("render_modes", ()):
                 self._build = lambda: _make(environment, render_mode="rgb_array")
         finally:
@@ -193,15 +194,6 @@ class GymEnvironment(Environment):
 
     def make(self) -> Instance:
         return python_instance(_Adapter(self, self._build(), self._action_space, self._write))
-
-
-def _gives_masks(environment: gymnasium.Env) -> bool:
-    """Whether a reset's info has a mask; what goes wrong here is told where it happens in training."""
-    try:
-        _, info = environment.reset(seed=0)
-        return "action_mask" in info
-    except Exception:
-        return False
 
 
 def _make(name: str, **options: Any) -> gymnasium.Env:
@@ -249,12 +241,15 @@ class _Adapter(PythonEnvironment):
         discrete = bool(description.action_counts)
         self._actions = Views(action_space.shape or (), np.int32 if discrete else np.float32)
         self._action = decoder(action_space)
-        self._encode_mask = mask_encoder(action_space) if description.action_mask else None
+        self._encode_mask = mask_encoder(action_space)
+        self._gives_masks: bool | None = None  # as its first reset tells
 
     def _read_mask(self, call: str, info: dict[str, Any], ended: bool = False) -> None:
-        if self._encode_mask is not None:
-            if "action_mask" not in info:
-                raise ValueError(f"{self._name}: {call} gave no action_mask in its info, as its first reset did")
+        if self._gives_masks is None:
+            self._gives_masks = "action_mask" in info
+        if self._gives_masks and "action_mask" not in info:
+            raise ValueError(f"{self._name}: {call} gave no action_mask in its info, as its first reset did")
+        if self._gives_masks:
             self.mask = self._encode_mask(info["action_mask"], ended)
 
     def reset(self, seed: int, observation: int) -> None:

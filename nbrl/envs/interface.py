@@ -489,7 +489,7 @@ class Player:
         continuous = environment.action_count == 0
         self._action = np.zeros(environment.action_shape or 1, np.float32 if continuous else np.int32)
         self._reward = np.zeros(1, np.float32)
-        self.mask = np.zeros(environment.mask_size, np.uint8)
+        self.mask = np.ones(environment.mask_size, np.uint8)
 
     def _checked(self, status: int) -> int:
         if not status & STEPPED:

@@ -85,7 +85,7 @@ class Actors(Struct):
         return cls(
             functions=np.zeros((n, 3), np.int64),
             observation=aligned_zeros((n, observation_bytes), np.uint8),
-            mask=np.zeros((n, mask_size), np.uint8),
+            mask=np.ones((n, mask_size), np.uint8),
             random=random,
             begun=np.zeros(n, np.bool_),
             state=np.zeros((n, state_size), np.float32),

@@ -71,12 +71,14 @@ def python_close(state):
 
 @numba.njit(nogil=True)
 def reset(address, state, seed, observation):
-    return native.call_reset(address, state.ctypes.data, np.uint64(seed), observation.ctypes.data)
+    return native.call_reset(address, state.ctypes.data, np.uint64(seed), observation.ctypes.data, 0, 0)
 
 
 @numba.njit(nogil=True)
 def step(address, state, action, observation, reward):
-    return native.call_step(address, state.ctypes.data, action.ctypes.data, observation.ctypes.data, reward.ctypes.data)
+    return native.call_step(
+        address, state.ctypes.data, action.ctypes.data, observation.ctypes.data, reward.ctypes.data, 0, 0
+    )
 
 
 @numba.njit(nogil=True)
