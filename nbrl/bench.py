@@ -193,7 +193,7 @@ def benchmark(
     report = on_progress or (lambda words: None)
     report("compiling")
     # A learning rate that changes nothing: the parts are repeated with the parameters of a new network.
-    still = dataclasses.replace(config, steps=ENDLESS, learning_rate=NO_LEARNING)
+    still = config.replace(steps=ENDLESS, learning_rate=NO_LEARNING)
     learner = Learner(still, environment)
     with Parts(learner) as parts:
         times = {}
@@ -421,7 +421,7 @@ def seconds_in_turn(groups: Sequence[Sequence[Callable[[int], Any]]], seconds: f
 
 def training_speed(config: Config, environment: Any, seconds: float) -> float:
     """Steps/s of a whole run that has warmed up, whatever length its settings say."""
-    trainer = Trainer(dataclasses.replace(config, steps=ENDLESS), environment)
+    trainer = Trainer(config.replace(steps=ENDLESS), environment)
     try:
         trainer.start()
         trainer.join(WARM_UP * seconds)

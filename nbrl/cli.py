@@ -4,11 +4,11 @@ Only this file handles signals and prints. Bad input ends with code 2 and one se
 """
 
 import argparse
-import dataclasses
 import json
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -22,12 +22,15 @@ from typing import Any, NoReturn
 from nbrl import __version__, checkpoint, envs, evaluate
 from nbrl.agent import Agent
 from nbrl.bench import benchmark
-from nbrl.config import PRESETS, Config, check_names, configure, describe
+from nbrl.config import COMMON, PRESETS, SETTINGS, Config, check_names, configure, describe, resolve
 from nbrl.human import play_human
+from nbrl.methods import method_class
+from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.metrics import Report, RunDirectory, default_directories, progress_line, read_metrics
 from nbrl.play import play
 from nbrl.plots import learning_curves
 from nbrl.registration import MAZES
+from nbrl.settings import Setting
 from nbrl.trainer import Trainer
 
 logger = logging.getLogger("nbrl")
@@ -35,6 +38,8 @@ logger = logging.getLogger("nbrl")
 LOG_INTERVAL = 10.0  # seconds between log lines where there is no terminal
 # Settings with an option of their own.
 OPTIONS = ("method", "network", "steps", "minutes", "until_return", "eval_interval", "actors", "threads", "seed")
+ASSIGNMENT = re.compile(r"[A-Za-z_]+=")
+FLAGS = ("--show", "--json")  # options without a value
 RUN_HELP = "a run directory, a checkpoint or a saved policy"
 ENV_HELP = "id of the environment; by default the one it was trained on"
 
@@ -157,10 +162,24 @@ def _train(parsed: argparse.Namespace, console: _Console) -> int:
         policy = Agent.load(parsed.init) if parsed.init else None
         if policy is not None:
             settings.setdefault("network", policy.network.layers)
-        config = configure(parsed.environment, preset=parsed.preset, frames=parsed.frames, **settings)
+        config, sources = resolve(parsed.environment, preset=parsed.preset, frames=parsed.frames, **settings)
+        if parsed.show:
+            return _show(config, sources)
         directory = parsed.out or next(path for path in default_directories(config) if not path.exists())
         trainer = Trainer(config, directory=directory, on_report=console.report, init=policy)
     return _run(trainer, RunDirectory(directory), console)
+
+
+def _show(config: Config, sources: dict[str, str]) -> int:
+    """Print every setting that counts in a run, and where it comes from."""
+    values = config.to_dict()
+    used = {"environment", "network", *COMMON, *method_class(config.method).settings}
+    used |= OPTIMISERS[config.optimiser].settings.keys()
+    for name in (name for name in values if name in used):
+        text = "none" if values[name] is None else json.dumps(values[name]).strip('"')
+        source = "given" if name == "environment" else sources.get(name, "paper")
+        print(f"{name:24} {text:24} {source}")
+    return 0
 
 
 def _resume(parsed: argparse.Namespace, console: _Console) -> int:
@@ -339,10 +358,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _single_settings(words: Sequence[str]) -> list[str]:
-    """Give each assignment after a ``--set`` one of its own, so that a word that is none is not taken for one."""
+    """Give each assignment a ``--set`` of its own, unless it is the value of an option."""
     single: list[str] = []
     for word in words:
-        if single[-2:-1] == ["--set"] and "=" in word and not word.startswith("-"):
+        before = single[-1] if single else ""
+        is_value = before.startswith("--") and "=" not in before and before not in FLAGS
+        if words[0] in ("train", "bench") and ASSIGNMENT.match(word) and not is_value:
             single.append("--set")
         single.append(word)
     return single
@@ -370,7 +391,7 @@ def _parser() -> argparse.ArgumentParser:
         _train,
         "train",
         "Train an agent.",
-        epilog="settings for --set, by default those that suit the environment:\n" + "\n".join(lines),
+        epilog="settings, by default those that suit the environment:\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     train.add_argument("environment", metavar="ENV", help="id of an environment, such as ALE/Pong-v5: see nbrl envs")
@@ -379,10 +400,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar = {"method": "M", "network": "NET"}.get(name, "N")
         train.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=describe()[name])
     train.add_argument("--init", metavar="POLICY", type=Path, help="begin with a saved policy, whose network it takes")
+    train.add_argument("--show", action="store_true", help="print every setting and where it comes from, and end")
     train.add_argument("--frames", metavar="N", type=_number, help="length of the run in frames instead of steps")
     train.add_argument("--out", metavar="DIR", type=Path, help="directory of the run; by default a new one in runs/")
     train.add_argument(
-        "--set", metavar="field=value", action="append", default=[], help="any settings of those below, one or several"
+        "--set",
+        metavar="field=value",
+        action="append",
+        default=[],
+        help="a setting; the --set may be left out",
     )
 
     resume = command(_resume, "resume", "Go on with a run from its newest checkpoint.")
@@ -438,24 +464,21 @@ def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
     check_names(texts)
     if "environment" in texts:
         raise ValueError("the environment is not for --set: it is the word after train")
-    types = {field.name: field.type for field in dataclasses.fields(Config)}
-    return {name: _value(text, types[name]) for name, text in texts.items()}
+    return {name: _value(text, SETTINGS.get(name)) for name, text in texts.items()}
 
 
-def _value(text: str, type_: Any) -> Any:
-    """Return what a text says as a value of a type, or the text, which ``Config`` then refuses by name."""
-    if type_ is str:
+def _value(text: str, setting: Setting | None) -> Any:
+    """Return what a text says as a value of a setting, or the text, which ``Config`` then refuses by name."""
+    if setting is None:  # the network
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    if setting.kind is str:
         return text
-    if type_ is bool:
+    if setting.kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
-    if type_ in (int, float):
-        return _number(text)
-    if type_ in (int | None, float | None):
-        return None if text.lower() == "none" else _number(text)
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return None if setting.optional and text.lower() == "none" else _number(text)
 
 
 def _number(text: str) -> Any:

@@ -3,8 +3,6 @@
 `nbrl.run` runs the loop over these in threads of its own, `nbrl.snapshot` saves and restores them.
 """
 
-import dataclasses
-import importlib
 import math
 import secrets
 from typing import Any
@@ -16,7 +14,7 @@ from nbrl.actions import Discrete, Policy, actions_of, before_softplus
 from nbrl.agent import Agent, Preprocessing
 from nbrl.config import Config
 from nbrl.envs.interface import Instance
-from nbrl.methods import METHODS, driver
+from nbrl.methods import driver, method_class
 from nbrl.methods.driver import Method
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.methods.running_statistics import RunningStatistics, fill_normal, merge
@@ -61,16 +59,13 @@ class Learner:
     """
 
     def __init__(self, config: Config, environment: Any = None) -> None:
-        self.config = config = dataclasses.replace(
-            config, seed=secrets.randbits(63) if config.seed is None else config.seed
-        )
+        self.config = config = config.replace(seed=secrets.randbits(63) if config.seed is None else config.seed)
         self.environment = envs.make(
             config.environment if environment is None else environment,
             sticky_actions=config.sticky_actions,
             cut_on_life_loss=config.cut_on_life_loss,
         )
-        module = importlib.import_module(f"nbrl.methods.{config.method}")
-        self.method: type[Method] = getattr(module, METHODS[config.method])
+        self.method: type[Method] = method_class(config.method)
         self.actions = actions_of(self.environment)
         kinds = [kind for kind in self.method.policies if kind.takes(self.actions)]
         if not kinds:
@@ -152,12 +147,11 @@ class Learner:
                 raw_reward=np.zeros(1, np.float32),
             )
         )
-        settings = {name: getattr(config, name) for name in self.method.names() if hasattr(config, name)}
+        settings = {name: getattr(config, name, None) for name in self.method.names()}
         settings |= {"total_steps": config.steps}
         settings["reward_clip"] = math.inf if config.reward_clip is None else config.reward_clip
-        if "target_rate" in settings:
-            settings["target_rate"] = config.target_rate or 0.0
-        self.methods.append(self.method(**settings, **self.method.own(self, actors, work)))
+        settings = {name: 0 if value is None else value for name, value in settings.items()}
+        self.methods.append(self.method(**settings | self.method.own(self, actors, work)))
         self.policies.append(self.make_policy((t_max, k)))
 
     def make_policy(self, shape: tuple[int, int]) -> Policy:

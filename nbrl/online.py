@@ -1,6 +1,5 @@
 """Learning where the host owns the loop: games and simulators that cannot be handed over as an environment."""
 
-import dataclasses
 import os
 import threading
 from collections.abc import Mapping
@@ -100,7 +99,7 @@ class OnlineLearner:
         environment = Environment("host", shape, dtype, action_space, action_mask=masks)
         if isinstance(config, Mapping):
             config = configure(environment, **{"actors": 1, "threads": None, "lockstep": 1} | dict(config))
-        config = dataclasses.replace(config, threads=config.actors, lockstep=1)
+        config = config.replace(threads=config.actors, lockstep=1)
         self._action = decoder(action_space)
         self._encode_mask = mask_encoder(action_space) if masks else None
         self._learner = Learner(config, environment)

@@ -10,28 +10,28 @@ from hypothesis import strategies as st
 
 from nbrl import envs
 from nbrl.config import (
-    CONTINUOUS,
     DEFAULTS,
-    METHOD_DEFAULTS,
-    METHODS,
-    OPTIMISERS,
     PRESETS,
-    VARIANCES,
-    WITHOUT_REPLAY,
+    SETTINGS,
     Config,
     available_cores,
     check_names,
     configure,
     describe,
 )
+from nbrl.methods import METHODS, dpg, method_class
+from nbrl.methods.a3c import CONTINUOUS, VARIANCES
+from nbrl.methods.dpg import WITHOUT_REPLAY
+from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.nets.layers import ACTIVATIONS, NETWORKS, Conv, Dense, Lstm, layers_from_list, layers_to_list
+from nbrl.settings import Task
 
 counts = st.integers(1, 10**6)
 positive = st.floats(1e-12, 1e12)
 fractions = st.floats(0, 1, exclude_max=True)
 layers = st.lists(
-    st.builds(Dense, counts, st.sampled_from(ACTIVATIONS))
-    | st.builds(Conv, counts, counts, counts, st.sampled_from(ACTIVATIONS))
+    st.builds(Dense, counts, st.sampled_from(sorted(ACTIVATIONS)))
+    | st.builds(Conv, counts, counts, counts, st.sampled_from(sorted(ACTIVATIONS)))
     | st.builds(Lstm, counts),
     min_size=1,
 ).map(tuple)
@@ -253,20 +253,33 @@ def test_the_tables_hold_possible_settings(table):
     Config(environment="x", threads=1, **table)
 
 
-@pytest.mark.parametrize(
-    "table", [defaults for methods in METHOD_DEFAULTS.values() for defaults in methods.values()], ids=str
-)
-def test_the_tables_of_methods_hold_possible_settings(table):
+TASKS = [
+    Task(image, continuous, given)
+    for image in (False, True)
+    for continuous in (False, True)
+    for given in ({}, {"replay_size": 0})
+]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_defaults_of_methods_are_possible_settings(method, task):
+    table = method_class(method).defaults(task)
     check_names(table)
-    Config(environment="x", threads=1, **table)
+    Config(environment="x", threads=1, method=method, **table)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_own_settings_are_settings_with_the_paper_s_values(method):
+    for name, setting in method_class(method).settings.items():
+        assert SETTINGS[name] is setting
+        assert getattr(Config(environment="x", method=method), name) == setting.default
 
 
 def test_methods_have_defaults_of_their_own():
-    assert METHOD_DEFAULTS.keys() == DEFAULTS.keys()
-    assert {method for methods in METHOD_DEFAULTS.values() for method in methods} <= set(METHODS)
     for method in ("one_step_q", "one_step_sarsa", "n_step_q"):
         config = configure("CartPole-v1", method=method)
-        own = METHOD_DEFAULTS["vector"][method]
+        own = method_class(method).on_vectors
         assert {"target_interval", "epsilon_steps"} <= own.keys()
         expected = DEFAULTS["vector"] | own
         assert {name: getattr(config, name) for name in expected} == expected
@@ -320,7 +333,7 @@ def test_continuous_actions_are_learnt_more_slowly_in_longer_runs():
 
 def test_deterministic_policy_gradient_has_defaults_of_its_own():
     # None of those are A3C's for continuous actions.
-    config, own = configure("Pendulum-v1", method="dpg"), METHOD_DEFAULTS["vector"]["dpg"]
+    config, own = configure("Pendulum-v1", method="dpg"), dpg.VECTORS
     expected = DEFAULTS["vector"] | own
     assert {name: getattr(config, name) for name in expected} == expected
     assert (config.normalise_observations, config.reward_clip, config.lockstep) == (False, None, 1)

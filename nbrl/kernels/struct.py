@@ -97,6 +97,8 @@ class Struct:
         cls._fields = dict(cls._fields)
         at = sum(field.words for field in cls._fields.values())
         for name, kind in list(vars(cls).items()):
+            if isinstance(getattr(kind, "field", None), str):  # a setting, which names its type
+                kind = getattr(types, kind.field)
             if isinstance(kind, types.Type) and name != "type":
                 cls._fields[name] = field = _Field(name, kind, at)
                 setattr(cls, name, field)

@@ -7,8 +7,10 @@ The paper's symbols: theta and theta' (here `shared.theta` and `work.theta`; pol
 R the return, pi the policy, V the value, beta the weight of the entropy.
 """
 
+import math
+from typing import Any
+
 import numpy as np
-from numba import float64
 
 from nbrl.actions import Categorical, Gaussian, choose, draw, policy_gradient
 from nbrl.kernels.compile import part
@@ -16,21 +18,74 @@ from nbrl.methods import driver
 from nbrl.methods.driver import Method, forward_step, returns, update
 from nbrl.methods.state import METRICS
 from nbrl.nets.table import backward, forward, output_gradients, outputs
+from nbrl.settings import Setting, Task, whole
 
 POLICY_LOSS, VALUE_LOSS, ENTROPY = range(METRICS, METRICS + 3)
 VALUE = -1  # the network's last layer
 
 
+VARIANCES = ("softplus", "constant")
+
+# What differs with continuous actions. The learning rate is that of vectors, in runs as long as this.
+CONTINUOUS: dict[str, Any] = {
+    "separate_networks": True,
+    "policy_variance": "constant",
+    "normalise_observations": True,
+    "normalise_rewards": True,
+    "reward_clip": 10.0,
+    "gae_lambda": 0.95,
+    "initialisation": "orthogonal",
+    "entropy_weight": 0.0,
+    "lockstep": 4,
+    "rollout_length": 32,
+    "learning_rate": 2e-3,
+    "steps": 1_000_000,
+}
+CONTINUOUS_IMAGES: dict[str, Any] = {
+    "separate_networks": False,
+    "normalise_observations": False,
+    "optimiser": "shared_adam",
+    "learning_rate": 5e-4,
+}
+
+
 class A3C(Method):
     """Its settings."""
 
-    gae_lambda = float64
-    entropy_weight = float64
-    value_weight = float64
+    gae_lambda = Setting(
+        1.0, "lambda of generalised advantage estimation; paper: 1, the whole rollout's return", least=0, most=1
+    )
+    separate_networks = Setting(False, "whether policy and value share no layer; paper: false on Atari, true on MuJoCo")
+    policy_variance = Setting(
+        "softplus",
+        "variance of continuous actions: softplus of a layer's outputs, or constant, learnt; paper: softplus",
+        choices=VARIANCES,
+    )
+    initial_deviation = Setting(
+        None,
+        "deviation of continuous actions at first, where their bounds are -1 and 1, none for what the first weights "
+        "give, about 0.83; paper: none",
+        above=0.01,
+        most=10,
+        type=float,
+    )
+    entropy_weight = Setting(0.01, "beta, weight of the policy's entropy; paper: 0.01 (MuJoCo: 1e-4)", least=0)
+    value_weight = Setting(0.5, "weight of the value loss; paper: 0.5", least=0)
 
     policies = (Categorical, Gaussian)
     critic = ("value",)
     metrics = ("policy_loss", "value_loss", "entropy")
+
+    @classmethod
+    def defaults(cls, task: Task) -> dict[str, Any]:
+        if not task.continuous:
+            return {}
+        if task.image:
+            return CONTINUOUS | CONTINUOUS_IMAGES
+        # Annealed over a longer run, the same rate stays high for longer, and may undo what was learnt.
+        found_on = CONTINUOUS["steps"]
+        longer = max(found_on, whole(task.given.get("steps")) or 0) / found_on
+        return CONTINUOUS | {"learning_rate": CONTINUOUS["learning_rate"] / math.sqrt(longer)}
 
 
 @part(driver.act, A3C)

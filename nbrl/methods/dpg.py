@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import boolean, float64, int64
+from numba import boolean, float64
 
 from nbrl.actions import Deterministic
 from nbrl.kernels.compile import jit, part
@@ -23,7 +23,7 @@ from nbrl.kernels.random import normal, uniform
 from nbrl.kernels.struct import reference
 from nbrl.methods import driver
 from nbrl.methods.driver import ABANDONED, GO_ON, Method, count_steps, descend, returns, steps_taken
-from nbrl.methods.q_values import refresh_target
+from nbrl.methods.q_values import TARGET_INTERVAL, refresh_target
 from nbrl.methods.replay import (
     RETURN,
     WEIGHT,
@@ -37,6 +37,7 @@ from nbrl.methods.replay import (
     stored,
 )
 from nbrl.methods.state import ABANDON, METRICS
+from nbrl.nets.layers import Dense
 from nbrl.nets.table import (
     NO_INPUTS,
     Workspace,
@@ -48,18 +49,57 @@ from nbrl.nets.table import (
     output_gradients,
     outputs,
 )
+from nbrl.settings import Setting, Task
 
 POLICY_LOSS, VALUE_LOSS = METRICS, METRICS + 1
 MIN_NOISE = 0.1  # of the last actor, to the first one's
 
 
+# A clip that seldom acts: the critic's part of the gradient, which is the larger, would hold back the actor's. Rewards
+# as they are: a memory would hold them in the scale of their time.
+VECTORS: dict[str, Any] = {
+    "network": (Dense(256), Dense(256)),
+    "normalise_rewards": False,
+    "rollout_length": 1,
+    "target_rate": 0.005,
+    "replay_size": 1_000_000,
+    "batch_size": 256,
+    "gradient_clip": 1e6,
+}
+# On top of these, for what learns from rollouts alone.
+WITHOUT_REPLAY: dict[str, Any] = {"lockstep": 8, "rollout_length": 2, "exploration": 1.0, "steps": 1_000_000}
+
+
 class DPG(Method):
     """Its settings and state."""
 
-    target_interval = int64
-    target_rate = float64  # 0 where the target network is copied by the interval
-    warm_up = int64
-    updates_per_step = float64
+    target_interval = TARGET_INTERVAL
+    target_rate = Setting(
+        None,
+        "tau of dpg, how far the target network goes to the other at each update, none to go by the interval; not in "
+        "the paper",
+        above=0,
+        most=1,
+        type=float,
+    )
+    exploration = Setting(
+        0.3,
+        "deviation of dpg's noise for its first actor, where bounds of actions are -1 and 1; down to a tenth for the "
+        "last; not in the paper",
+        least=0,
+    )
+    replay_size = Setting(0, "steps that dpg's replay memories hold in all, 0 for none; paper: 0", least=0, most=10**12)
+    batch_size = Setting(64, "samples of an update from a replay memory; not in the paper", least=1, most=1_000_000)
+    updates_per_step = Setting(1.0, "updates from a replay memory for each step; not in the paper", above=0, most=1000)
+    warm_up = Setting(
+        1000,
+        "steps at random that fill a replay memory before it is learnt from; not in the paper",
+        least=1,
+        most=10**12,
+    )
+    save_replay = Setting(
+        False, "whether checkpoints hold the replay memory, so that a run goes on without filling it anew"
+    )
     uses_replay = boolean
     replay = reference(Replay)
     target = reference(Workspace)  # its parameters are theta^-, the shared target networks'
@@ -69,6 +109,23 @@ class DPG(Method):
     critic = ("q",)
     has_target = True
     metrics = ("policy_loss", "value_loss")
+
+    @classmethod
+    def defaults(cls, task: Task) -> dict[str, Any]:
+        return VECTORS | (WITHOUT_REPLAY if task.given.get("replay_size") == 0 else {})
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        if config.replay_size > 0 and config.batch_size > config.warm_up:
+            raise ValueError(
+                f"batch_size is {config.batch_size}: it must be at most warm_up, the {config.warm_up} steps that are "
+                "in the replay memory when learning begins"
+            )
+        if 0 < config.replay_size < config.warm_up:
+            raise ValueError(
+                f"warm_up is {config.warm_up}: it must be at most replay_size, the {config.replay_size} steps that "
+                "the replay memory holds"
+            )
 
     @classmethod
     def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ A method is a file of this folder with a class of its settings and state (`Metho
 Where the host steps its own environment, `nbrl.online` calls the same parts.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numba import boolean, float64, int64
@@ -53,6 +53,7 @@ from nbrl.methods.state import (
     WRITTEN,
 )
 from nbrl.nets.table import Workspace, forward, load_observation, load_state, store_state
+from nbrl.settings import Setting, Task
 
 # What the loop returns, and what its parts return.
 GO_ON, PAUSED, FINISHED, ABANDONED, FAILED_ENVIRONMENT, BAD_OBSERVATION, BAD_REWARD, BAD_GRADIENT, BAD_MASK = range(9)
@@ -61,8 +62,12 @@ GO_ON, PAUSED, FINISHED, ABANDONED, FAILED_ENVIRONMENT, BAD_OBSERVATION, BAD_REW
 class Method(Struct):
     """What a worker's method has: the settings that the driver reads, then its own, and its state.
 
+    A class declares its own settings as attributes that are a `Setting`.
+
     Attributes
     ----------
+    settings : dict of str to Setting
+        Its own.
     policies : tuple of type of Policy
         The kinds of policies that it learns.
     critic : tuple of str
@@ -73,6 +78,7 @@ class Method(Struct):
         What it adds up in `Worker.sums` from METRICS on, a sample's share at a time.
     """
 
+    settings: ClassVar[dict[str, Setting]] = {}
     discount = float64
     learning_rate = float64
     total_steps = int64
@@ -84,6 +90,19 @@ class Method(Struct):
     critic: tuple[str, ...] = ()
     has_target = False
     metrics: tuple[str, ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        cls.settings = cls.settings | {name: value for name, value in vars(cls).items() if isinstance(value, Setting)}
+        super().__init_subclass__()
+
+    @classmethod
+    def defaults(cls, task: Task) -> dict[str, Any]:
+        """What differs from the settings that suit such observations, in a task."""
+        return {}
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raise ``ValueError`` for settings that each can be, but not together."""
 
     @classmethod
     def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from nbrl.nets.table import backward
 class NStepQ(ValueMethod):
     """Its settings and state are those of all value methods."""
 
+    on_vectors = ValueMethod.on_vectors | {"gradient_clip": 1e3}
+
 
 @part(driver.learn, NStepQ)
 def learn(method, policy, shared, worker, first):

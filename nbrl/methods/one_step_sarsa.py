@@ -18,6 +18,8 @@ from nbrl.nets.table import backward
 class OneStepSarsa(ValueMethod):
     """Its settings and state are those of all value methods; what an actor does next is kept with the actor."""
 
+    on_vectors = ValueMethod.on_vectors | {"rollout_length": 5, "gradient_clip": 1e3}
+
 
 @part(driver.act, OneStepSarsa)
 def act(method, policy, shared, worker, first, t):

@@ -15,6 +15,7 @@ from numba import float32, float64, int64
 
 from nbrl.kernels.compile import Routine, jit, routine
 from nbrl.kernels.struct import Struct
+from nbrl.settings import Setting
 
 
 class Optimiser(Struct):
@@ -35,7 +36,7 @@ class Rule(NamedTuple):
     """An optimiser: its routine, settings and statistics, one flat array each, and whether all threads share these."""
 
     routine: Routine
-    settings: tuple[str, ...]
+    settings: dict[str, Setting]
     statistics: tuple[str, ...]
     shared: bool
 
@@ -128,10 +129,23 @@ def _adam(o, _, __, ___, ____, _____):
     adam(o.theta, m, v, o.d, o.scale, o.learning_rate, beta1, beta2, epsilon, o.count)
 
 
-RMSPROP_SETTINGS = ("rmsprop_decay", "rmsprop_epsilon")
+MOMENTUM = {
+    "momentum": Setting(
+        0.9, "alpha of momentum_sgd, weight of the old mean gradient; paper: not reported", least=0, below=1
+    ),
+}
+RMSPROP = {
+    "rmsprop_decay": Setting(0.99, "alpha, weight of the old mean square; paper: 0.99", least=0, below=1),
+    "rmsprop_epsilon": Setting(0.1, "added to the mean square inside the root; paper: 0.1", above=0),
+}
+ADAM = {
+    "adam_beta1": Setting(0.9, "weight of the old mean gradient; not in the paper", least=0, below=1),
+    "adam_beta2": Setting(0.999, "weight of the old mean square; not in the paper", least=0, below=1),
+    "adam_epsilon": Setting(1e-8, "added to the root of the mean square; not in the paper", above=0),
+}
 OPTIMISERS = {
-    "momentum_sgd": Rule(_momentum_sgd, ("momentum",), ("m",), shared=False),
-    "rmsprop": Rule(_rmsprop, RMSPROP_SETTINGS, ("g",), shared=False),
-    "shared_rmsprop": Rule(_rmsprop, RMSPROP_SETTINGS, ("g",), shared=True),
-    "shared_adam": Rule(_adam, ("adam_beta1", "adam_beta2", "adam_epsilon"), ("m", "v"), shared=True),
+    "momentum_sgd": Rule(_momentum_sgd, MOMENTUM, ("m",), shared=False),
+    "rmsprop": Rule(_rmsprop, RMSPROP, ("g",), shared=False),
+    "shared_rmsprop": Rule(_rmsprop, RMSPROP, ("g",), shared=True),
+    "shared_adam": Rule(_adam, ADAM, ("m", "v"), shared=True),
 }

@@ -1,9 +1,9 @@
 """What the value methods share: epsilon-greedy actions, the target network, values where episodes were truncated."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from numba import float64, int64
+from numba import float64
 
 from nbrl.actions import EpsilonGreedy, argmax, choose, draw, q_gradient
 from nbrl.kernels.compile import jit, part
@@ -14,6 +14,7 @@ from nbrl.methods import driver
 from nbrl.methods.driver import Method, forward_legal, forward_step, steps_taken
 from nbrl.methods.state import METRICS
 from nbrl.nets.table import Workspace, copy_inputs, output_gradients, outputs
+from nbrl.settings import Setting, Task
 
 VALUE_LOSS = METRICS
 Q = -1  # the network's last layer
@@ -23,17 +24,32 @@ FINAL_EPSILONS, PROBABILITIES = (0.1, 0.01, 0.5), (0.4, 0.3, 0.3)
 STREAM = 1 << 40  # random streams of these draws begin here, far from those of actors and evaluations
 
 
+TARGET_INTERVAL = Setting(
+    10_000, "steps between copies of the target network, of the value methods; paper: 10,000", least=1, most=10**15
+)
+
+
 class ValueMethod(Method):
     """Settings and state of the value methods."""
 
-    target_interval = int64
-    epsilon_steps = int64
+    target_interval = TARGET_INTERVAL
+    epsilon_steps = Setting(
+        1_000_000,
+        "steps over which the exploration of the value methods falls from 1 to 0.1, 0.01 or 0.5; paper: 1 million",
+        least=1,
+        most=10**15,
+    )
     target = reference(Workspace)  # its parameters are theta^-, the shared target network's
     final_epsilon = float64[::1]  # (n,): where the exploration of an actor ends
 
     policies = (EpsilonGreedy,)
     has_target = True
     metrics = ("value_loss",)
+    on_vectors: ClassVar[dict[str, Any]] = {"target_interval": 500, "epsilon_steps": 50_000}
+
+    @classmethod
+    def defaults(cls, task: Task) -> dict[str, Any]:
+        return {} if task.image else cls.on_vectors
 
     @classmethod
     def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:

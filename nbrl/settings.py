@@ -1,0 +1,121 @@
+"""One setting: its default, what it is, and what values it can have. Whoever reads a setting declares it."""
+
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+_HOLDS: dict[str, Callable[[float, float], bool]] = {
+    "of at least": lambda number, bound: number >= bound,
+    "above": lambda number, bound: number > bound,
+    "at most": lambda number, bound: number <= bound,
+    "below": lambda number, bound: number < bound,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting, whose default is the paper's.
+
+    Parameters
+    ----------
+    default
+        A bool, int, float or str; or None, for what may be left out.
+    description : str
+        What it is, its unit and the paper's value: what ``--help`` prints.
+    least, above, most, below : float, optional
+        Bounds of a number.
+    choices : tuple of str, optional
+        What a str may be.
+    type : type, optional
+        Of what may be None; else that of the default.
+    """
+
+    default: Any
+    description: str
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    type: Any = None
+
+    @property
+    def kind(self) -> Any:
+        """The type of its values, None aside."""
+        return self.type or type(self.default)
+
+    @property
+    def field(self) -> str | None:
+        """The name of numba's type of it, as a field of a struct, where there is one."""
+        return {int: "int64", float: "float64", bool: "boolean"}.get(self.kind)
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be None."""
+        return self.type is not None
+
+    def checked(self, name: str, value: Any) -> Any:
+        """A value in the setting's own type; ``ValueError`` with one sentence if it cannot be one."""
+        if self.optional and value is None:
+            return None
+        if self.kind is str:
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"{name} is {value!r}: it must be a name")
+            if self.choices and value not in self.choices:
+                raise ValueError(unknown(name, value, self.choices))
+            return value
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} is {value!r}: it must be true or false")
+            return value
+        bounds = {"of at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        held = {words: bound for words, bound in bounds.items() if bound is not None}
+        number = whole(value) if self.kind is int else _real(value)
+        if number is None or not all(_HOLDS[words](number, bound) for words, bound in held.items()):
+            wanted = " and".join(f" {words} {bound}" for words, bound in held.items())
+            kind = "a whole number" if self.kind is int else "a finite number"
+            raise ValueError(f"{name} is {value!r}: it must be {kind}{wanted}{', or none' if self.optional else ''}")
+        return number
+
+
+class Task(NamedTuple):
+    """What a method's defaults depend on."""
+
+    image: bool  # whether observations are images, else vectors
+    continuous: bool  # whether actions are continuous
+    given: Mapping[str, Any]  # the settings that are given
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
+    """The sentence for a name that is not in a list.
+
+    >>> unknown("setting", "learning_rat", ["steps", "learning_rate"])
+    "unknown setting 'learning_rat': did you mean 'learning_rate'?"
+    >>> unknown("optimiser", "sgd", ["shared_rmsprop", "shared_adam"])
+    "unknown optimiser 'sgd': it must be one of shared_rmsprop, shared_adam"
+    """
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    if close:
+        return f"unknown {what} {name!r}: did you mean {close[0]!r}?"
+    return f"unknown {what} {name!r}: it must be one of {', '.join(known)}"
+
+
+def whole(value: object) -> int | None:
+    """A value as an ``int`` if it is a whole number, else None."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        return None
+    return int(value)
+
+
+def _real(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
