@@ -118,10 +118,10 @@ class Benchmark:
     def table(self) -> str:
         """The result as people read it."""
         config, cores = self.config, f"{self.config.threads} thread{'s' if self.config.threads > 1 else ''}"
-        samples = config.lockstep * config.rollout_length
+        samples = config.envs_per_batch * config.rollout_length
         lines = [
             machine_line(self.machine),
-            f"{config.environment}, {config.method}: {config.actors} actors, {cores}, lockstep {config.lockstep}, "
+            f"{config.environment}, {config.method}: {config.actors} actors, {cores}, {config.envs_per_batch} a batch, "
             f"rollouts of {config.rollout_length} steps, {self.parameters:,} parameters",
             "",
             *self._speeds(cores),
@@ -135,7 +135,7 @@ class Benchmark:
             f"  {'whole':22}{'':12}{self.whole:>12,.2f}{1:>16.1%}",
             "",
             f"GFLOP/s on one core; {self.peak:,.1f} is the most that multiply-adds reach here",
-            f"  {'layer':22}{f'forward, batch {config.lockstep}':>24}{f'backward, batch {samples}':>24}",
+            f"  {'layer':22}{f'forward, batch {config.envs_per_batch}':>24}{f'backward, batch {samples}':>24}",
         ]
         for layer in self.layers:
             speeds = (f"{speed:,.1f} ({speed / self.peak:.0%})" for speed in (layer.forward, layer.backward))
@@ -367,7 +367,7 @@ class Parts(contextlib.AbstractContextManager):
         for call in calls:
             call(config.actors)  # every actor's first reset, which may take long
         found = seconds_in_turn([calls[:count] for count in counts], seconds)
-        return [1e6 * spent / (config.rollout_length * config.lockstep) for spent in found]
+        return [1e6 * spent / (config.rollout_length * config.envs_per_batch) for spent in found]
 
     def run(self, part: str, worker: int, rollouts: int) -> None:
         """Repeat a part; what an environment raised is raised."""
@@ -461,7 +461,7 @@ def _repeat_forward(work, samples, repeats):
 def _layer_speeds(learner: Learner, seconds: float) -> Iterator[LayerSpeed]:
     """Each layer as a network of its own: a table of one row over the arrays of the first worker."""
     (method, policy, shared, worker), config = learner.arguments(0), learner.config
-    acting, learning = config.lockstep, config.lockstep * config.rollout_length
+    acting, learning = config.envs_per_batch, config.envs_per_batch * config.rollout_length
     for place, plan in enumerate(learner.network.plans):
         layer = worker.work.replace(table=worker.work.table[place : place + 1])
         learn = partial(_learn, method, policy, shared, worker.replace(work=layer))

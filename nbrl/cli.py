@@ -37,7 +37,7 @@ logger = logging.getLogger("nbrl")
 
 LOG_INTERVAL = 10.0  # seconds between log lines where there is no terminal
 # Settings with an option of their own.
-OPTIONS = ("method", "network", "steps", "minutes", "until_return", "eval_interval", "actors", "threads", "seed")
+OPTIONS = ("method", "network", "steps", "minutes", "target_return", "eval_interval", "actors", "threads", "seed")
 ASSIGNMENT = re.compile(r"[A-Za-z_]+=")
 FLAGS = ("--show", "--json")  # options without a value
 RUN_HELP = "a run directory, a checkpoint or a saved policy"

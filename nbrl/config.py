@@ -17,7 +17,7 @@ COMMON: dict[str, Setting] = {
     "method": Setting("a3c", "learning algorithm; paper: a3c does best", choices=tuple(METHODS)),
     "actors": Setting(16, "actor-learners, each with its own environment; paper: 16", least=1, most=10_000),
     "threads": Setting(16, "system threads that serve the actors; paper: 16, one for each actor", least=1),
-    "lockstep": Setting(1, "actors of one thread that step as one batch; paper: 1", least=1),
+    "envs_per_batch": Setting(1, "actors of one thread that step as one batch; paper: 1", least=1),
     "rollout_length": Setting(5, "t_max, steps of an actor between updates; paper: 5", least=1, most=1_000_000),
     "steps": Setting(
         80_000_000, "length of the run in agent steps, all actors; paper: 80 million", least=1, most=10**15
@@ -54,7 +54,7 @@ COMMON: dict[str, Setting] = {
         above=0,
         type=float,
     ),
-    "until_return": Setting(
+    "target_return": Setting(
         None, "end when the mean return of the last 100 episodes is as high as this, none for no such end", type=float
     ),
     "report_interval": Setting(1.0, "seconds between reports", above=0),
@@ -111,12 +111,14 @@ class Config:
         checked = {name: setting.checked(name, getattr(self, name)) for name, setting in SETTINGS.items()}
         for name, value in (checked | {"network": layers_from_list(self.network)}).items():
             object.__setattr__(self, name, value)
-        if self.actors % self.lockstep:
-            raise ValueError(f"lockstep is {self.lockstep}: it must divide the number of actors, {self.actors}")
-        if self.threads > self.actors // self.lockstep:
+        if self.actors % self.envs_per_batch:
             raise ValueError(
-                f"threads is {self.threads}: it must be at most {self.actors // self.lockstep}, "
-                "the number of actors divided by lockstep"
+                f"envs_per_batch is {self.envs_per_batch}: it must divide the number of actors, {self.actors}"
+            )
+        if self.threads > self.actors // self.envs_per_batch:
+            raise ValueError(
+                f"threads is {self.threads}: it must be at most {self.actors // self.envs_per_batch}, "
+                "the number of actors divided by envs_per_batch"
             )
         method_class(self.method).check(self)
 
@@ -176,7 +178,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "quick": {
         "image": {
-            "lockstep": 4,
+            "envs_per_batch": 4,
             "rollout_length": 20,
             "gae_lambda": 0.95,
             "initialisation": "orthogonal",
@@ -206,7 +208,7 @@ def configure(environment: Any, *, preset: str | None = None, frames: int | None
         Length of the run in the environment's frames, in place of ``steps``: an Atari step is four frames.
     **settings
         Fields of ``Config``. ``threads`` is by default the number of cores this process may use, at most the actors. A
-        ``lockstep`` above 1 that is only a default is lowered to what ``actors`` and ``threads`` allow.
+        ``envs_per_batch`` above 1 that is only a default is lowered to what ``actors`` and ``threads`` allow.
 
     Raises
     ------
@@ -242,12 +244,12 @@ def resolve(
     found.append(("given", settings))
     values = {key: value for _, overlay in found for key, value in overlay.items()}
     sources = {key: source for source, overlay in found for key in overlay}
-    if "lockstep" not in settings:
-        values["lockstep"] = _lockstep(values)
+    if "envs_per_batch" not in settings:
+        values["envs_per_batch"] = _envs_per_batch(values)
     if values.get("threads") is None:
         # Values that are wrong here are refused by Config, which names them.
-        actors, lockstep = (whole(values.get(key, SETTINGS[key].default)) for key in ("actors", "lockstep"))
-        values["threads"] = max(1, min(available_cores(), (actors or 1) // (lockstep or 1)))
+        actors, batch = (whole(values.get(key, SETTINGS[key].default)) for key in ("actors", "envs_per_batch"))
+        values["threads"] = max(1, min(available_cores(), (actors or 1) // (batch or 1)))
         sources["threads"] = "cores of this machine"
     return Config(environment=name, **values), sources
 
@@ -279,10 +281,10 @@ def check_names(names: Iterable[str]) -> None:
             raise ValueError(unknown("setting", name, known))
 
 
-def _lockstep(values: Mapping[str, Any]) -> int:
-    """The default lockstep, or the most below it that the actors and threads asked for allow."""
+def _envs_per_batch(values: Mapping[str, Any]) -> int:
+    """The default ``envs_per_batch``, or the most below it that the actors and threads asked for allow."""
     most, actors, threads = (
-        values.get("lockstep", 1),
+        values.get("envs_per_batch", 1),
         whole(values.get("actors", SETTINGS["actors"].default)),
         whole(values.get("threads")),
     )

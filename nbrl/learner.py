@@ -46,7 +46,7 @@ class Learner:
     methods, policies : list of Method, list of Policy
         Of each thread: its settings and state, and how its actors choose.
     actors : list of numpy.ndarray
-        The numbers of each worker's actors: groups of `lockstep` are dealt to the threads in turn.
+        The numbers of each worker's actors: groups of `envs_per_batch` are dealt to the threads in turn.
     instances : list of list of Instance
         The running environments of each worker's actors, once they are attached.
     saved_environments : dict of int to bytes
@@ -85,7 +85,7 @@ class Learner:
             constant={"variance"} & set(self.policy.heads) if config.policy_variance == "constant" else (),
         )
         self.optimiser = OPTIMISERS[config.optimiser]
-        groups = np.arange(config.actors).reshape(-1, config.lockstep)
+        groups = np.arange(config.actors).reshape(-1, config.envs_per_batch)
         owners = 1 if self.optimiser.shared else len(groups)
         self.shared = Shared.make(
             config.threads,
@@ -95,8 +95,8 @@ class Learner:
             self.method.has_target,
         )
         theta = self.network.initial(config.seed or 0, config.initialisation)
-        if "variance" in self.policy.heads and config.initial_deviation is not None:
-            self.network.layout.view(theta, "variance/bias")[...] += before_softplus(config.initial_deviation)
+        if "variance" in self.policy.heads and config.initial_std is not None:
+            self.network.layout.view(theta, "variance/bias")[...] += before_softplus(config.initial_std)
         self.begin_with(theta)
         self.actors = [groups[thread :: config.threads].reshape(-1) for thread in range(config.threads)]
         self.workers: list[Worker] = []
@@ -122,7 +122,7 @@ class Learner:
 
     def _add_thread(self, thread: int, actors: np.ndarray) -> None:
         config, environment = self.config, self.environment
-        t_max, k = config.rollout_length, config.lockstep
+        t_max, k = config.rollout_length, config.envs_per_batch
         observation_bytes = math.prod(environment.observation_shape) * environment.observation_dtype.itemsize
         work = self.network.workspace(self._capacity, scales=self.scales)
         self.workers.append(
@@ -163,8 +163,8 @@ class Learner:
     def _capacity(self) -> int:
         """Samples that a workspace holds: a rollout and what is seen after it, or a minibatch."""
         config = self.config
-        from_memory = config.batch_size if "replay" in self.method.names() and config.replay_size > 0 else 0
-        return max((config.rollout_length + 1) * config.lockstep, from_memory)
+        from_memory = config.batch_size if "replay" in self.method.names() and config.buffer_size > 0 else 0
+        return max((config.rollout_length + 1) * config.envs_per_batch, from_memory)
 
     def target_workspace(self, work: Workspace) -> Workspace:
         """Of the target network, for the worker that has `work`."""

@@ -58,7 +58,7 @@ class OnlineLearner:
     config : Config or mapping
         Settings; a mapping has those that differ from the defaults of this kind of observation, as for
         `nbrl.configure`. `actors` (in a mapping 1, unless it says otherwise) is how many learners may share the
-        parameters; `threads` and `lockstep` mean nothing here.
+        parameters; `threads` and `envs_per_batch` mean nothing here.
     observation_space : gymnasium.Space
         Box, Discrete, MultiDiscrete, or a Dict or Tuple of these.
     action_space : gymnasium.spaces.Discrete or gymnasium.spaces.Box
@@ -98,8 +98,8 @@ class OnlineLearner:
         masks = not isinstance(action_space, spaces.Box)
         environment = Environment("host", shape, dtype, action_space, action_mask=masks)
         if isinstance(config, Mapping):
-            config = configure(environment, **{"actors": 1, "threads": None, "lockstep": 1} | dict(config))
-        config = config.replace(threads=config.actors, lockstep=1)
+            config = configure(environment, **{"actors": 1, "threads": None, "envs_per_batch": 1} | dict(config))
+        config = config.replace(threads=config.actors, envs_per_batch=1)
         self._action = decoder(action_space)
         self._encode_mask = mask_encoder(action_space) if masks else None
         self._learner = Learner(config, environment)

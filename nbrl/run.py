@@ -360,7 +360,7 @@ class Run:
         return mean_return
 
     def _is_good_enough(self) -> bool:
-        wanted = self.config.until_return
+        wanted = self.config.target_return
         return wanted is not None and len(self.recent) == RECENT_EPISODES and float(np.mean(self.recent)) >= wanted
 
     def _seconds(self, now: float) -> float:

@@ -81,7 +81,7 @@ def restore(learner: Learner, path: str | os.PathLike) -> dict[str, str]:
         elif _memories(learner):
             logger.info(
                 "the replay memory was not saved: learning goes on after %d steps that fill it anew",
-                learner.config.warm_up,
+                learner.config.learning_starts,
             )
         logger.info(
             "%d of %d actors go on with their episodes; the others begin new ones",

@@ -637,8 +637,8 @@ class Reference:
             for name, theta in self.parameters.items()
         }
         before, self.steps = self.steps, self.steps + steps
-        if config.target_rate is not None:
-            rate = config.target_rate
+        if config.tau is not None:
+            rate = config.tau
             self.target = {name: rate * self.parameters[name] + (1 - rate) * old for name, old in self.target.items()}
         elif self.steps // config.target_interval > before // config.target_interval:
             self.target = self.parameters
@@ -733,7 +733,9 @@ class DpgReference(Reference):
         config, rewards, statuses = self.config, self.rewards(rollout), rollout["statuses"]
         values = self.target_values(rollout["next_observations"])
         y = discounted_returns(rewards, statuses, config.discount, values, values[-1])
-        return self.gradient_of(rollout["observations"], rollout["actions"], y, config.rollout_length * config.lockstep)
+        return self.gradient_of(
+            rollout["observations"], rollout["actions"], y, config.rollout_length * config.envs_per_batch
+        )
 
     def target_values(self, observations):
         """(B,) Q(s, mu(s)) by the target networks."""

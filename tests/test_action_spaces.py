@@ -147,7 +147,7 @@ def test_no_illegal_action_is_sent_in_a_million_steps_and_the_optimum_is_learnt(
     doors = Doors()
     more = {} if method == "a3c" else {"epsilon_steps": 300_000, "target_interval": 2000}
     agent = nbrl.train(
-        doors, method=method, steps=1_000_000, seed=1, threads=1, lockstep=4, network=NETWORKS[network], **more
+        doors, method=method, steps=1_000_000, seed=1, threads=1, envs_per_batch=4, network=NETWORKS[network], **more
     )
     tried = nbrl.evaluate(agent, doors, episodes=200, threads=1)
     best = nbrl.evaluate(agent, doors, episodes=200, threads=1, greedy=True)

@@ -41,7 +41,7 @@ def check(result, layers):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_shares_add_up_on_a_native_environment(threads):
     words = []
-    config = tiny(threads=threads, actors=4, lockstep=2)
+    config = tiny(threads=threads, actors=4, envs_per_batch=2)
     result = bench.benchmark(config, seconds=SECONDS, on_progress=words.append)
     check(result, ["dense1", "policy", "value"])
     assert result.config == config
@@ -66,7 +66,7 @@ def test_pictures_from_gymnasium():
 
 
 def test_continuous_actions():
-    config = tiny("Pendulum-v1", actors=4, lockstep=2)
+    config = tiny("Pendulum-v1", actors=4, envs_per_batch=2)
     result = bench.benchmark(config, seconds=SECONDS)
     assert [part.name for part in result.parts] == PARTS
     assert all(part.alone > 0 for part in result.parts[:-1])
@@ -125,7 +125,7 @@ def test_groups_of_calls_are_timed_in_turn():
 
 def test_the_environments_take_the_steps_that_are_timed():
     walks = Walks()
-    with bench.Parts(Learner(tiny(walks, actors=6, lockstep=2, rollout_length=5), walks)) as parts:
+    with bench.Parts(Learner(tiny(walks, actors=6, envs_per_batch=2, rollout_length=5), walks)) as parts:
         parts.run("environment", 0, 4)  # groups of 2 actors in turn: 0, 1, 2, 0
     assert [walk.calls["step"] for walk in walks.made] == [10, 10, 5, 5, 5, 5]
     assert [walk.calls["reset"] for walk in walks.made] == [1, 1, 1, 1, 1, 1]

@@ -65,7 +65,7 @@ def refused(tmp_path, monkeypatch, capsys):
         (["train", "CartPole-v1", "--method", "a4c"], "unknown method 'a4c': did you mean 'a3c'?"),
         (["train", "CartPole-v1", "--method", "dpg"], "CartPole-v1 has discrete actions: dpg takes an environment"),
         (["train", "Pendulum-v1", "--method", "dpg", "--network", "paper"], "layer 1 of the network is Conv"),
-        (["train", "Pendulum-v1", "--method", "dpg", "--set", "warm_up=9"], "batch_size is 256: it must be at most"),
+        (["train", "Pendulum-v1", "--method", "dpg", "--set", "learning_starts=9"], "batch_size is 256: it must be at"),
         (["train", "CartPole-v1", "--preset", "papre"], "unknown preset 'papre': did you mean 'paper'?"),
         (["train", "CartPole-v1", "--steps", "0"], "steps is 0: it must be a whole number of at least 1"),
         (["train", "CartPole-v1", "--steps", "-5"], "steps is -5"),
@@ -248,7 +248,16 @@ def test_a_recurrent_run(nbrl_command, tmp_path):
 
 
 def test_a_run_of_a_deterministic_policy(nbrl_command, tmp_path):
-    words = ["--method", "dpg", "--network", '[["dense", 4]]', "--set", "warm_up=300", "save_replay=true", *SHORT[2:]]
+    words = [
+        "--method",
+        "dpg",
+        "--network",
+        '[["dense", 4]]',
+        "--set",
+        "learning_starts=300",
+        "save_replay=true",
+        *SHORT[2:],
+    ]
     ended = nbrl_command("train", "Pendulum-v1", *words, "--out", "run")
     assert ended.returncode == 0, ended.stderr
     last = metrics.read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]

@@ -47,14 +47,14 @@ def configs(draw):
             method=st.sampled_from(sorted(METHODS)),
             network=layers,
             threads=st.just(threads),
-            lockstep=st.just(lockstep),
+            envs_per_batch=st.just(lockstep),
             actors=st.integers(threads, threads + 8).map(lambda batches: batches * lockstep),
             rollout_length=counts,
             steps=counts,
             discount=st.floats(0, 1),
             separate_networks=st.booleans(),
             policy_variance=st.sampled_from(VARIANCES),
-            initial_deviation=st.none() | st.floats(0.02, 10),
+            initial_std=st.none() | st.floats(0.02, 10),
             normalise_observations=st.booleans(),
             normalise_rewards=st.booleans(),
             learning_rate=positive,
@@ -68,9 +68,9 @@ def configs(draw):
             entropy_weight=st.floats(0, 10),
             value_weight=st.floats(0, 10),
             target_interval=counts,
-            target_rate=st.none() | st.floats(1e-12, 1),
+            tau=st.none() | st.floats(1e-12, 1),
             epsilon_steps=counts,
-            exploration=st.floats(0, 10),
+            noise_std=st.floats(0, 10),
             updates_per_step=st.floats(1e-3, 1000),
             save_replay=st.booleans(),
             gradient_clip=positive,
@@ -97,7 +97,7 @@ def test_layers_survive_json(table):
 def test_class_defaults_are_the_papers():
     config = Config(environment="ALE/Pong-v5")
     assert config.network == (Conv(16, 8, 4, "relu"), Conv(32, 4, 2, "relu"), Dense(256, "relu"))
-    assert (config.actors, config.threads, config.lockstep, config.rollout_length) == (16, 16, 1, 5)
+    assert (config.actors, config.threads, config.envs_per_batch, config.rollout_length) == (16, 16, 1, 5)
     assert (config.steps, config.discount, config.learning_rate) == (80_000_000, 0.99, 7e-4)
     assert (config.optimiser, config.rmsprop_decay, config.rmsprop_epsilon) == ("shared_rmsprop", 0.99, 0.1)
     assert (config.entropy_weight, config.value_weight, config.reward_clip) == (0.01, 0.5, 1.0)
@@ -120,10 +120,10 @@ NUMBERS = [
 ]  # fmt: skip
 MAY_BE_ZERO = {
     "discount", "gae_lambda", "momentum", "rmsprop_decay", "adam_beta1", "adam_beta2", "entropy_weight", "value_weight",
-    "sticky_actions", "seed", "until_return", "exploration", "replay_size",
+    "sticky_actions", "seed", "target_return", "noise_std", "buffer_size",
 }  # fmt: skip
-MAY_BE_NEGATIVE = {"until_return"}
-OPTIONAL = {"reward_clip", "initial_deviation", "target_rate", "seed", "minutes", "until_return", "eval_interval"}
+MAY_BE_NEGATIVE = {"target_return"}
+OPTIONAL = {"reward_clip", "initial_std", "tau", "seed", "minutes", "target_return", "eval_interval"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -172,9 +172,12 @@ def test_impossible_numbers_are_refused_by_name(name, value):
             {"epsilon_steps": 1.5},
             "epsilon_steps is 1.5: it must be a whole number of at least 1 and at most 1000000000000000",
         ),
-        ({"lockstep": 3}, "lockstep is 3: it must divide the number of actors, 16"),
-        ({"threads": 17}, "threads is 17: it must be at most 16, the number of actors divided by lockstep"),
-        ({"threads": 5, "lockstep": 4}, "threads is 5: it must be at most 4, the number of actors divided by lockstep"),
+        ({"envs_per_batch": 3}, "envs_per_batch is 3: it must divide the number of actors, 16"),
+        ({"threads": 17}, "threads is 17: it must be at most 16, the number of actors divided by envs_per_batch"),
+        (
+            {"threads": 5, "envs_per_batch": 4},
+            "threads is 5: it must be at most 4, the number of actors divided by envs_per_batch",
+        ),
         ({"network": ()}, "network has no layer: it needs at least one"),
         ({"network": 3}, "network is 3: it must be a table of layers such as (Dense(64), Dense(64))"),
         ({"network": [Dense(8), Dense(0)]}, "layer 2 of the network has units 0: it must be a whole number above 0"),
@@ -257,7 +260,7 @@ TASKS = [
     Task(image, continuous, given)
     for image in (False, True)
     for continuous in (False, True)
-    for given in ({}, {"replay_size": 0})
+    for given in ({}, {"buffer_size": 0})
 ]
 
 
@@ -299,7 +302,7 @@ def test_configure_suits_the_kind_of_observation():
     assert (vector.normalise_rewards, vector.reward_clip) == (True, None)
     assert vector.threads == min(available_cores(), 16)
     assert configure("CartPole-v1", actors=1).threads == 1
-    assert configure("CartPole-v1", actors=6, lockstep=3, threads=2).threads == 2
+    assert configure("CartPole-v1", actors=6, envs_per_batch=3, threads=2).threads == 2
     assert configure(envs.make("CartPole-v1"), seed=3) == configure("CartPole-v1", seed=3)
 
 
@@ -307,7 +310,7 @@ def test_continuous_actions_have_defaults_of_their_own():
     config = configure("Pendulum-v1")
     expected = DEFAULTS["vector"] | CONTINUOUS
     assert {name: getattr(config, name) for name in expected} == expected
-    assert configure("Pendulum-v1", lockstep=1, normalise_rewards=False).normalise_rewards is False
+    assert configure("Pendulum-v1", envs_per_batch=1, normalise_rewards=False).normalise_rewards is False
     assert not configure("CartPole-v1").separate_networks
     # The paper's, of its section 9: nothing is normalised, and the variance is a layer's output.
     paper = configure("Pendulum-v1", preset="paper")
@@ -336,25 +339,25 @@ def test_deterministic_policy_gradient_has_defaults_of_its_own():
     config, own = configure("Pendulum-v1", method="dpg"), dpg.VECTORS
     expected = DEFAULTS["vector"] | own
     assert {name: getattr(config, name) for name in expected} == expected
-    assert (config.normalise_observations, config.reward_clip, config.lockstep) == (False, None, 1)
-    without = configure("Pendulum-v1", method="dpg", replay_size=0, threads=1)
-    expected |= WITHOUT_REPLAY | {"replay_size": 0}
+    assert (config.normalise_observations, config.reward_clip, config.envs_per_batch) == (False, None, 1)
+    without = configure("Pendulum-v1", method="dpg", buffer_size=0, threads=1)
+    expected |= WITHOUT_REPLAY | {"buffer_size": 0}
     assert {name: getattr(without, name) for name in expected} == expected
-    assert configure("Pendulum-v1", method="dpg", replay_size=0, rollout_length=3).rollout_length == 3
+    assert configure("Pendulum-v1", method="dpg", buffer_size=0, rollout_length=3).rollout_length == 3
     # The paper's are the same for all methods.
     paper = configure("Pendulum-v1", method="dpg", preset="paper")
     assert dataclasses.replace(paper, method="a3c") == configure("Pendulum-v1", preset="paper")
-    assert paper.replay_size == 0
+    assert paper.buffer_size == 0
 
 
 def test_a_memory_is_large_enough_for_what_is_drawn_from_it():
     for method in ("a3c", "dpg"):
         Config(environment="x", method=method, batch_size=10**6)  # without a memory it does not matter
-    Config(environment="x", method="dpg", replay_size=70, warm_up=70, batch_size=70)
-    with pytest.raises(ValueError, match=r"^batch_size is 71: it must be at most warm_up, the 70 steps"):
-        Config(environment="x", method="dpg", replay_size=70, warm_up=70, batch_size=71)
-    with pytest.raises(ValueError, match=r"^warm_up is 71: it must be at most replay_size, the 70 steps"):
-        Config(environment="x", method="dpg", replay_size=70, warm_up=71, batch_size=64)
+    Config(environment="x", method="dpg", buffer_size=70, learning_starts=70, batch_size=70)
+    with pytest.raises(ValueError, match=r"^batch_size is 71: it must be at most learning_starts, the 70 steps"):
+        Config(environment="x", method="dpg", buffer_size=70, learning_starts=70, batch_size=71)
+    with pytest.raises(ValueError, match=r"^learning_starts is 71: it must be at most buffer_size, the 70 steps"):
+        Config(environment="x", method="dpg", buffer_size=70, learning_starts=71, batch_size=64)
 
 
 def test_pictures_are_not_normalised():
@@ -397,7 +400,7 @@ def test_frames_are_steps_where_an_action_is_not_repeated():
         ({"frames": -5}, "frames is -5"),
         ({"frame": 10}, "unknown setting 'frame'"),
         ({"actors": 0}, "actors is 0"),
-        ({"lockstep": 0}, "lockstep is 0"),
+        ({"envs_per_batch": 0}, "lockstep is 0"),
         ({"threads": 0}, "threads is 0"),
     ],
 )
@@ -408,7 +411,7 @@ def test_configure_refuses_in_a_sentence(arguments, sentence):
 
 
 @pytest.mark.parametrize(
-    ("asked", "lockstep"),
+    ("asked", "envs_per_batch"),
     [
         ({}, 4),
         ({"actors": 1}, 1),
@@ -421,10 +424,10 @@ def test_configure_refuses_in_a_sentence(arguments, sentence):
     ],
 )
 def test_a_default_of_lockstep_gives_way_to_actors_and_threads(asked, lockstep):
-    assert configure("Pendulum-v1", **asked).lockstep == lockstep
-    assert configure("Bricks-v0", preset="quick", **asked).lockstep == lockstep
+    assert configure("Pendulum-v1", **asked).envs_per_batch == lockstep
+    assert configure("Bricks-v0", preset="quick", **asked).envs_per_batch == lockstep
     with pytest.raises(ValueError, match="lockstep is 5: it must divide the number of actors, 16"):
-        configure("Pendulum-v1", lockstep=5)
+        configure("Pendulum-v1", envs_per_batch=5)
 
 
 def test_the_quick_preset_is_slower_with_an_lstm():

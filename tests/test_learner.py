@@ -46,7 +46,7 @@ class Run:
 )
 def test_every_actor_has_one_thread_and_whole_groups(sizes):
     k, groups, threads = sizes
-    learner = Learner(tiny(actors=k * groups, lockstep=k, threads=threads))
+    learner = Learner(tiny(actors=k * groups, envs_per_batch=k, threads=threads))
     assert sorted(np.concatenate(learner.actors)) == list(range(k * groups))
     counts = [actors.size for actors in learner.actors]
     assert max(counts) - min(counts) <= k
@@ -108,7 +108,7 @@ def test_continuous_actions_are_not_for_methods_of_values(method):
     )
     sentence = f"Pole has continuous actions: {method} takes an environment with discrete ones"
     with pytest.raises(ValueError, match=sentence):
-        Learner(tiny(environment, method=method, lockstep=1), environment)
+        Learner(tiny(environment, method=method, envs_per_batch=1), environment)
 
 
 @pytest.mark.parametrize("policy_variance", ["constant", "softplus"])
@@ -116,7 +116,7 @@ def test_continuous_actions_begin_with_their_deviation(policy_variance):
     settings = {"policy_variance": policy_variance, "initialisation": "orthogonal"}
     named = [
         learner.network.layout.views(learner.shared.theta)
-        for learner in (Learner(tiny("Pendulum-v1", initial_deviation=wide, **settings)) for wide in (None, 0.5, 2.0))
+        for learner in (Learner(tiny("Pendulum-v1", initial_std=wide, **settings)) for wide in (None, 0.5, 2.0))
     ]
     assert [float(one["variance/bias"][0]) for one in named] == pytest.approx(
         [0, math.log(math.exp(0.25 - 1e-4) - 1), math.log(math.exp(4 - 1e-4) - 1)], rel=1e-6
@@ -127,7 +127,7 @@ def test_continuous_actions_begin_with_their_deviation(policy_variance):
         assert np.array_equal(named[0][name], named[2][name])
 
 
-NORMALISED = {"lockstep": 1, "threads": 2, "actors": 2}
+NORMALISED = {"envs_per_batch": 1, "threads": 2, "actors": 2}
 
 
 def test_a_run_begins_with_a_policy_and_what_it_normalises_by():
@@ -198,7 +198,7 @@ def test_steps_are_counted_over_workers_and_the_loop_finishes():
 
 def test_groups_take_turns():
     environment = Scripted()
-    run = Run(environment, actors=6, lockstep=2, steps=10**6)
+    run = Run(environment, actors=6, envs_per_batch=2, steps=10**6)
     taken = []
     for _ in range(4):
         before = [len(environment.records(instance)) for instance in run.instances[0]]
@@ -294,7 +294,7 @@ def test_episodes_of_all_workers():
 @pytest.mark.parametrize("optimiser", ["momentum_sgd", "rmsprop"])
 def test_each_group_of_actors_has_statistics_of_its_own(optimiser):
     # Six groups of two, dealt to two threads in turn.
-    run = Run(actors=12, lockstep=2, threads=2, optimiser=optimiser)
+    run = Run(actors=12, envs_per_batch=2, threads=2, optimiser=optimiser)
     statistics = run.learner.shared.optimiser
     assert statistics.shape == (6, 1, run.learner.network.layout.size)
     assert [worker.owners.tolist() for worker in run.learner.workers] == [[0, 2, 4], [1, 3, 5]]
@@ -336,7 +336,7 @@ def test_an_agent_is_one_moment_s_copy():
         {"optimiser": "shared_rmsprop"},
         {"optimiser": "shared_adam"},
         {"optimiser": "rmsprop", "method": "n_step_q"},
-        {"optimiser": "momentum_sgd", "lockstep": 2},
+        {"optimiser": "momentum_sgd", "envs_per_batch": 2},
         {"optimiser": "shared_adam", "method": "one_step_q", "network": REMEMBERS},
         {"optimiser": "momentum_sgd", "method": "one_step_sarsa", "network": REMEMBERS},
     ],
@@ -348,7 +348,7 @@ def test_a_snapshot_restores_and_the_next_updates_are_the_same(more, tmp_path):
     settings = {"rollout_length": 4, "actors": 2, "steps": 10**4, "target_interval": 20} | more
     environment = Told([(1.0, 0), (2.0, TERMINATED), (3.0, 0), (-1.0, TRUNCATED)] * 4)
     first = Run(environment, **settings)
-    size = 4 * settings.get("lockstep", 1)
+    size = 4 * settings.get("envs_per_batch", 1)
     first(24 // size)
     path = tmp_path / "step.safetensors"
     write_tensors(path, *snapshot.take(first.learner))
@@ -367,7 +367,7 @@ def test_a_snapshot_restores_and_the_next_updates_are_the_same(more, tmp_path):
 
 def test_what_each_actor_remembers_and_does_next_is_in_the_snapshot_by_its_number(tmp_path):
     # Actors 0, 1, 4 and 5 belong to the first thread. No episode ends within the first five steps.
-    settings = {"method": "one_step_sarsa", "network": REMEMBERS, "actors": 8, "lockstep": 2, "threads": 2}
+    settings = {"method": "one_step_sarsa", "network": REMEMBERS, "actors": 8, "envs_per_batch": 2, "threads": 2}
     run = Run("CartPole-v1", **settings)
     for worker in (0, 1):
         run(2, worker)
@@ -388,7 +388,7 @@ def test_what_each_actor_remembers_and_does_next_is_in_the_snapshot_by_its_numbe
 
 @pytest.mark.parametrize("optimiser", ["momentum_sgd", "rmsprop"])
 def test_statistics_of_each_group_are_in_the_snapshot_by_its_number(optimiser, tmp_path):
-    run = Run(actors=6, lockstep=2, threads=2, optimiser=optimiser)
+    run = Run(actors=6, envs_per_batch=2, threads=2, optimiser=optimiser)
     run(3, 0)
     run(1, 1)
     path = tmp_path / "step.safetensors"
@@ -397,7 +397,7 @@ def test_statistics_of_each_group_are_in_the_snapshot_by_its_number(optimiser, t
     saved = snapshot.take(run.learner)[0][f"{name}/dense1/weights"]
     assert saved.shape == (3, *run.learner.network.shapes()["dense1/weights"])
     assert saved.any(axis=(1, 2)).all()
-    learner = Learner(tiny(actors=6, lockstep=2, threads=2, optimiser=optimiser))
+    learner = Learner(tiny(actors=6, envs_per_batch=2, threads=2, optimiser=optimiser))
     snapshot.restore(learner, path)
     np.testing.assert_array_equal(learner.shared.optimiser, run.learner.shared.optimiser)
 

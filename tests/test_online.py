@@ -58,7 +58,7 @@ def test_a_host_s_loop_learns_exactly_as_the_engine_s(method, network):
 @pytest.mark.parametrize("more", [{}, {"normalise_observations": False, "normalise_rewards": False}], ids=str)
 def test_a_host_s_loop_learns_continuous_actions_exactly_as_the_engine_s(network, more):
     # Pendulum is truncated after 200 steps.
-    config = tiny("Pendulum-v1", network=network, rollout_length=7, lockstep=1, steps=7 * 41, **more)
+    config = tiny("Pendulum-v1", network=network, rollout_length=7, envs_per_batch=1, steps=7 * 41, **more)
     trainer = Trainer(config)
     trainer.start(wait=True)
     learner = learner_for("Pendulum-v1", config)
@@ -71,20 +71,20 @@ def test_a_host_s_loop_learns_continuous_actions_exactly_as_the_engine_s(network
     assert not np.array_equal(found.parameters, Trainer(config).snapshot().parameters)  # it has learnt something
 
 
-DPG = {"method": "dpg", "batch_size": 8, "warm_up": 30, "exploration": 0.2}
+DPG = {"method": "dpg", "batch_size": 8, "learning_starts": 30, "noise_std": 0.2}
 
 
 @pytest.mark.parametrize(
     "more",
     [
-        {"replay_size": 0, "rollout_length": 7},
-        {"replay_size": 40, "rollout_length": 1},
-        {"replay_size": 1000, "rollout_length": 3, "updates_per_step": 0.5, "normalise_observations": True},
+        {"buffer_size": 0, "rollout_length": 7},
+        {"buffer_size": 40, "rollout_length": 1},
+        {"buffer_size": 1000, "rollout_length": 3, "updates_per_step": 0.5, "normalise_observations": True},
     ],
     ids=str,
 )
 def test_a_host_s_loop_learns_a_deterministic_policy_exactly_as_the_engine_s(more):
-    config = tiny("Pendulum-v1", lockstep=1, steps=21 * 41, **DPG | more)
+    config = tiny("Pendulum-v1", envs_per_batch=1, steps=21 * 41, **DPG | more)
     trainer = Trainer(config)
     trainer.start(wait=True)
     learner = learner_for("Pendulum-v1", config)
@@ -204,7 +204,7 @@ def test_what_cannot_be_learnt_is_refused():
 
 
 def test_a_whole_config_is_taken_as_it_is():
-    config = configure("Catch-v0", actors=2, threads=1, lockstep=2, seed=3, learning_rate=0.5)
+    config = configure("Catch-v0", actors=2, threads=1, envs_per_batch=2, seed=3, learning_rate=0.5)
     learner = OnlineLearner(config, BOX, TWO)
     assert (learner.config.learning_rate, learner.config.actors, learner.config.seed) == (0.5, 2, 3)
     learner.another()

@@ -216,7 +216,7 @@ def test_a_run_ends_after_its_minutes(tmp_path):
 def test_a_run_ends_at_its_return():
     reports = []
     nbrl.train(
-        "CartPole-v1", steps=10**8, threads=1, seed=1, until_return=60, report_interval=0.05, on_report=reports.append
+        "CartPole-v1", steps=10**8, threads=1, seed=1, target_return=60, report_interval=0.05, on_report=reports.append
     )
     assert reports[-1].steps < 10**7
     good = [report for report in reports if report.recent_return is not None and report.recent_return >= 60]

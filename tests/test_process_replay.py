@@ -100,7 +100,7 @@ def begins(path):
 def replayed(case, folder):
     """What the table holds of a case, besides its settings."""
     config = Config.from_dict(case)
-    one = config.rollout_length * config.lockstep
+    one = config.rollout_length * config.envs_per_batch
     first = trained(Config.from_dict(case | {"steps": one}), Path(folder) / "one")
     last = trained(config, Path(folder) / "all")
     arrays, _ = checkpoint.read_tensors(last)
@@ -161,7 +161,7 @@ def test_every_pair_of_choices_is_in_the_table():
         assert {(case["method"], case[field]) for case in cases} == {(m, on) for m in methods for on in (False, True)}
     recurrent = {case["method"] for case in cases if any(layer[0] == "lstm" for layer in case["network"])}
     assert recurrent == methods - {"dpg"}
-    assert {case["replay_size"] > 0 for case in cases if case["method"] == "dpg"} == {False, True}
+    assert {case["buffer_size"] > 0 for case in cases if case["method"] == "dpg"} == {False, True}
 
 
 if __name__ == "__main__":

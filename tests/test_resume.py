@@ -23,48 +23,51 @@ VALUES = {"target_interval": 700, "epsilon_steps": 4000}
 DPG = {
     "method": "dpg",
     "target_interval": 700,
-    "target_rate": None,
-    "warm_up": 200,
+    "tau": None,
+    "learning_starts": 200,
     "batch_size": 8,
     "rollout_length": 1,
 }
 CASES = {
     "catch": ("Catch-v0", {}),
-    "lockstep, adam": ("Catch-v0", {"lockstep": 2, "actors": 6} | ADAM),
+    "lockstep, adam": ("Catch-v0", {"envs_per_batch": 2, "actors": 6} | ADAM),
     "cart pole": ("CartPole-v1", {"actors": 3, "rollout_length": 7} | ADAM),
     "bricks": ("Bricks-v0", {"network": SMALL, "gae_lambda": 0.9}),
     "maze": ("nbrl/Maze-v0", {"network": SMALL, "steps": 1200}),
     "one-step Q": ("CartPole-v1", {"method": "one_step_q", "actors": 3} | VALUES | ADAM),
     "one-step Sarsa": ("CartPole-v1", {"method": "one_step_sarsa", "actors": 3} | VALUES | ADAM),
-    "n-step Q": ("Catch-v0", {"method": "n_step_q", "lockstep": 2} | VALUES),
+    "n-step Q": ("Catch-v0", {"method": "n_step_q", "envs_per_batch": 2} | VALUES),
     "n-step Q, bricks": ("Bricks-v0", {"method": "n_step_q", "network": SMALL, "steps": 3000} | VALUES),
     "momentum of each actor": ("Catch-v0", {"method": "one_step_q", "optimiser": "momentum_sgd"} | VALUES),
-    "mean squares of each of two groups": ("CartPole-v1", {"lockstep": 2, "optimiser": "rmsprop"}),
+    "mean squares of each of two groups": ("CartPole-v1", {"envs_per_batch": 2, "optimiser": "rmsprop"}),
     "LSTM": ("Cue-v0", REMEMBERS),
-    "LSTM, pictures": ("Bricks-v0", {"network": (*SMALL, Lstm(6)), "steps": 3000, "lockstep": 2}),
+    "LSTM, pictures": ("Bricks-v0", {"network": (*SMALL, Lstm(6)), "steps": 3000, "envs_per_batch": 2}),
     "LSTM, one-step Q": ("Cue-v0", {"method": "one_step_q"} | VALUES | REMEMBERS),
-    "LSTM, one-step Sarsa": ("Cue-v0", {"method": "one_step_sarsa", "lockstep": 2} | VALUES | REMEMBERS),
-    "LSTM, n-step Q": ("Cue-v0", {"method": "n_step_q", "optimiser": "rmsprop", "lockstep": 2} | VALUES | REMEMBERS),
-    "continuous actions": ("Pendulum-v1", {"lockstep": 2} | ADAM),
-    "continuous actions, LSTM": ("Pendulum-v1", {"lockstep": 1, "gae_lambda": 1.0} | REMEMBERS),
-    "continuous actions, MuJoCo": ("InvertedPendulum-v5", {"steps": 3000, "actors": 2, "lockstep": 1}),
+    "LSTM, one-step Sarsa": ("Cue-v0", {"method": "one_step_sarsa", "envs_per_batch": 2} | VALUES | REMEMBERS),
+    "LSTM, n-step Q": (
+        "Cue-v0",
+        {"method": "n_step_q", "optimiser": "rmsprop", "envs_per_batch": 2} | VALUES | REMEMBERS,
+    ),
+    "continuous actions": ("Pendulum-v1", {"envs_per_batch": 2} | ADAM),
+    "continuous actions, LSTM": ("Pendulum-v1", {"envs_per_batch": 1, "gae_lambda": 1.0} | REMEMBERS),
+    "continuous actions, MuJoCo": ("InvertedPendulum-v5", {"steps": 3000, "actors": 2, "envs_per_batch": 1}),
     "normalised": ("CartPole-v1", {"normalise_observations": True, "normalise_rewards": True}),
     "pictures, normalised": ("Bricks-v0", {"network": SMALL, "steps": 3000, "normalise_observations": True}),
     "n-step Q, normalised": ("CartPole-v1", {"method": "n_step_q", "normalise_observations": True} | VALUES),
-    "deterministic, a memory": ("Pendulum-v1", DPG | {"replay_size": 1100, "save_replay": True, "lockstep": 2}),
+    "deterministic, a memory": ("Pendulum-v1", DPG | {"buffer_size": 1100, "save_replay": True, "envs_per_batch": 2}),
     "deterministic, half an update a step": (
         "Pendulum-v1",
         DPG
-        | {"replay_size": 3000, "save_replay": True, "updates_per_step": 0.3, "target_rate": 0.1, "rollout_length": 3}
+        | {"buffer_size": 3000, "save_replay": True, "updates_per_step": 0.3, "tau": 0.1, "rollout_length": 3}
         | ADAM,
     ),
     "deterministic, normalised": (
         "Pendulum-v1",
-        DPG | {"replay_size": 3000, "save_replay": True, "normalise_observations": True, "normalise_rewards": True},
+        DPG | {"buffer_size": 3000, "save_replay": True, "normalise_observations": True, "normalise_rewards": True},
     ),
-    "deterministic, no memory": ("Pendulum-v1", DPG | {"replay_size": 0, "lockstep": 2} | ADAM),
+    "deterministic, no memory": ("Pendulum-v1", DPG | {"buffer_size": 0, "envs_per_batch": 2} | ADAM),
     "atari": ("ALE/Pong-v5", {"network": SMALL, "steps": 1200, "sticky_actions": 0.25}),
-    "atari, lives": ("ALE/Breakout-v5", {"network": SMALL, "steps": 1200, "actors": 2, "lockstep": 2}),
+    "atari, lives": ("ALE/Breakout-v5", {"network": SMALL, "steps": 1200, "actors": 2, "envs_per_batch": 2}),
 }
 
 
@@ -146,7 +149,7 @@ def halfway(tmp_path_factory):
     """(settings, a checkpoint of the middle of the run, how the run ends), of a run that needs all that is kept."""
     config = settings(
         "CartPole-v1",
-        {"method": "one_step_sarsa", "actors": 6, "lockstep": 2, "steps": 6000, "normalise_rewards": False}
+        {"method": "one_step_sarsa", "actors": 6, "envs_per_batch": 2, "steps": 6000, "normalise_rewards": False}
         | ADAM
         | VALUES
         | REMEMBERS,
@@ -205,7 +208,7 @@ def test_every_field_of_a_checkpoint_matters(name, halfway, tmp_path):
 @pytest.fixture(scope="module")
 def halfway_normalised(tmp_path_factory):
     """As `halfway`, of continuous actions."""
-    config = settings("Pendulum-v1", {"lockstep": 2} | ADAM)
+    config = settings("Pendulum-v1", {"envs_per_batch": 2} | ADAM)
     assert config.normalise_observations
     assert config.normalise_rewards
     saved = halfway_within_episodes(config, tmp_path_factory.mktemp("halfway") / "run")
@@ -252,7 +255,7 @@ def test_statistics_that_cannot_be_are_refused(name, damage, halfway_normalised,
 
 
 def test_statistics_of_several_threads_go_on_as_one(tmp_path):
-    config = settings("Pendulum-v1", {"threads": 2, "lockstep": 1})
+    config = settings("Pendulum-v1", {"threads": 2, "envs_per_batch": 1})
     saved = stopped(config, tmp_path / "run", 3000)
     arrays, metadata = read_tensors(saved)
     assert (arrays["moments"][0] == int(metadata["steps"])).all()
@@ -338,7 +341,7 @@ def test_a_policy_is_read_from_a_checkpoint_with_episodes(halfway):
 @pytest.fixture(scope="module")
 def halfway_with_memory(tmp_path_factory):
     """As `halfway`, of a deterministic policy."""
-    config = settings("Pendulum-v1", DPG | {"replay_size": 1000, "save_replay": True} | ADAM)
+    config = settings("Pendulum-v1", DPG | {"buffer_size": 1000, "save_replay": True} | ADAM)
     saved = halfway_within_episodes(config, tmp_path_factory.mktemp("halfway") / "run")
     return config, saved, whole(config)
 
@@ -385,7 +388,7 @@ def test_a_memory_that_cannot_be_is_refused(name, damage, sentence, halfway_with
 
 
 def test_memories_of_several_threads_go_on(tmp_path):
-    more = {"replay_size": 500, "save_replay": True, "threads": 2, "steps": 3000}
+    more = {"buffer_size": 500, "save_replay": True, "threads": 2, "steps": 3000}
     config = settings("Pendulum-v1", DPG | more)
     saved = stopped(config, tmp_path / "run", 1500)
     arrays, _ = read_tensors(saved)
@@ -400,7 +403,7 @@ def test_memories_of_several_threads_go_on(tmp_path):
 
 
 def test_a_memory_that_was_not_saved_fills_anew_with_the_policy_s_steps(tmp_path, caplog):
-    config = settings("Pendulum-v1", DPG | {"replay_size": 1000, "exploration": 0.0})
+    config = settings("Pendulum-v1", DPG | {"buffer_size": 1000, "noise_std": 0.0})
     saved = stopped(config, tmp_path / "run", 3000)
     assert "replay" not in read_tensors(saved)[0]
     with caplog.at_level(logging.INFO):

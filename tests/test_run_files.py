@@ -138,7 +138,9 @@ def states(made):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("settings", [{}, ADAM, {"threads": 3, "actors": 6}, {"lockstep": 2, "actors": 4}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, ADAM, {"threads": 3, "actors": 6}, {"envs_per_batch": 2, "actors": 4}], ids=str
+)
 def test_a_run_goes_on_where_it_was(settings, tmp_path):
     config = tiny(**{"steps": LONG, "report_interval": 0.01, **settings})
     first = stopped(config, tmp_path / "run")
@@ -279,7 +281,7 @@ def test_checkpoints_do_not_wait_for_reports(all_kept, tmp_path):
     assert len(reports) == 1
 
 
-@pytest.mark.parametrize("settings", [{}, ADAM, {"lockstep": 2}], ids=str)
+@pytest.mark.parametrize("settings", [{}, ADAM, {"envs_per_batch": 2}], ids=str)
 def test_one_thread_and_a_seed_give_the_same_files_however_often_it_is_looked_at(settings, tmp_path):
     found = []
     for name, interval in (("seldom", 1e3), ("often", 1e-3)):

@@ -283,12 +283,12 @@ def test_a_spin_takes_every_round(tool):
 def test_ways_to_learn_without_a_memory_differ_in_what_they_say(tool):
     ways = tool("replay_free").ways
     assert ways(1) == {
-        "1 actor, 16 samples an update": {"actors": 1, "lockstep": 1, "rollout_length": 16},
-        "1 actor, rollouts of 2 steps": {"actors": 1, "lockstep": 1, "rollout_length": 2},
+        "1 actor, 16 samples an update": {"actors": 1, "envs_per_batch": 1, "rollout_length": 16},
+        "1 actor, rollouts of 2 steps": {"actors": 1, "envs_per_batch": 1, "rollout_length": 2},
     }
-    assert ways(4)["4 actors, 16 samples an update"] == {"actors": 4, "lockstep": 4, "rollout_length": 4}
+    assert ways(4)["4 actors, 16 samples an update"] == {"actors": 4, "envs_per_batch": 4, "rollout_length": 4}
     for actors in (16, 64):
-        assert list(ways(actors).values()) == [{"actors": actors, "lockstep": 8, "rollout_length": 2}]
+        assert list(ways(actors).values()) == [{"actors": actors, "envs_per_batch": 8, "rollout_length": 2}]
 
 
 def test_a_short_study_without_a_memory(tmp_path, environment_variables):
@@ -330,7 +330,7 @@ def test_motor_control_goes_on_where_it_stopped_and_never_mixes_settings(tmp_pat
     for name in ("returns", "sampled", "minutes", "steps_per_second", "curves"):
         assert rows()[0][name][:1] == first[name]  # the first seed was not run again
     assert (tmp_path / "motor_control.png").stat().st_size > 10_000
-    others = ({"steps": 5000}, {"threads": 2}, {"method": "dpg"}, {"set": "initial_deviation=0.5"})
+    others = ({"steps": 5000}, {"threads": 2}, {"method": "dpg"}, {"set": "initial_std=0.5"})
     for other in others:
         ended = motor_control("Hopper-v5", **other)
         assert "holds results of other settings: give another folder, or the same settings" in ended.stderr

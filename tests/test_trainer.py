@@ -308,7 +308,7 @@ def test_a_number_that_is_not_finite_leaves_the_parameters_alone():
 
 def test_the_actor_is_named_in_lockstep():
     walks = Walks({2: {"faults": {("step", 4): lambda walk: {"observation": [NAN] * 3}}}})
-    trainer = Trainer(tiny(walks, steps=LONG, actors=6, lockstep=3, threads=2), walks)
+    trainer = Trainer(tiny(walks, steps=LONG, actors=6, envs_per_batch=3, threads=2), walks)
     trainer.start()
     with pytest.raises(FloatingPointError, match="in actor 2 of worker thread 0"):
         in_time(trainer.join)

@@ -138,7 +138,7 @@ def tables(python: str, seconds: float, lockstep: int) -> list[Table]:
 
     def nbrl(environment: str, k: int, *more: str) -> Competitor:
         return Competitor(
-            f"nbrl, lockstep {k}", partial(training, environment, seconds, ["--set", f"lockstep={k}", *more])
+            f"nbrl, lockstep {k}", partial(training, environment, seconds, ["--set", f"envs_per_batch={k}", *more])
         )
 
     pong = ("Pong", ACTORS, PONG_T_MAX, cores, seconds)
@@ -146,7 +146,7 @@ def tables(python: str, seconds: float, lockstep: int) -> list[Table]:
 
     def ddpg(units: list[int], batch: int, threads: str | int) -> Table:
         network = json.dumps([["dense", n, "relu"] for n in units])
-        words = ["--method", "dpg", "--network", network, "--set", f"batch_size={batch}", f"warm_up={batch}"]
+        words = ["--method", "dpg", "--network", network, "--set", f"batch_size={batch}", f"learning_starts={batch}"]
         layers = ",".join(map(str, units))
         return Table(
             "ddpg", f"DDPG on {CHEETAH}, network {layers}, batch {batch}, {cores} cores", "updates/s", [
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()
 
-    chosen = tables(options.peers, options.seconds, options.lockstep)
+    chosen = tables(options.peers, options.seconds, options.envs_per_batch)
     known = list(dict.fromkeys(table.section for table in chosen))
     if unknown := sorted(set(options.sections or known) - set(known)):
         parser.error(f"no section {', '.join(unknown)}: there are {', '.join(known)}")

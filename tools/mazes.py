@@ -46,7 +46,7 @@ SETTINGS: dict[str, Any] = {
     "normalise_observations": True,
     "steps": 10**9,  # the minutes end it first
 }
-RICH = {"entropy_weight": 0.001, "lockstep": 16, "rollout_length": 120}
+RICH = {"entropy_weight": 0.001, "envs_per_batch": 16, "rollout_length": 120}
 # Rewards are rarer in larger mazes: the entropy's weight that suits small ones is more than they are.
 SCHOOLS = {
     # It turns towards what it sees. The portal's 10 would drown the apples' 1.
@@ -72,7 +72,7 @@ SCHOOLS = {
                 "small",
                 maze(size=4),
                 0.4,
-                {"learning_rate": 2e-4, "entropy_weight": 0.003, "lockstep": 8, "until_return": 120},
+                {"learning_rate": 2e-4, "entropy_weight": 0.003, "envs_per_batch": 8, "target_return": 120},
             ),
             Lesson("rich", maze(apples=60), 0.88, RICH | {"learning_rate": 8e-5}),
             Lesson("settle", maze(apples=60), 1, RICH | {"learning_rate": 2e-5}),

@@ -1,7 +1,7 @@
 """Gymnasium's motor control tasks, one setting for all: returns and curves by steps and minutes over several seeds.
 
     python tools/motor_control.py --out DIR [--method a3c] [--steps 1_000_000] [--seeds 3] [--threads 2]
-        [--tasks Hopper-v5 ...] [--set initial_deviation=0.5 ...]
+        [--tasks Hopper-v5 ...] [--set initial_std=0.5 ...]
 
 After training, each policy plays 30 episodes, with its mean actions and with sampled ones (dpg's are its mean ones).
 DIR/motor_control.json has what was measured, one row a task, and DIR/motor_control.png the curves; the first is

@@ -29,7 +29,7 @@ def ways(actors: int) -> dict[str, dict[str, Any]]:
     """The settings to compare for a number of actors, by what their lines are called."""
     lockstep = min(actors, TOGETHER)
     lengths = {SAMPLES // lockstep: f"{SAMPLES} samples an update", STEPS: f"rollouts of {STEPS} steps"}
-    shared = {"actors": actors, "lockstep": lockstep}
+    shared = {"actors": actors, "envs_per_batch": lockstep}
     return {
         f"{actors} actor{'s' if actors > 1 else ''}, {name}": shared | {"rollout_length": length}
         for length, name in lengths.items()
@@ -56,7 +56,7 @@ def main() -> None:
                 curves, played = [], []
                 for seed in range(1, options.seeds + 1):
                     _, curve, agent = learning_curve(
-                        task, method="dpg", replay_size=0, seed=seed, steps=options.steps, **settings
+                        task, method="dpg", buffer_size=0, seed=seed, steps=options.steps, **settings
                     )
                     curves.append(curve)
                     played.append(evaluate(agent, episodes=100).mean_return)

@@ -304,7 +304,7 @@ def predict(plan: Plan, model: Model) -> list[dict[str, Any]]:
     cases = [("CartPole, 2 x 64", configure("CartPole-v1", actors=max(16, available_cores())))]
     if "ALE/Pong-v5" in names()["atari"]:
         pong = configure("ALE/Pong-v5", preset="paper", actors=max(16, 8 * available_cores()))
-        cases += [(f"Pong, lockstep {k}", dataclasses.replace(pong, lockstep=k)) for k in (1, 8)]
+        cases += [(f"Pong, lockstep {k}", dataclasses.replace(pong, envs_per_batch=k)) for k in (1, 8)]
     rows = []
     for label, config in cases:
         say(f"prediction: {label}")
@@ -313,7 +313,9 @@ def predict(plan: Plan, model: Model) -> list[dict[str, Any]]:
         learner = Learner(dataclasses.replace(one_thread, learning_rate=NO_LEARNING))
         with Parts(learner) as parts:
             environment = parts.microseconds("environment", 1, plan.seconds)
-        run = Run(config.rollout_length * config.lockstep, learner.network.layout.size, environment, 1e6 / speeds[1])
+        run = Run(
+            config.rollout_length * config.envs_per_batch, learner.network.layout.size, environment, 1e6 / speeds[1]
+        )
         predicted = [model.predict(run, cores) for cores in CORES]
         rows.append({"case": label, **dataclasses.asdict(run), "measured": speeds, "predicted": predicted})
     return rows

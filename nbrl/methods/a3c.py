@@ -36,7 +36,7 @@ CONTINUOUS: dict[str, Any] = {
     "gae_lambda": 0.95,
     "initialisation": "orthogonal",
     "entropy_weight": 0.0,
-    "lockstep": 4,
+    "envs_per_batch": 4,
     "rollout_length": 32,
     "learning_rate": 2e-3,
     "steps": 1_000_000,
@@ -61,7 +61,7 @@ class A3C(Method):
         "variance of continuous actions: softplus of a layer's outputs, or constant, learnt; paper: softplus",
         choices=VARIANCES,
     )
-    initial_deviation = Setting(
+    initial_std = Setting(
         None,
         "deviation of continuous actions at first, where their bounds are -1 and 1, none for what the first weights "
         "give, about 0.83; paper: none",

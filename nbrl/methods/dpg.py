@@ -2,7 +2,7 @@
 
 Silver et al.'s method (2014) with the networks, target networks and replay memory of Lillicrap et al. (2016), and with
 the actors, n-step targets and updates without locks of Mnih et al. (2016), who put parallel actors in the memory's
-place. So where replay_size is 0: there an update learns from one rollout, as in the other methods. Else each thread
+place. So where buffer_size is 0: there an update learns from one rollout, as in the other methods. Else each thread
 remembers its own steps, and draws minibatches from them.
 
 The symbols: mu the actor and Q the critic, two parts of one network; theta and theta' (here `shared.theta` and
@@ -61,20 +61,20 @@ VECTORS: dict[str, Any] = {
     "network": (Dense(256), Dense(256)),
     "normalise_rewards": False,
     "rollout_length": 1,
-    "target_rate": 0.005,
-    "replay_size": 1_000_000,
+    "tau": 0.005,
+    "buffer_size": 1_000_000,
     "batch_size": 256,
     "gradient_clip": 1e6,
 }
 # On top of these, for what learns from rollouts alone.
-WITHOUT_REPLAY: dict[str, Any] = {"lockstep": 8, "rollout_length": 2, "exploration": 1.0, "steps": 1_000_000}
+WITHOUT_REPLAY: dict[str, Any] = {"envs_per_batch": 8, "rollout_length": 2, "noise_std": 1.0, "steps": 1_000_000}
 
 
 class DPG(Method):
     """Its settings and state."""
 
     target_interval = TARGET_INTERVAL
-    target_rate = Setting(
+    tau = Setting(
         None,
         "tau of dpg, how far the target network goes to the other at each update, none to go by the interval; not in "
         "the paper",
@@ -82,16 +82,16 @@ class DPG(Method):
         most=1,
         type=float,
     )
-    exploration = Setting(
+    noise_std = Setting(
         0.3,
         "deviation of dpg's noise for its first actor, where bounds of actions are -1 and 1; down to a tenth for the "
         "last; not in the paper",
         least=0,
     )
-    replay_size = Setting(0, "steps that dpg's replay memories hold in all, 0 for none; paper: 0", least=0, most=10**12)
+    buffer_size = Setting(0, "steps that dpg's replay memories hold in all, 0 for none; paper: 0", least=0, most=10**12)
     batch_size = Setting(64, "samples of an update from a replay memory; not in the paper", least=1, most=1_000_000)
     updates_per_step = Setting(1.0, "updates from a replay memory for each step; not in the paper", above=0, most=1000)
-    warm_up = Setting(
+    learning_starts = Setting(
         1000,
         "steps at random that fill a replay memory before it is learnt from; not in the paper",
         least=1,
@@ -103,7 +103,7 @@ class DPG(Method):
     uses_replay = boolean
     replay = reference(Replay)
     target = reference(Workspace)  # its parameters are theta^-, the shared target networks'
-    noise_std = float64[::1]  # (n,): of each actor's exploration
+    std = float64[::1]  # (n,): of each actor's exploration
 
     policies = (Deterministic,)
     critic = ("q",)
@@ -112,32 +112,32 @@ class DPG(Method):
 
     @classmethod
     def defaults(cls, task: Task) -> dict[str, Any]:
-        return VECTORS | (WITHOUT_REPLAY if task.given.get("replay_size") == 0 else {})
+        return VECTORS | (WITHOUT_REPLAY if task.given.get("buffer_size") == 0 else {})
 
     @classmethod
     def check(cls, config: Any) -> None:
-        if config.replay_size > 0 and config.batch_size > config.warm_up:
+        if config.buffer_size > 0 and config.batch_size > config.learning_starts:
             raise ValueError(
-                f"batch_size is {config.batch_size}: it must be at most warm_up, the {config.warm_up} steps that are "
-                "in the replay memory when learning begins"
+                f"batch_size is {config.batch_size}: it must be at most learning_starts, the {config.learning_starts} "
+                "steps that are in the replay memory when learning begins"
             )
-        if 0 < config.replay_size < config.warm_up:
+        if 0 < config.buffer_size < config.learning_starts:
             raise ValueError(
-                f"warm_up is {config.warm_up}: it must be at most replay_size, the {config.replay_size} steps that "
-                "the replay memory holds"
+                f"learning_starts is {config.learning_starts}: it must be at most buffer_size, the "
+                f"{config.buffer_size} steps that the replay memory holds"
             )
 
     @classmethod
     def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:
         config, parts = learner.config, learner.actions.bounds.shape[1]
         numbers = math.prod(learner.environment.observation_shape)
-        size = -(-config.replay_size // config.threads)
-        steps = config.rollout_length * config.lockstep
+        size = -(-config.buffer_size // config.threads)
+        steps = config.rollout_length * config.envs_per_batch
         return {
-            "uses_replay": config.replay_size > 0,
+            "uses_replay": config.buffer_size > 0,
             "replay": new_replay(size, steps, numbers, parts, config.batch_size),
             "target": learner.target_workspace(work),
-            "noise_std": np.array([noise_scale(config.exploration, i, config.actors) for i in actors.tolist()]),
+            "std": np.array([noise_scale(config.noise_std, i, config.actors) for i in actors.tolist()]),
         }
 
 
@@ -176,11 +176,11 @@ def act(method, policy, shared, worker, first, t):
     half, _ = _layers(work)
     forward_part(work, 0, half, t * k, k)
     mu, a = outputs(work, half - 1, t * k, k), actions(work, t * k, k)
-    at_random = method.uses_replay and steps_taken(shared) < method.warm_up
+    at_random = method.uses_replay and steps_taken(shared) < method.learning_starts
     for i in range(k):
         row = worker.actors.random[first + i]
         for j in range(a.shape[1]):
-            value = 2 * uniform(row) - 1 if at_random else mu[i, j] + method.noise_std[first + i] * normal(row)
+            value = 2 * uniform(row) - 1 if at_random else mu[i, j] + method.std[first + i] * normal(row)
             a[i, j] = min(max(value, -1.0), 1.0)
         copy(policy.action[t, i], a[i])
         if method.uses_replay:
@@ -219,16 +219,16 @@ def learn(method, policy, shared, worker, first):
         if code != GO_ON:
             return code
     count_steps(shared, worker, steps)
-    if method.target_rate == 0:
+    if method.tau == 0:
         refresh_target(shared, method.target_interval)  # theta^- = theta every I_target steps of T
     return GO_ON
 
 
 @jit
 def _updates_due(method, shared, worker):
-    """`updates_per_step` for each step of a rollout, once the thread's memory holds its share of `warm_up` steps."""
+    """`updates_per_step` for each step of a rollout, once the thread's memory holds its share of `learning_starts`."""
     steps, before, rate = worker.rollout.reward.size, shared.steps[worker.thread, 0], method.updates_per_step
-    if stored(method.replay, steps) * shared.steps.shape[0] < method.warm_up:
+    if stored(method.replay, steps) * shared.steps.shape[0] < method.learning_starts:
         return 0
     return int(math.floor((before + steps) * rate) - math.floor(before * rate))
 
@@ -281,14 +281,14 @@ def _update(method, shared, worker, first, samples):
     _copy_rows(output_gradients(work, half - 1, 0, samples), input_gradients(work, 0, samples)[:, size:])
     backward_part(work, 0, half, samples, NO_INPUTS)
     code = descend(method, shared, worker, first, samples)  # asynchronous update of theta, both parts at once
-    if code == GO_ON and method.target_rate > 0:
-        approach_target(shared, method.target_rate)  # theta^- = tau theta + (1 - tau) theta^-
+    if code == GO_ON and method.tau > 0:
+        approach_target(shared, method.tau)  # theta^- = tau theta + (1 - tau) theta^-
     return code
 
 
 @jit
-def approach_target(shared, target_rate):
+def approach_target(shared, tau):
     """theta^- = tau theta + (1 - tau) theta^-; of several threads one may undo a step of another."""
-    tau, theta, target = np.float32(target_rate), shared.theta, shared.target
+    tau, theta, target = np.float32(tau), shared.theta, shared.target
     for i in range(target.size):
         target[i] += tau * (theta[i] - target[i])

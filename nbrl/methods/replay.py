@@ -43,7 +43,7 @@ def new_replay(size: int, steps: int, observation: int, parts: int, batch: int) 
     except (MemoryError, ValueError) as error:  # the latter where it is more than an address reaches
         raise ValueError(
             f"a replay memory of {size:,} steps for each thread takes {4e-9 * shape[0] * shape[1]:,.0f} GB, which "
-            "cannot be had: lower replay_size"
+            "cannot be had: lower buffer_size"
         ) from error
     return Replay(rows=rows, written=0, drawn=np.zeros(batch, np.int64))
 

@@ -151,7 +151,7 @@ class Network:
         if blocks[-1] > np.iinfo(np.int32).max:
             raise ValueError(
                 f"{capacity:,} samples at once are too many for this network: "
-                "lower rollout_length or lockstep, or batch_size"
+                "lower rollout_length or envs_per_batch, or batch_size"
             )
         further = blocks[1 + len(self.plans) : -1].tolist()  # of what layers keep
         longest = max(capacity, *(max(plan.taps, plan.filters) for plan in self.plans))

@@ -25,10 +25,10 @@ OPTIMISERS = {
 }
 
 
-def settings(network, length=5, actors=1, lockstep=1, seed=11, **others):
+def settings(network, length=5, actors=1, envs_per_batch=1, seed=11, **others):
     """Those of a run of ten updates."""
-    shape = {"rollout_length": length, "actors": actors, "lockstep": lockstep, "network": network}
-    return configure("CartPole-v1", **COMMON | shape | others, steps=UPDATES * length * lockstep, seed=seed)
+    shape = {"rollout_length": length, "actors": actors, "envs_per_batch": envs_per_batch, "network": network}
+    return configure("CartPole-v1", **COMMON | shape | others, steps=UPDATES * length * envs_per_batch, seed=seed)
 
 
 def assert_same(arrays, expected, first):
@@ -74,15 +74,15 @@ def follow(config, make_reference, *, continuous=False):
     seen, kinds = [0] * config.actors, set()
     for update in range(UPDATES):
         assert loop.rollout() == driver.PAUSED
-        # Whose turn it was: groups of `lockstep` actors, one rollout each.
-        group = update % (config.actors // config.lockstep)
+        # Whose turn it was: groups of `envs_per_batch` actors, one rollout each.
+        group = update % (config.actors // config.envs_per_batch)
         gradients = []
-        for actor in range(group * config.lockstep, (group + 1) * config.lockstep):
+        for actor in range(group * config.envs_per_batch, (group + 1) * config.envs_per_batch):
             acted = rollouts(transitions(environment.records(loop.instances[actor])), config.rollout_length)
             assert len(acted) == seen[actor] + 1
             one = acted[seen[actor]] | {"actor": actor}
             if continuous:
-                one["actions"] = loop.run.policies[0].action[:, actor % config.lockstep].astype(float)
+                one["actions"] = loop.run.policies[0].action[:, actor % config.envs_per_batch].astype(float)
                 sent = motions(environment.records(loop.instances[actor]))[-config.rollout_length :]
                 np.testing.assert_allclose(sent, in_the_space_s_units(one["actions"]), rtol=1e-6, atol=1e-6)
             if greedy:
@@ -92,7 +92,7 @@ def follow(config, make_reference, *, continuous=False):
             seen[actor] += 1
             kinds |= set(one["statuses"].tolist())
         gradient = {name: sum(one[name] for one in gradients) for name in first}
-        norm = reference.apply(gradient, config.rollout_length * config.lockstep, group)
+        norm = reference.apply(gradient, config.rollout_length * config.envs_per_batch, group)
         assert_same_gradient(loop.dtheta, gradient, norm)
         assert loop.trainer.steps == reference.steps
     assert_same(loop.theta, reference.parameters, first)

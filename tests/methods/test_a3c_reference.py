@@ -36,10 +36,10 @@ CASES = {
     "three actors in turn": settings(actors=3),
     "generalised advantages": settings(gae_lambda=0.8, seed=4),
     "one-step advantages": settings(gae_lambda=0.0, seed=4),
-    "two pairs in lockstep": settings(actors=4, lockstep=2),
-    "three in lockstep, adam": settings(actors=3, lockstep=3, **ADAM),
-    "momentum of each of three groups": settings(actors=6, lockstep=2, **OPTIMISERS["momentum_sgd"]),
-    "mean squares of each of three groups": settings(actors=6, lockstep=2, **OPTIMISERS["rmsprop"]),
+    "two pairs in lockstep": settings(actors=4, envs_per_batch=2),
+    "three in lockstep, adam": settings(actors=3, envs_per_batch=3, **ADAM),
+    "momentum of each of three groups": settings(actors=6, envs_per_batch=2, **OPTIMISERS["momentum_sgd"]),
+    "mean squares of each of three groups": settings(actors=6, envs_per_batch=2, **OPTIMISERS["rmsprop"]),
 }
 
 
@@ -55,7 +55,7 @@ CONTINUOUS = {
     "generalised advantages, orthogonal": settings(
         gae_lambda=0.8, initialisation="orthogonal", policy_variance="constant", seed=4
     ),
-    "two pairs in lockstep": settings(actors=4, lockstep=2, separate_networks=True, gradient_clip=0.7),
+    "two pairs in lockstep": settings(actors=4, envs_per_batch=2, separate_networks=True, gradient_clip=0.7),
     "three actors in turn, one step": settings(actors=3, length=1),
 }
 

@@ -30,14 +30,14 @@ from nbrl.nets.table import actions, observations, output_gradients
 
 NUMBER = np.arange(OBSERVATIONS)
 MU = np.where(NUMBER % 2, -0.25, 0.5)
-MEMORY = {"replay_size": 100, "warm_up": 100, "batch_size": 4}
+MEMORY = {"buffer_size": 100, "learning_starts": 100, "batch_size": 4}
 
 
 def told(ends, rewards=REWARDS, **settings):
     """A loop, not yet run, on steps with these ends; without a memory, unless `settings` says otherwise."""
     settings = {
-        "replay_size": 0, "optimiser": "shared_rmsprop", "learning_rate": 7e-4, "reward_clip": None, "discount": 0.5,
-        "gradient_clip": 1e9, "seed": 3, "steps": 1000, "rollout_length": 5, "lockstep": 1, "target_rate": None,
+        "buffer_size": 0, "optimiser": "shared_rmsprop", "learning_rate": 7e-4, "reward_clip": None, "discount": 0.5,
+        "gradient_clip": 1e9, "seed": 3, "steps": 1000, "rollout_length": 5, "envs_per_batch": 1, "tau": None,
         "target_interval": 10**6, "network": (Dense(OBSERVATIONS + 1, "none"),), "actors": 1, "threads": 1,
     } | settings  # fmt: skip
     environment = Told(list(zip(rewards, ends, strict=True)), continuous=True)
@@ -174,7 +174,7 @@ def learners(draw):
     )
     environment = Environment("any", (size,), np.float32, spaces.Box(-1.0, 1.0, (parts,), np.float32))
     config = configure(
-        environment, method="dpg", network=table, replay_size=0, actors=1, lockstep=1, threads=1,
+        environment, method="dpg", network=table, buffer_size=0, actors=1, envs_per_batch=1, threads=1,
         rollout_length=samples, seed=draw(seeds), learning_rate=1e-12,
         initialisation=draw(st.sampled_from(["uniform", "orthogonal"])),
     )  # fmt: skip
@@ -237,7 +237,7 @@ def test_actors_explore_by_falling_scales():
     assert scales[-1] == pytest.approx(0.04)
     assert np.diff(np.log(scales)) == pytest.approx([math.log(0.1) / 4] * 4)
     assert noise_scale(0.4, 0, 1) == 0.4
-    loop = told([0] * 5, actors=6, lockstep=2, threads=2, exploration=0.5)
+    loop = told([0] * 5, actors=6, envs_per_batch=2, threads=2, noise_std=0.5)
     for method, actors in zip(loop.run.methods, loop.run.actors, strict=True):
         assert method.noise_std.tolist() == [noise_scale(0.5, actor, 6) for actor in actors.tolist()]
 
@@ -253,21 +253,21 @@ def motions(loop, count):
 
 def test_actions_are_the_policy_s_and_noise_within_the_bounds():
     # With a learning rate near 0 mu stays what it is; observations come in turn, even and odd, without an end.
-    loop = told([0] * 5, exploration=0.2, learning_rate=1e-12, steps=10**6)
+    loop = told([0] * 5, noise_std=0.2, learning_rate=1e-12, steps=10**6)
     noise = motions(loop, 800) - np.tile(MU, 125)
     assert abs(noise.mean()) < 5 * 0.2 / math.sqrt(noise.size)  # five standard deviations, and of a variance as well
     # Beyond 1, 2.5 standard deviations above 0.5, noise is cut: of odd observations only some 1e-10.
     assert noise[1::2].std() == pytest.approx(0.2, abs=5 * 0.2 / math.sqrt(noise.size))
-    wide = motions(told([0] * 5, exploration=3.0, learning_rate=1e-12, steps=10**6), 800)
+    wide = motions(told([0] * 5, noise_std=3.0, learning_rate=1e-12, steps=10**6), 800)
     assert np.abs(wide).max() == 1
     cut = np.mean([math.erfc((1 - mu) / 3 / math.sqrt(2)) / 2 for mu in MU])
     assert (wide == 1).mean() == pytest.approx(cut, abs=5 * math.sqrt(cut * (1 - cut) / wide.size))
-    none = motions(told([0] * 5, exploration=0.0, learning_rate=1e-12, steps=10**6), 800)
+    none = motions(told([0] * 5, noise_std=0.0, learning_rate=1e-12, steps=10**6), 800)
     assert none == pytest.approx(np.tile(MU, 125), abs=1e-5)
 
 
 def test_actions_are_any_while_a_memory_warms_up():
-    settings = {"replay_size": 3000, "warm_up": 3000, "batch_size": 4, "exploration": 0.0}
+    settings = {"buffer_size": 3000, "learning_starts": 3000, "batch_size": 4, "noise_std": 0.0}
     loop = told([0] * 5, learning_rate=1e-12, steps=10**6, **settings)
     first = motions(loop, 599)
     assert loop.run.shared.updates[0] == 0
@@ -287,7 +287,13 @@ def test_actions_are_any_while_a_memory_warms_up():
 @pytest.mark.parametrize("rate", [1.0, 0.4, 2.5])
 @pytest.mark.parametrize("length", [1, 3])
 def test_updates_from_a_memory_keep_pace_with_steps(rate, length):
-    settings = {"replay_size": 64, "warm_up": 6, "batch_size": 6, "updates_per_step": rate, "rollout_length": length}
+    settings = {
+        "buffer_size": 64,
+        "learning_starts": 6,
+        "batch_size": 6,
+        "updates_per_step": rate,
+        "rollout_length": length,
+    }
     loop = told([0] * 5, **settings)
     for number in range(1, 30):
         assert loop.rollout() == driver.PAUSED
@@ -299,7 +305,7 @@ def test_updates_from_a_memory_keep_pace_with_steps(rate, length):
 
 
 def test_the_target_networks_approach_the_others():
-    loop = told([0] * 5, target_rate=0.25, learning_rate=0.1)
+    loop = told([0] * 5, tau=0.25, learning_rate=0.1)
     before = {name: array.copy() for name, array in loop.target.items()}
     loop.rollout()
     for name, array in loop.target.items():
@@ -319,7 +325,7 @@ def test_the_target_networks_are_copied_by_the_interval():
 # What stops a loop, and what is refused
 
 
-@pytest.mark.parametrize("memory", [{}, MEMORY | {"warm_up": 5}], ids=["rollouts", "memory"])
+@pytest.mark.parametrize("memory", [{}, MEMORY | {"learning_starts": 5}], ids=["rollouts", "memory"])
 @pytest.mark.parametrize(
     ("ends", "code"),
     [
@@ -342,7 +348,7 @@ def test_what_cannot_be_used_never_reaches_arrays_that_stay(ends, code, memory):
     assert loop.trainer.steps == 5
 
 
-@pytest.mark.parametrize("memory", [{}, MEMORY | {"warm_up": 5}], ids=["rollouts", "memory"])
+@pytest.mark.parametrize("memory", [{}, MEMORY | {"learning_starts": 5}], ids=["rollouts", "memory"])
 @pytest.mark.parametrize("network", ["theta", "target"])
 def test_values_beyond_float32_never_reach_the_shared_arrays(memory, network):
     loop = told([0] * 5, **memory)
@@ -356,7 +362,7 @@ def test_values_beyond_float32_never_reach_the_shared_arrays(memory, network):
 
 
 def test_a_stop_ends_many_updates():
-    loop = told([0] * 5, **MEMORY | {"warm_up": 5, "updates_per_step": 100.0})
+    loop = told([0] * 5, **MEMORY | {"learning_starts": 5, "updates_per_step": 100.0})
     loop.run.shared.control[0] = state.ABANDON  # as it stands while a rollout learns; the next one would not begin
     method, policy, shared, worker = loop.run.arguments(0)
     worker.rollout.ended[:] = True
@@ -390,24 +396,25 @@ BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
         (
             any_environment((3,), BOX),
             {"batch_size": 2000},
-            "batch_size is 2000: it must be at most warm_up, the 1000 steps that are in the replay memory when "
+            "batch_size is 2000: it must be at most learning_starts, the 1000 steps that are in the replay memory when "
             "learning begins",
         ),
         (
             any_environment((3,), BOX),
-            {"replay_size": 900},
-            "warm_up is 1000: it must be at most replay_size, the 900 steps that the replay memory holds",
+            {"buffer_size": 900},
+            "learning_starts is 1000: it must be at most buffer_size, the 900 steps that the replay memory holds",
         ),
         (
             any_environment((3,), BOX),
-            {"replay_size": 10**12, "threads": 1},
+            {"buffer_size": 10**12, "threads": 1},
             "a replay memory of 1,000,000,000,000 steps for each thread takes 40,000 GB, which cannot be had: lower "
-            "replay_size",
+            "buffer_size",
         ),
         (
             any_environment((3,), BOX),
-            {"batch_size": 10**6, "warm_up": 10**6, "network": [["dense", 2000]]},
-            "1,000,000 samples at once are too many for this network: lower rollout_length or lockstep, or batch_size",
+            {"batch_size": 10**6, "learning_starts": 10**6, "network": [["dense", 2000]]},
+            "1,000,000 samples at once are too many for this network: "
+            "lower rollout_length or envs_per_batch, or batch_size",
         ),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

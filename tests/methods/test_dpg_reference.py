@@ -21,7 +21,7 @@ ADAM = OPTIMISERS["shared_adam"]
 
 
 def settings(**others):
-    own = {"method": "dpg", "replay_size": 0, "network": (Dense(20, "tanh"),), "target_rate": 0.3, "exploration": 0.4}
+    own = {"method": "dpg", "buffer_size": 0, "network": (Dense(20, "tanh"),), "tau": 0.3, "noise_std": 0.4}
     return references.settings(**own | others)
 
 
@@ -29,15 +29,15 @@ CASES = {
     "plain": settings(seed=4),
     "adam": settings(seed=4, **ADAM),
     "clips active": settings(gradient_clip=0.05, reward_clip=0.5),
-    "the target by an interval": settings(target_rate=None, target_interval=12),
+    "the target by an interval": settings(tau=None, target_interval=12),
     "long rollouts": settings(length=20),
     "one step": settings(length=1, seed=5),
     "two layers": settings(network=(Dense(20, "tanh"), Dense(17, "tanh"))),
     "relu": settings(network=(Dense(40, "relu"), Dense(30, "relu"))),
     "orthogonal": settings(initialisation="orthogonal", **ADAM),
     "three actors in turn": settings(actors=3),
-    "two pairs in lockstep": settings(actors=4, lockstep=2),
-    "three in lockstep, of each group momentum": settings(actors=6, lockstep=3, **OPTIMISERS["momentum_sgd"]),
+    "two pairs in lockstep": settings(actors=4, envs_per_batch=2),
+    "three in lockstep, of each group momentum": settings(actors=6, envs_per_batch=3, **OPTIMISERS["momentum_sgd"]),
 }
 
 
@@ -48,12 +48,12 @@ def test_ten_updates_equal_the_reference(config):
 
 # With a memory
 
-REMEMBERS = {"replay_size": 12, "warm_up": 6, "batch_size": 6}
+REMEMBERS = {"buffer_size": 12, "learning_starts": 6, "batch_size": 6}
 MEMORIES = {
     "as published": settings(length=1, **REMEMBERS, **ADAM),
     "three steps": settings(length=3, **REMEMBERS),
-    "pairs in lockstep": settings(length=2, actors=4, lockstep=2, **REMEMBERS),
-    "the target by an interval": settings(length=1, target_rate=None, target_interval=4, **REMEMBERS),
+    "pairs in lockstep": settings(length=2, actors=4, envs_per_batch=2, **REMEMBERS),
+    "the target by an interval": settings(length=1, tau=None, target_interval=4, **REMEMBERS),
     "normalised": settings(length=2, normalise_observations=True, **REMEMBERS),
 }
 
@@ -61,7 +61,7 @@ MEMORIES = {
 @pytest.mark.parametrize("config", MEMORIES.values(), ids=MEMORIES)
 def test_ten_updates_from_a_memory_equal_the_reference(config):
     # One update for each rollout, with what it drew; the steps and the learning rate go on all the same.
-    size = config.rollout_length * config.lockstep
+    size = config.rollout_length * config.envs_per_batch
     config = dataclasses.replace(config, updates_per_step=1 / size, steps=10**6)
     environment = Scripted(continuous=True)
     loop = Loop(config, environment)
@@ -93,11 +93,11 @@ def test_ten_updates_from_a_memory_equal_the_reference(config):
 
 
 @pytest.mark.parametrize("normalised", [False, True])
-@pytest.mark.parametrize(("actors", "lockstep", "length"), [(1, 1, 1), (1, 1, 4), (3, 1, 2), (4, 2, 3)])
+@pytest.mark.parametrize(("actors", "envs_per_batch", "length"), [(1, 1, 1), (1, 1, 4), (3, 1, 2), (4, 2, 3)])
 def test_the_memory_holds_the_last_steps_that_were_taken(actors, lockstep, length, normalised):
     # Each step as it was acted, with its n-step return; observations as they were given, whatever they are scaled by.
     config = settings(
-        length=length, actors=actors, lockstep=lockstep, replay_size=25, warm_up=25, batch_size=3,
+        length=length, actors=actors, envs_per_batch=lockstep, buffer_size=25, learning_starts=25, batch_size=3,
         normalise_observations=normalised, reward_clip=2.0,
     )  # fmt: skip
     config = dataclasses.replace(config, steps=10**6)

@@ -171,7 +171,7 @@ def test_a_pendulum_is_swung_up_from_a_memory():
 
 
 def test_a_pendulum_is_swung_up_without_a_memory():
-    settings = {"network": (Dense(64), Dense(64)), "replay_size": 0}
+    settings = {"network": (Dense(64), Dense(64)), "buffer_size": 0}
     agent = nbrl.train("Pendulum-v1", method="dpg", threads=1, seed=1, **settings)
     assert nbrl.evaluate(agent, episodes=50).mean_return > -200
 
@@ -179,7 +179,7 @@ def test_a_pendulum_is_swung_up_without_a_memory():
 def test_a_pendulum_is_swung_up_with_two_threads():
     # Of 100 seeds, beside two other runs on two cores, one was below -170, at -279. With the default exploration of 0.3
     # and 15,000 or 25,000 steps 3 of 150 were below -400.
-    settings = {"network": (Dense(64), Dense(64)), "batch_size": 64, "steps": 20_000, "exploration": 0.6}
+    settings = {"network": (Dense(64), Dense(64)), "batch_size": 64, "steps": 20_000, "noise_std": 0.6}
     agent = nbrl.train("Pendulum-v1", method="dpg", threads=2, seed=1, **settings)
     assert nbrl.evaluate(agent, episodes=50).mean_return > -400
 
@@ -200,7 +200,7 @@ def test_a_seed_and_one_thread_give_the_same_bits(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"lockstep": 3},
+        {"envs_per_batch": 3},
         {"optimiser": "shared_adam"},
         {"optimiser": "rmsprop"},
         {"optimiser": "momentum_sgd"},
@@ -208,7 +208,7 @@ def test_a_seed_and_one_thread_give_the_same_bits(tmp_path):
         {"method": "one_step_q"},
         {"method": "one_step_sarsa"},
         {"method": "n_step_q", "network": (Lstm(8),)},
-        {"network": (Lstm(8),), "lockstep": 3},
+        {"network": (Lstm(8),), "envs_per_batch": 3},
         {"normalise_observations": True, "normalise_rewards": True, "separate_networks": True},
     ],
     ids=str,
@@ -221,7 +221,7 @@ def test_every_kind_of_run_is_the_same_again(settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"replay_size": 0}, {"replay_size": 300, "warm_up": 100, "batch_size": 16}], ids=str
+    "settings", [{"buffer_size": 0}, {"buffer_size": 300, "learning_starts": 100, "batch_size": 16}], ids=str
 )
 def test_a_deterministic_policy_is_the_same_again(settings):
     settings = SHORT | settings | {"method": "dpg", "steps": 1500, "network": (Dense(16),)}

@@ -74,7 +74,7 @@ def test_where_exploration_ends_is_drawn_with_the_paper_s_probabilities():
 def test_where_exploration_ends_depends_on_the_seed_and_the_actor_alone():
     assert [final_epsilon(3, actor) for actor in range(40)] == [final_epsilon(3, actor) for actor in range(40)]
     assert [final_epsilon(3, actor) for actor in range(40)] != [final_epsilon(4, actor) for actor in range(40)]
-    for settings in ({}, {"threads": 3}, {"threads": 2, "lockstep": 3}):
+    for settings in ({}, {"threads": 3}, {"threads": 2, "envs_per_batch": 3}):
         learner = Learner(tiny(method="n_step_q", seed=3, actors=12, threads=settings.pop("threads", 1), **settings))
         for method, actors in zip(learner.methods, learner.actors, strict=True):
             assert method.final_epsilon.tolist() == [final_epsilon(3, actor) for actor in actors.tolist()]

@@ -114,17 +114,17 @@ CASES = {
     "one actor": {},
     "long rollouts": {"length": 20},
     "one step": {"length": 1, "seed": 5},
-    "two pairs in lockstep": {"actors": 4, "lockstep": 2},
+    "two pairs in lockstep": {"actors": 4, "envs_per_batch": 2},
     "an LSTM layer alone": {"network": (Lstm(7),)},
     "two LSTM layers": {"network": (Lstm(3), Dense(4, "tanh"), Lstm(5)), "actors": 2},
-    "momentum of each of two groups": {"actors": 4, "lockstep": 2, **OPTIMISERS["momentum_sgd"]},
+    "momentum of each of two groups": {"actors": 4, "envs_per_batch": 2, **OPTIMISERS["momentum_sgd"]},
 }
 
 
 @pytest.mark.parametrize("method", ["a3c", "one_step_q", "one_step_sarsa", "n_step_q"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_ten_updates_equal_the_reference(case, method):
-    shape = case.get("length", 5) * case.get("lockstep", 1)
+    shape = case.get("length", 5) * case.get("envs_per_batch", 1)
     shorter = {"target_interval": 3 * shape, "epsilon_steps": 5 * shape}
     config = references.settings(**{"method": method, "network": LAYERS} | shorter | case)
     loop, reference = follow(config, RecurrentA3C if method == "a3c" else RecurrentValues)
@@ -140,7 +140,7 @@ def test_an_actor_remembers_its_episode_and_nothing_before(method):
     # The loop's own policy, fed with an episode from its beginning, ends up with what the actor remembers: whichever
     # rollouts and turns the episode spans. What is learnt meanwhile is far below float32's last place.
     config = references.settings(
-        method=method, network=(Lstm(6), Dense(5, "relu"), Lstm(3)), actors=4, lockstep=2, learning_rate=1e-20
+        method=method, network=(Lstm(6), Dense(5, "relu"), Lstm(3)), actors=4, envs_per_batch=2, learning_rate=1e-20
     )
     environment = Scripted()
     loop = Loop(config, environment)

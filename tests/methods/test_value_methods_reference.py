@@ -15,7 +15,7 @@ METHODS = ("one_step_q", "one_step_sarsa", "n_step_q")
 
 def settings(**others):
     """Two copies of the target network or more within the ten updates, and half of them with less exploration."""
-    shape = others.get("length", 5) * others.get("lockstep", 1)
+    shape = others.get("length", 5) * others.get("envs_per_batch", 1)
     return {"target_interval": 3 * shape, "epsilon_steps": 5 * shape, "network": (Dense(20, "tanh"),)} | others
 
 
@@ -30,10 +30,10 @@ CASES = {
     "two layers": settings(network=(Dense(20, "tanh"), Dense(17, "tanh"))),
     "relu": settings(network=(Dense(40, "relu"),)),
     "three actors in turn": settings(actors=3),
-    "two pairs in lockstep": settings(actors=4, lockstep=2),
-    "three in lockstep": settings(actors=3, lockstep=3),
+    "two pairs in lockstep": settings(actors=4, envs_per_batch=2),
+    "three in lockstep": settings(actors=3, envs_per_batch=3),
 } | {
-    f"{optimiser}, {groups} groups of {lockstep}": settings(actors=groups * lockstep, lockstep=lockstep, **choice)
+    f"{optimiser}, {groups} groups of {lockstep}": settings(actors=groups * lockstep, envs_per_batch=lockstep, **choice)
     for optimiser, choice in OPTIMISERS.items()
     for groups, lockstep in ((3, 1), (3, 2))
 }

@@ -255,5 +255,7 @@ def test_tanh_is_right_to_a_few_last_places():
 
 def test_more_samples_than_offsets_reach_are_refused():
     network = Network((Conv(16, 8, 4),), (4, 84, 84), {"policy": 2, "value": 1})
-    with pytest.raises(ValueError, match=r"100,000 samples at once are too many .* lower rollout_length or lockstep"):
+    with pytest.raises(
+        ValueError, match=r"100,000 samples at once are too many .* lower rollout_length or envs_per_batch"
+    ):
         network.workspace(100_000)
