@@ -166,7 +166,7 @@ def benchmark(
     ----------
     config : Config
         As `nbrl.configure` makes it; the length of the run in it does not matter.
-    environment : str, callable or Environment, optional
+    environment : str, callable or EnvSpec, optional
         As for `Trainer`.
     seconds : float, optional
         Of training. All that is measured besides takes about as long again.

@@ -15,7 +15,7 @@ from nbrl.actions import any_legal
 from nbrl.agent import Agent, chosen, draw_action
 from nbrl.config import available_cores
 from nbrl.envs.atari import human_normalised
-from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment, Instance
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Env, EnvSpec
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import address_at, atomic_load, call_reset, call_step
 from nbrl.kernels.random import ROW, next_uint64, seed_row
@@ -119,7 +119,7 @@ def evaluate(
     Parameters
     ----------
     agent : Agent
-    environment : str, callable or Environment, optional
+    environment : str, callable or EnvSpec, optional
         By default what the policy was trained on.
     episodes : int, optional
     greedy : bool, optional
@@ -153,7 +153,7 @@ def evaluate(
 
 def _play(
     agent: Agent,
-    spec: Environment,
+    spec: EnvSpec,
     episodes: int,
     greedy: bool,
     threads: int,
@@ -206,7 +206,7 @@ class BackgroundEvaluation:
 
     Parameters
     ----------
-    environment : str, callable or Environment
+    environment : str, callable or EnvSpec
     episodes : int
     """
 
@@ -254,7 +254,7 @@ def check_seed(seed: Any) -> None:
         raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0 and under 2**63")
 
 
-def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = False) -> Environment:
+def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = False) -> EnvSpec:
     """The environment that a policy plays, by default what it was trained on; ``ValueError`` if it does not fit."""
     seen = agent.preprocessing
     if environment is None:
@@ -283,7 +283,7 @@ def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = F
 class _Player:
     """One thread's environment and scratch."""
 
-    def __init__(self, agent: Agent, spec: Environment, instance: Instance, greedy: bool, control: np.ndarray) -> None:
+    def __init__(self, agent: Agent, spec: EnvSpec, instance: Env, greedy: bool, control: np.ndarray) -> None:
         self.spec, self.instance, self.greedy, self.control = spec, instance, greedy, control
         (self.policy, self.actor), self.state = agent.actor(), agent.initial_state()
         size = math.prod(spec.observation_shape) * spec.observation_dtype.itemsize

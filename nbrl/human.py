@@ -99,7 +99,7 @@ def _play(environment: str, keyboard: int, screen: TextIO, seed: int) -> Game:
     from nbrl.envs.maze.pictures import eye, plan
     from nbrl.envs.maze.world import STEPS
 
-    with contextlib.closing(envs.Player(maze(**MAZES[environment]))) as player:
+    with contextlib.closing(envs.EnvStepper(maze(**MAZES[environment]))) as player:
         player.reset(seed)
         state = state_of(player.instance)
         total, length, status, with_plan = 0.0, 0, 0, False

@@ -13,7 +13,7 @@ from nbrl import envs
 from nbrl.actions import Discrete, Policy, actions_of, before_softplus
 from nbrl.agent import Agent, Preprocessing
 from nbrl.config import Config
-from nbrl.envs.interface import Instance
+from nbrl.envs.interface import Env
 from nbrl.methods import driver, method_class
 from nbrl.methods.driver import Method
 from nbrl.methods.optimisers import OPTIMISERS
@@ -30,13 +30,13 @@ class Learner:
     ----------
     config : Config
         Without a seed it is given one.
-    environment : str, callable or Environment, optional
+    environment : str, callable or EnvSpec, optional
         By default the one named in `config`.
 
     Attributes
     ----------
     config : Config
-    environment : Environment
+    environment : EnvSpec
     network : Network
     method : type of Method
     shared : Shared
@@ -47,7 +47,7 @@ class Learner:
         Of each thread: its settings and state, and how its actors choose.
     actors : list of numpy.ndarray
         The numbers of each worker's actors: groups of `envs_per_batch` are dealt to the threads in turn.
-    instances : list of list of Instance
+    instances : list of list of Env
         The running environments of each worker's actors, once they are attached.
     saved_environments : dict of int to bytes
         States that actors' environments are given as they are attached.
@@ -104,7 +104,7 @@ class Learner:
         self.policies: list[Policy] = []
         for thread, actors in enumerate(self.actors):
             self._add_thread(thread, actors)
-        self.instances: list[list[Instance]] = [[] for _ in self.workers]
+        self.instances: list[list[Env]] = [[] for _ in self.workers]
         self.saved_environments: dict[int, bytes] = {}
 
     @property
@@ -180,7 +180,7 @@ class Learner:
         """Act and learn in the calling thread, for up to so many rollouts: a code of `nbrl.methods.driver`."""
         return driver.loop(*self.arguments(thread), rollouts)
 
-    def attach(self, worker: int) -> list[Instance]:
+    def attach(self, worker: int) -> list[Env]:
         """Make the environments of one worker's actors; the caller closes them when the worker is done."""
         instances = [self.environment.make() for _ in self.actors[worker]]
         for functions, instance in zip(self.workers[worker].actors.functions, instances, strict=True):

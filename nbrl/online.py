@@ -15,7 +15,7 @@ from nbrl.agent import Agent
 from nbrl.checkpoint import write_tensors
 from nbrl.config import Config, configure
 from nbrl.envs.gym import decoder, encoder, mask_encoder
-from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Environment
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvSpec
 from nbrl.kernels.compile import announce, jit
 from nbrl.learner import Learner
 from nbrl.methods import driver
@@ -96,7 +96,7 @@ class OnlineLearner:
         shape, dtype, self._write = encoder(observation_space)
         # Of continuous actions there are no masks, and unknown ones are refused.
         masks = not isinstance(action_space, spaces.Box)
-        environment = Environment("host", shape, dtype, action_space, action_mask=masks)
+        environment = EnvSpec("host", shape, dtype, action_space, action_mask=masks)
         if isinstance(config, Mapping):
             config = configure(environment, **{"actors": 1, "threads": None, "envs_per_batch": 1} | dict(config))
         config = config.replace(threads=config.actors, envs_per_batch=1)

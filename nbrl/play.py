@@ -15,7 +15,7 @@ import numpy as np
 
 from nbrl.agent import Agent, chosen, draw_action
 from nbrl.checkpoint import replace_file
-from nbrl.envs.interface import TERMINATED, TRUNCATED, Environment, Player
+from nbrl.envs.interface import TERMINATED, TRUNCATED, EnvSpec, EnvStepper
 from nbrl.evaluation import STREAM, check_seed, environment_for
 from nbrl.kernels.random import ROW, next_uint64, seed_row
 
@@ -56,7 +56,7 @@ def play(
     agent : Agent
     path : str or path
         The picture, which is replaced if it is there.
-    environment : str, callable or Environment, optional
+    environment : str, callable or EnvSpec, optional
         By default what the policy was trained on.
     seed : int, optional
     greedy : bool, optional
@@ -87,7 +87,7 @@ def play(
     rate = 15 if spec.frames_per_step > 1 else 30  # as an Atari console: 60 frames a second, 4 a step
     frames: list[_Frame] = []
     total, length, status = 0.0, 0, 0
-    with contextlib.closing(Player(spec)) as player:
+    with contextlib.closing(EnvStepper(spec)) as player:
         (policy, actor), state, row = agent.actor(), agent.initial_state(), np.zeros(ROW, np.uint64)
         seed_row(row, np.uint64(seed), np.uint64(STREAM))
         observation = player.reset(next_uint64(row))
@@ -127,7 +127,7 @@ class _Frame(NamedTuple):
     total: float
 
 
-def _frame(spec: Environment, picture: np.ndarray | None, total: float) -> _Frame:
+def _frame(spec: EnvSpec, picture: np.ndarray | None, total: float) -> _Frame:
     if picture is None:
         raise ValueError(
             f'{spec.name} cannot be drawn: it has no render_mode "rgb_array", and its observations are no images'

@@ -11,8 +11,8 @@ from nbrl.agent import Agent
 from nbrl.checkpoint import CheckpointError, read_tensors
 from nbrl.learner import Learner
 from nbrl.methods.replay import Replay, contents, refill
-from nbrl.methods.running_statistics import AVERAGE, COUNT, LEAST_VARIANCE, M2
-from nbrl.nets.table import MEAN, SCALE
+from nbrl.methods.running_statistics import COUNT, LEAST_VARIANCE, M2, MEAN
+from nbrl.nets import table
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def restore(learner: Learner, path: str | os.PathLike) -> dict[str, str]:
         learner.shared.steps[0, 0], learner.shared.updates[0] = steps, updates
         learner.shared.target_copies[0] = steps // learner.config.target_interval
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be gone on from: {error}") from error
+        raise CheckpointError(f"{path} cannot resume from: {error}") from error
     return metadata
 
 
@@ -126,9 +126,9 @@ def begin_from(learner: Learner, agent: Agent) -> None:
     if learner.scales:
         own = learner.workers[0].statistics.own
         known = own[:, :-1]
-        variance = 1 / agent.normal[SCALE].astype(np.float64) ** 2 - LEAST_VARIANCE
+        variance = 1 / agent.normal[table.SCALE].astype(np.float64) ** 2 - LEAST_VARIANCE
         known[COUNT] = PRIOR_COUNT * math.prod(environment.observation_shape) // known.shape[1]  # pixels share one
-        known[AVERAGE], known[M2] = agent.normal[MEAN], known[COUNT] * np.maximum(variance, 0)
+        known[MEAN], known[M2] = agent.normal[table.MEAN], known[COUNT] * np.maximum(variance, 0)
         learner.shared.statistics[0, :] = own
 
 

@@ -22,7 +22,7 @@ class Trainer:
     ----------
     config : Config
         As `nbrl.configure` makes it.
-    environment : str, callable or Environment, optional
+    environment : str, callable or EnvSpec, optional
         What to train on, where it is more than the id in `config`: a function that makes a gymnasium environment, or a
         `NativeEnvironment`.
     directory : path, optional
@@ -170,7 +170,7 @@ def train(
 
     Parameters
     ----------
-    environment : str, callable or Environment
+    environment : str, callable or EnvSpec
         An id such as ``"CartPole-v1"``, a function that makes a gymnasium environment, or a `NativeEnvironment`.
     directory, on_report, init
         As for `Trainer`.

@@ -13,7 +13,7 @@ from numba import carray
 
 import nbrl
 from nbrl import Dense, Gru, Lstm, NativeEnvironment, OnlineLearner
-from nbrl.envs import Player
+from nbrl.envs import EnvStepper
 from nbrl.envs.interface import STEPPED, TRUNCATED
 from nbrl.kernels.random import integer, seed_row
 
@@ -287,7 +287,7 @@ def test_a_policy_refuses_what_is_no_mask(door_policy, mask, sentence, exported)
 
 def test_a_host_s_own_loop_has_masks():
     doors = Doors()
-    player = Player(doors)
+    player = EnvStepper(doors)
     learner = OnlineLearner(
         {"seed": 1, "network": (Dense(16, "tanh"),)}, spaces.Box(0, 1, (DOORS,)), spaces.Discrete(DOORS)
     )

@@ -361,9 +361,7 @@ def test_a_memory_is_large_enough_for_what_is_drawn_from_it():
 
 
 def test_pictures_are_not_normalised():
-    environment = envs.interface.Environment(
-        "Drive", (3, 96, 96), np.uint8, gymnasium.spaces.Box(-1, 1, (3,), np.float32)
-    )
+    environment = envs.interface.EnvSpec("Drive", (3, 96, 96), np.uint8, gymnasium.spaces.Box(-1, 1, (3,), np.float32))
     config = configure(environment)
     assert config.policy_variance == "constant"
     assert not config.normalise_observations

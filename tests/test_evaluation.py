@@ -20,7 +20,7 @@ from toys import (
 
 import nbrl
 from nbrl import envs
-from nbrl.envs import Player
+from nbrl.envs import EnvStepper
 from nbrl.envs.interface import TERMINATED, TRUNCATED
 from nbrl.evaluation import STREAM, Evaluation, evaluate
 from nbrl.kernels.random import ROW, next_uint64, normal, seed_row
@@ -105,7 +105,7 @@ def test_actions_are_sampled_or_the_most_likely():
 def test_an_episode_by_an_independent_player():
     # Greedy actions on a deterministic environment: the player needs the first observation alone.
     agent, lengths = policy_for("CartPole-v1", seed=3), []
-    player = Player(envs.make("CartPole-v1"))
+    player = EnvStepper(envs.make("CartPole-v1"))
     for seed in range(200):
         observation, status, length = player.reset(seed), 0, 0
         while not status & (TERMINATED | TRUNCATED):
@@ -120,7 +120,7 @@ def test_an_episode_by_an_independent_player():
 def test_every_episode_by_hand(kind):
     # Each has a seed of its own and begins with an empty memory; greedy actions need no more.
     agent, lengths = policy_for("CartPole-v1", seed=5, **kind), []
-    player, row = Player(envs.make("CartPole-v1")), np.zeros(ROW, np.uint64)
+    player, row = EnvStepper(envs.make("CartPole-v1")), np.zeros(ROW, np.uint64)
     for episode in range(20):
         seed_row(row, np.uint64(4), np.uint64(STREAM + episode))
         observation, status, state = player.reset(next_uint64(row)), 0, agent.initial_state()
@@ -137,7 +137,7 @@ def test_every_episode_by_hand(kind):
 def test_every_episode_of_continuous_actions_by_hand(options, greedy):
     # Chance is drawn from the row that gives the episode its seed, one normal number for each part of an action.
     agent, totals = continuous_policy("Pendulum-v1", seed=2, **options), []
-    player, row, numbers = Player(envs.make("Pendulum-v1")), np.zeros(ROW, np.uint64), agent.to_numpy()
+    player, row, numbers = EnvStepper(envs.make("Pendulum-v1")), np.zeros(ROW, np.uint64), agent.to_numpy()
     for episode in range(4):
         seed_row(row, np.uint64(4), np.uint64(STREAM + episode))
         observation, status, state = player.reset(next_uint64(row)), 0, agent.initial_state()
@@ -158,7 +158,7 @@ def test_every_episode_of_continuous_actions_by_hand(options, greedy):
 
 def test_every_episode_of_a_deterministic_policy_by_hand():
     agent, totals = deterministic_policy("Pendulum-v1", seed=2), []
-    player, row, numbers = Player(envs.make("Pendulum-v1")), np.zeros(ROW, np.uint64), agent.to_numpy()
+    player, row, numbers = EnvStepper(envs.make("Pendulum-v1")), np.zeros(ROW, np.uint64), agent.to_numpy()
     for episode in range(4):
         seed_row(row, np.uint64(4), np.uint64(STREAM + episode))
         observation, status = player.reset(next_uint64(row)), 0

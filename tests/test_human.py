@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nbrl import human
-from nbrl.envs import Player
+from nbrl.envs import EnvStepper
 from nbrl.envs.maze.environment import maze, state_of
 from nbrl.envs.maze.pictures import eye, plan
 
@@ -113,7 +113,7 @@ def at_terminal(environment_variables):
 
 def test_a_person_plays(at_terminal):
     terminal = at_terminal("--human", "nbrl/Maze-v0", "--seed", "7")
-    player = Player(maze())
+    player = EnvStepper(maze())
     player.reset(7)
     state = state_of(player.instance)
     assert "\x1b[?1049h\x1b[?25l" in terminal.read("\x1b[H")
@@ -205,7 +205,7 @@ def test_an_episode_ends_after_900_keys(monkeypatch):
     game = human._play("nbrl/MazeApples-v0", keyboard, screen, 3)
     os.close(keyboard)
     os.close(writer)
-    player = Player(maze(portal=False))
+    player = EnvStepper(maze(portal=False))
     player.reset(3)
     assert game == human.Game(sum(player.step(2)[1] for _ in range(900)), 900, True)
     assert screen.getvalue().count("\x1b[J") == 901

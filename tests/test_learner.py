@@ -463,5 +463,5 @@ def test_a_checkpoint_of_sarsa_with_memory_that_does_not_fit_is_refused(name, da
     if damage is not None:
         arrays[name] = np.ascontiguousarray(damage(array))
     write_tensors(path, arrays, metadata)
-    with pytest.raises(CheckpointError, match="cannot be gone on from"):
+    with pytest.raises(CheckpointError, match="cannot resume from"):
         snapshot.restore(Learner(tiny(**settings)), path)

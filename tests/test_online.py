@@ -8,7 +8,7 @@ from gymnasium import spaces
 from toys import tiny
 
 from nbrl import Agent, CheckpointError, Dense, Lstm, OnlineLearner, Trainer, configure, envs, evaluate
-from nbrl.envs import Player
+from nbrl.envs import EnvStepper
 from nbrl.envs.interface import TERMINATED, TRUNCATED
 from nbrl.kernels.random import next_uint64
 
@@ -46,7 +46,7 @@ def test_a_host_s_loop_learns_exactly_as_the_engine_s(method, network):
     trainer = Trainer(config)
     trainer.start(wait=True)
     learner = learner_for("Rooms-v0", config)
-    host(learner, Player(envs.make("Rooms-v0")), config.steps)
+    host(learner, EnvStepper(envs.make("Rooms-v0")), config.steps)
     assert learner.finished
     assert learner.steps == trainer.steps == 7 * 41
     parameters = learner.snapshot().parameters
@@ -62,7 +62,7 @@ def test_a_host_s_loop_learns_continuous_actions_exactly_as_the_engine_s(network
     trainer = Trainer(config)
     trainer.start(wait=True)
     learner = learner_for("Pendulum-v1", config)
-    host(learner, Player(envs.make("Pendulum-v1")), config.steps)
+    host(learner, EnvStepper(envs.make("Pendulum-v1")), config.steps)
     assert learner.steps == trainer.steps == 7 * 41
     found, expected = learner.snapshot(), trainer.snapshot()
     assert found.parameters.tobytes() == expected.parameters.tobytes()
@@ -88,7 +88,7 @@ def test_a_host_s_loop_learns_a_deterministic_policy_exactly_as_the_engine_s(mor
     trainer = Trainer(config)
     trainer.start(wait=True)
     learner = learner_for("Pendulum-v1", config)
-    host(learner, Player(envs.make("Pendulum-v1")), config.steps)
+    host(learner, EnvStepper(envs.make("Pendulum-v1")), config.steps)
     assert learner.steps == trainer.steps == 21 * 41
     found, expected = learner.snapshot(), trainer.snapshot()
     assert found.parameters.tobytes() == expected.parameters.tobytes()
@@ -110,7 +110,7 @@ def test_continuous_actions_are_those_of_the_space():
 
 def test_it_learns_catch():
     learner = learner_for("Catch-v0", {"seed": 1, "steps": 40_000})
-    host(learner, Player(envs.make("Catch-v0")), learner.config.steps)
+    host(learner, EnvStepper(envs.make("Catch-v0")), learner.config.steps)
     assert evaluate(learner.snapshot(), "Catch-v0", episodes=100, greedy=True).mean_return == 1.0
     returns = learner.returns()
     assert len(returns) == 4096  # of more that ended: the oldest that fitted
@@ -128,7 +128,7 @@ def test_several_threads_share_the_parameters():
 
     def play(learner):
         try:
-            host(learner, Player(envs.make("Catch-v0")), 80_000)
+            host(learner, EnvStepper(envs.make("Catch-v0")), 80_000)
         except BaseException as error:
             errors.append(error)
 

@@ -8,7 +8,7 @@ import pytest
 from toys import RECURRENT, Broken, Picture, Walk, continuous_policy, corridor, cue_policy, explode, policy_for
 
 from nbrl import Agent, NativeEnvironment, evaluate, play
-from nbrl.envs import Player, classic, make
+from nbrl.envs import EnvStepper, classic, make
 from nbrl.play import BAR, SIZE
 
 Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
@@ -231,7 +231,7 @@ def test_an_environment_is_made_to_be_drawn_only_for_that(path, monkeypatch):
     monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
     gymnasium.register("ById-v0", ById)
     for pictures, kind in ((False, type(None)), (True, np.ndarray)):
-        player = Player(make("ById-v0", pictures=pictures))
+        player = EnvStepper(make("ById-v0", pictures=pictures))
         assert isinstance(player.instance.picture(player.reset(1)), kind)
     play.play(policy_for("ById-v0"), path)
     assert len(frames_of(path)[0]) == 11

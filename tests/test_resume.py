@@ -177,7 +177,7 @@ def test_nothing_can_be_left_out_of_a_checkpoint(name, halfway, tmp_path):
     arrays, metadata = read_tensors(saved)
     (metadata if name in metadata else arrays).pop(name)
     write_tensors(tmp_path / "cut.safetensors", arrays, metadata)
-    with pytest.raises(CheckpointError, match="cannot be gone on from"):
+    with pytest.raises(CheckpointError, match="cannot resume from"):
         Trainer(config, restore=tmp_path / "cut.safetensors")
 
 
@@ -223,7 +223,7 @@ def test_what_normalisation_needs_is_in_the_checkpoint(name, halfway_normalised,
     path = tmp_path / "run" / "checkpoints" / saved.name
     path.parent.mkdir(parents=True)
     write_tensors(path, arrays, metadata)
-    with pytest.raises(CheckpointError, match="cannot be gone on from"):
+    with pytest.raises(CheckpointError, match="cannot resume from"):
         Trainer(config, restore=path)
     others = kept[::-1] if name == "actors/random" else np.roll(kept, 24) if name == "states" else np.zeros_like(kept)
     for changed in (kept, others):
@@ -250,7 +250,7 @@ def test_statistics_that_cannot_be_are_refused(name, damage, halfway_normalised,
     with np.errstate(invalid="ignore"):
         arrays[name] = np.ascontiguousarray(damage(arrays[name]))
     write_tensors(tmp_path / "wrong.safetensors", arrays, metadata)
-    with pytest.raises(CheckpointError, match=f"cannot be gone on from: {name} has"):
+    with pytest.raises(CheckpointError, match=f"cannot resume from: {name} has"):
         Trainer(config, restore=tmp_path / "wrong.safetensors")
 
 
@@ -383,7 +383,7 @@ def test_a_memory_that_cannot_be_is_refused(name, damage, sentence, halfway_with
     if damage is not None:
         arrays[name] = np.ascontiguousarray(damage(array))
     write_tensors(tmp_path / "wrong.safetensors", arrays, metadata)
-    with pytest.raises(CheckpointError, match=f"cannot be gone on from: {sentence}"):
+    with pytest.raises(CheckpointError, match=f"cannot resume from: {sentence}"):
         Trainer(config, restore=tmp_path / "wrong.safetensors")
 
 

@@ -175,13 +175,13 @@ def test_what_cannot_be_gone_on_from(tmp_path):
     saved = newest(tmp_path / "run" / "checkpoints")
     for settings, sentence in (
         ({"network": (nbrl.Dense(9, "tanh"),)}, "holds another network than the run's settings"),
-        (ADAM, "cannot be gone on from: 'm/dense1/weights'"),
-        ({"actors": 3}, "cannot be gone on from"),
+        (ADAM, "cannot resume from: 'm/dense1/weights'"),
+        ({"actors": 3}, "cannot resume from"),
     ):
         with pytest.raises(CheckpointError, match=sentence):
             Trainer(tiny(**({"steps": 200, "actors": 2} | settings)), directory=tmp_path / "run", restore=saved)
     policy = tmp_path / "run" / "policy.safetensors"
-    with pytest.raises(CheckpointError, match="cannot be gone on from"):
+    with pytest.raises(CheckpointError, match="cannot resume from"):
         Trainer(tiny(steps=200, actors=2), directory=tmp_path / "run", restore=policy)
     saved.write_bytes(saved.read_bytes()[:-1])
     with pytest.raises(CheckpointError):

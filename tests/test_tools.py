@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from nbrl import Agent, evaluate
-from nbrl.envs.interface import STEPPED, TRUNCATED, Player
+from nbrl.envs.interface import STEPPED, TRUNCATED, EnvStepper
 
 TOOLS = Path(__file__).parent.parent / "tools"
 
@@ -252,7 +252,7 @@ def test_a_quick_study_of_scaling(tmp_path, environment_variables):
 
 def test_an_environment_that_waits(tool):
     environment = tool("scaling").Waiting(2000, 10)
-    player = Player(environment)
+    player = EnvStepper(environment)
     np.testing.assert_array_equal(player.reset(1), [0, 1, 2, 3])
     began = time.perf_counter()
     statuses = [player.step(0)[2] for _ in range(100)]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nbrl.envs.interface import Player
+from nbrl.envs.interface import EnvStepper
 from nbrl.envs.maze import maze
 from nbrl.envs.maze.environment import state_of
 from nbrl.envs.maze.making import WALL
@@ -25,7 +25,7 @@ class Walk:
     """One way through one maze."""
 
     def __init__(self, seed: int, way: str) -> None:
-        player = Player(maze(evaluation=True))
+        player = EnvStepper(maze(evaluation=True))
         player.reset(seed)
         world = world_at(state_of(player.instance))
         side = int(side_of(world))

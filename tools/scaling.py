@@ -29,7 +29,7 @@ from nbrl import NativeEnvironment, configure
 from nbrl.bench import NO_LEARNING, Parts, machine, machine_line, seconds_each, seconds_in_turn, training_speed
 from nbrl.config import available_cores
 from nbrl.envs import names
-from nbrl.envs.interface import STEPPED, TRUNCATED, Instance
+from nbrl.envs.interface import STEPPED, TRUNCATED, Env
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import atomic_load, atomic_store, flush_denormals, restore_denormals
 from nbrl.learner import Learner
@@ -105,7 +105,7 @@ class Waiting(NativeEnvironment):
         )  # fmt: skip
         self._state = sleep, spins
 
-    def make(self) -> Instance:
+    def make(self) -> Env:
         instance = super().make()
         (ctypes.c_int64 * 2).from_address(instance.state_address)[:] = self._state
         return instance

@@ -6,14 +6,14 @@ from collections.abc import Callable
 import gymnasium
 
 from nbrl.envs import atari, mujoco
-from nbrl.envs.interface import Environment, Instance, NativeEnvironment, Player
+from nbrl.envs.interface import Env, EnvSpec, EnvStepper, NativeEnvironment
 from nbrl.registration import MAZES, register
 
 __all__ = [
-    "Environment",
-    "Instance",
+    "Env",
+    "EnvSpec",
+    "EnvStepper",
     "NativeEnvironment",
-    "Player",
     "check_named_in_file",
     "description",
     "make",
@@ -50,10 +50,10 @@ def names() -> dict[str, list[str]]:
     return {"native": native, "atari": games, "gymnasium": sorted(others)}
 
 
-def description(environment: str | Callable[[], gymnasium.Env] | Environment, name: str) -> str:
+def description(environment: str | Callable[[], gymnasium.Env] | EnvSpec, name: str) -> str:
     """How an environment is named in files: its id, or in angle brackets what no id brings back."""
     has_id = name in NATIVE or name.startswith(atari.PREFIX) or name in gymnasium.registry
-    return name if isinstance(environment, str) or (isinstance(environment, Environment) and has_id) else f"<{name}>"
+    return name if isinstance(environment, str) or (isinstance(environment, EnvSpec) and has_id) else f"<{name}>"
 
 
 def check_named_in_file(name: str) -> None:
@@ -77,18 +77,18 @@ def check_named_in_file(name: str) -> None:
 
 
 def make(
-    environment: str | Callable[[], gymnasium.Env] | Environment,
+    environment: str | Callable[[], gymnasium.Env] | EnvSpec,
     *,
     sticky_actions: float = 0.0,
     cut_on_life_loss: bool = False,
     seed_every_reset: bool = False,
     pictures: bool = False,
-) -> Environment:
+) -> EnvSpec:
     """Describe an environment, ready to make running ones.
 
     Parameters
     ----------
-    environment : str, callable or Environment
+    environment : str, callable or EnvSpec
         An id (those of `NATIVE` and the mazes are compiled here, and MuJoCo's tasks if `mujoco.works`; "ALE/..." is
         Atari, all others gymnasium's), a function that returns a gymnasium environment, or a description, which is
         returned as it is.
@@ -100,7 +100,7 @@ def make(
 
     Returns
     -------
-    Environment
+    EnvSpec
 
     Raises
     ------
@@ -108,7 +108,7 @@ def make(
         With one sentence, when there is no such environment, or a package that it needs is absent, or its spaces are of
         an unsupported kind.
     """
-    if isinstance(environment, Environment):
+    if isinstance(environment, EnvSpec):
         return environment
     if isinstance(environment, str) and environment.startswith(atari.PREFIX):
         return atari.AtariEnvironment(

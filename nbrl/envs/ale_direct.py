@@ -24,7 +24,7 @@ from nbrl.envs.interface import (
     STEPPED,
     TERMINATED,
     TRUNCATED,
-    Instance,
+    Env,
     PythonEnvironment,
     python_instance,
 )
@@ -312,7 +312,7 @@ class _Game(PythonEnvironment):
         self._closed, self.words[EMULATOR] = True, 0
 
 
-def instance(game: str, *, sticky_actions: float, cut_on_life_loss: bool, max_noops: int, max_frames: int) -> Instance:
+def instance(game: str, *, sticky_actions: float, cut_on_life_loss: bool, max_noops: int, max_frames: int) -> Env:
     """A running game; see `nbrl.envs.atari.AtariEnvironment` for the settings."""
     settings = {
         STICKY: int(sticky_actions * 2**63),

@@ -19,8 +19,8 @@ from nbrl.envs.interface import (
     STEPPED,
     TERMINATED,
     TRUNCATED,
-    Environment,
-    Instance,
+    Env,
+    EnvSpec,
     PythonEnvironment,
     Views,
     python_instance,
@@ -75,7 +75,7 @@ def _action_count(game: str) -> int:
     return int(_vector_environment(game, 0.0).single_action_space.n)
 
 
-class AtariEnvironment(Environment):
+class AtariEnvironment(EnvSpec):
     """A game of the Arcade Learning Environment, with the minimal set of actions.
 
     Parameters
@@ -117,7 +117,7 @@ class AtariEnvironment(Environment):
         actions = spaces.Discrete(_action_count(self._game))
         super().__init__(name, OBSERVATION_SHAPE, np.uint8, actions, FRAMES_PER_STEP)
 
-    def make(self) -> Instance:
+    def make(self) -> Env:
         from nbrl.envs import ale_direct  # compiles
 
         if ale_direct.works(self._game):

@@ -11,8 +11,8 @@ from nbrl.envs.interface import (
     STEPPED,
     TERMINATED,
     TRUNCATED,
-    Environment,
-    Instance,
+    Env,
+    EnvSpec,
     PythonEnvironment,
     Views,
     python_instance,
@@ -155,7 +155,7 @@ def mask_encoder(space: spaces.Space) -> Callable[..., np.ndarray]:
     return encode
 
 
-class GymEnvironment(Environment):
+class GymEnvironment(EnvSpec):
     """A gymnasium environment by its id, or by a function that returns a new one at each call.
 
     One is built at once, to read its spaces, and closed again. Actions are Discrete or a Box of floats, clipped to its
@@ -192,7 +192,7 @@ class GymEnvironment(Environment):
         finally:
             probe.close()
 
-    def make(self) -> Instance:
+    def make(self) -> Env:
         return python_instance(_Adapter(self, self._build(), self._action_space, self._write))
 
 

@@ -81,15 +81,15 @@ class PythonEnvironment:
         raise NotImplementedError
 
     def picture(self, observation: np.ndarray) -> np.ndarray | None:
-        """As `Instance.picture`."""
+        """As `Env.picture`."""
         return observation_picture(observation)
 
     def save(self) -> bytes | None:
-        """As `Instance.save`; an environment that can do it overrides this and `load`."""
+        """As `Env.save`; an environment that can do it overrides this and `load`."""
         return None
 
     def load(self, saved: bytes) -> None:
-        """As `Instance.load`."""
+        """As `Env.load`."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class PythonEnvironment:
         raise NotImplementedError
 
 
-class Instance:
+class Env:
     """One running environment: addresses to call, and what must live as long as they are called.
 
     Parameters
@@ -205,7 +205,7 @@ def _close(close: int, state_address: int, owned: Any, python: PythonEnvironment
         python.close()
 
 
-def python_instance(environment: PythonEnvironment, *, compiled_step: int = 0, state_address: int = 0) -> Instance:
+def python_instance(environment: PythonEnvironment, *, compiled_step: int = 0, state_address: int = 0) -> Env:
     """An instance that calls a Python object. An exception is kept in its `error`, and the call returns 0: failure.
 
     With the address of a `compiled_step`, which gets `state_address`, Python is called for resets alone.
@@ -234,7 +234,7 @@ def python_instance(environment: PythonEnvironment, *, compiled_step: int = 0, s
             return 0
 
     reset, step = ResetFunction(on_reset), StepFunction(on_step)
-    return Instance(
+    return Env(
         reset=function_address(reset, "reset"),
         step=compiled_step or function_address(step, "step"),
         state_address=state_address,
@@ -266,7 +266,7 @@ class Views(dict[int, np.ndarray]):
         return view
 
 
-class Environment:
+class EnvSpec:
     """What the engine must know of an environment before it runs, and how to make a running one.
 
     Parameters
@@ -356,11 +356,11 @@ class Environment:
     def action_count(self) -> int:
         return sum(self.action_counts)
 
-    def make(self) -> Instance:
+    def make(self) -> Env:
         """A new running environment, to be reset before it is stepped."""
         raise NotImplementedError
 
-    def for_evaluation(self) -> "Environment":
+    def for_evaluation(self) -> "EnvSpec":
         """Where policies that were trained here are evaluated: here, unless it keeps something back for that."""
         return self
 
@@ -381,7 +381,7 @@ def function_address(function: Any, role: str) -> int:
     raise ValueError(f"{role} must be an address, a numba @cfunc or a ctypes function, not {function!r}")
 
 
-class NativeEnvironment(Environment):
+class NativeEnvironment(EnvSpec):
     """An environment of C functions: from numba, from a C library, or anything else with addresses.
 
     Parameters
@@ -398,7 +398,7 @@ class NativeEnvironment(Environment):
         Whether `reset` and `step` write the mask of legal actions.
     name : str, optional
     picture : callable, optional
-        As for `Instance`.
+        As for `Env`.
     state_picture : callable, optional
         In place of `picture`, to show what an observation does not tell: called with the state as uint8 (state_size,).
 
@@ -444,7 +444,7 @@ class NativeEnvironment(Environment):
             for role, function in self._functions.items()
         }
 
-    def make(self) -> Instance:
+    def make(self) -> Env:
         memory = np.zeros(self._state_size + ALIGNMENT, np.uint8)
         address = memory.ctypes.data + -memory.ctypes.data % ALIGNMENT
         picture, state_picture = self._picture, self._state_picture
@@ -454,7 +454,7 @@ class NativeEnvironment(Environment):
             def picture(observation: np.ndarray) -> np.ndarray | None:
                 return state_picture(state)
 
-        return Instance(
+        return Env(
             reset=self._addresses["reset"],
             step=self._addresses["step"],
             state_address=address,
@@ -467,21 +467,21 @@ class NativeEnvironment(Environment):
         )
 
 
-class Player:
+class EnvStepper:
     """One environment stepped from Python, for hosts and tests; the engine does the same from jitted code.
 
     Parameters
     ----------
-    environment : Environment
+    environment : EnvSpec
 
     Attributes
     ----------
-    instance : Instance
+    instance : Env
     mask : numpy.ndarray
         uint8, what is legal now; empty where there are no masks.
     """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: EnvSpec) -> None:
         self.instance = environment.make()
         self._reset = ResetFunction(self.instance.reset_address)
         self._step = StepFunction(self.instance.step_address)

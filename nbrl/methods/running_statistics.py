@@ -15,9 +15,10 @@ from numba import float64
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import address_at, atomic_load, atomic_store
 from nbrl.kernels.struct import Struct
-from nbrl.nets.table import MEAN, PIXEL_SCALE, SCALE
+from nbrl.nets import table
+from nbrl.nets.table import PIXEL_SCALE
 
-COUNT, AVERAGE, M2, ROWS = 0, 1, 2, 3
+COUNT, MEAN, M2, ROWS = 0, 1, 2, 3
 LEAST_VARIANCE = 1e-8
 
 
@@ -37,9 +38,9 @@ class RunningStatistics(Struct):
 def measure(statistics, feature, value):
     """Add a number to a feature's statistics (Welford, 1962)."""
     statistics[COUNT, feature] += 1
-    difference = value - statistics[AVERAGE, feature]
-    statistics[AVERAGE, feature] += difference / statistics[COUNT, feature]
-    statistics[M2, feature] += difference * (value - statistics[AVERAGE, feature])
+    difference = value - statistics[MEAN, feature]
+    statistics[MEAN, feature] += difference / statistics[COUNT, feature]
+    statistics[M2, feature] += difference * (value - statistics[MEAN, feature])
 
 
 @jit
@@ -78,9 +79,9 @@ def _merge(total, feature, new, average, m2):
     old = total[COUNT, feature]
     if new == 0:
         return
-    difference = average - total[AVERAGE, feature]
+    difference = average - total[MEAN, feature]
     total[COUNT, feature] = old + new
-    total[AVERAGE, feature] += difference * new / (old + new)
+    total[MEAN, feature] += difference * new / (old + new)
     total[M2, feature] += m2 + difference * difference * old * new / (old + new)
 
 
@@ -92,7 +93,7 @@ def merge(total, statistics):
             for row in range(ROWS):
                 total[row, i] = statistics[row, i]
         else:
-            _merge(total, i, statistics[COUNT, i], statistics[AVERAGE, i], statistics[M2, i])
+            _merge(total, i, statistics[COUNT, i], statistics[MEAN, i], statistics[M2, i])
 
 
 @jit
@@ -107,8 +108,8 @@ def scale_of(statistics, feature):
 def fill_normal(statistics, normal):
     """Fill `Workspace.normal` from statistics."""
     for i in range(normal.shape[1]):
-        normal[MEAN, i] = statistics[AVERAGE, i]
-        normal[SCALE, i] = scale_of(statistics, i)
+        normal[table.MEAN, i] = statistics[MEAN, i]
+        normal[table.SCALE, i] = scale_of(statistics, i)
 
 
 @jit

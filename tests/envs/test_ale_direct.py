@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbrl.envs import atari
-from nbrl.envs.interface import CUT, STEPPED, TERMINATED, TRUNCATED, Player
+from nbrl.envs.interface import CUT, STEPPED, TERMINATED, TRUNCATED, EnvStepper
 
 pytest.importorskip("ale_py", reason="ale-py is not installed")
 
@@ -24,7 +24,7 @@ PointerFunction = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
 
 def player_of(game, **settings):
     environment = atari.AtariEnvironment(f"ALE/{game}-v5", **settings)
-    player = Player(environment)
+    player = EnvStepper(environment)
     player.actions = environment.action_count
     return player
 

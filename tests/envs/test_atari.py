@@ -12,7 +12,7 @@ from envs.screens import area_resampled
 
 from nbrl import envs
 from nbrl.envs import atari
-from nbrl.envs.interface import CUT, STEPPED, TERMINATED, TRUNCATED, Player
+from nbrl.envs.interface import CUT, STEPPED, TERMINATED, TRUNCATED, EnvStepper
 
 ale_py = pytest.importorskip("ale_py", reason="ale-py is not installed")
 
@@ -50,7 +50,7 @@ def play(player, seed, steps, rng_seed=0):
 
 def player_of(name, **settings):
     environment = atari.AtariEnvironment(name, **settings)
-    player = Player(environment)
+    player = EnvStepper(environment)
     player.actions = environment.action_count
     return player
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nbrl.envs import Player, make
+from nbrl.envs import EnvStepper, make
 from nbrl.envs.bricks import WALL
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED
 
@@ -56,7 +56,7 @@ def follow(rules):
 
 
 def test_a_first_observation():
-    player = Player(make("Bricks-v0"))
+    player = EnvStepper(make("Bricks-v0"))
     before, frame = player.reset(7)
     assert np.array_equal(before, frame)
     cells = frame[::4, ::4]
@@ -68,7 +68,7 @@ def test_a_first_observation():
 
 
 def test_whole_games_follow_the_rules():
-    player, rng, ends, returns = Player(make("Bricks-v0")), np.random.default_rng(0), [], []
+    player, rng, ends, returns = EnvStepper(make("Bricks-v0")), np.random.default_rng(0), [], []
     for seed in range(60):
         observation, total, status, length = player.reset(seed), 0.0, STEPPED, 0
         rules = Rules(observation[1])
@@ -91,7 +91,7 @@ def test_whole_games_follow_the_rules():
 
 
 def test_a_game_that_is_not_lost_ends_at_its_limit():
-    player, lengths = Player(make("Bricks-v0")), {}
+    player, lengths = EnvStepper(make("Bricks-v0")), {}
     for seed in range(400):
         observation, status, length = player.reset(seed), STEPPED, 0
         rules = Rules(observation[1])
@@ -111,7 +111,7 @@ def test_a_game_that_is_not_lost_ends_at_its_limit():
 
 
 def test_a_wall_that_is_gone_stands_again_when_the_ball_is_met():
-    player = Player(make("Bricks-v0"))
+    player = EnvStepper(make("Bricks-v0"))
     player.reset(0)
     state = np.frombuffer(player.instance.save(), np.int64).copy()
     fields = state.reshape(2, -1)
@@ -129,7 +129,7 @@ def test_a_wall_that_is_gone_stands_again_when_the_ball_is_met():
 def test_the_same_seed_and_actions_give_the_same_game():
     games = []
     for _ in range(2):
-        player, rng = Player(make("Bricks-v0")), np.random.default_rng(5)
+        player, rng = EnvStepper(make("Bricks-v0")), np.random.default_rng(5)
         frames = [player.reset(11)]
         status = STEPPED
         while status == STEPPED:
@@ -140,7 +140,7 @@ def test_the_same_seed_and_actions_give_the_same_game():
 
 
 def test_the_state_is_flat():
-    player = Player(make("Bricks-v0"))
+    player = EnvStepper(make("Bricks-v0"))
     player.reset(2)
     player.step(STAY)
     saved = player.instance.save()

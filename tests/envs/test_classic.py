@@ -7,19 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbrl import envs
-from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Player
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvStepper
 
 SEEDS = st.integers(0, 2**64 - 1)
 
 
 @pytest.fixture(scope="module")
 def cart_pole():
-    return Player(envs.make("CartPole-v1"))
+    return EnvStepper(envs.make("CartPole-v1"))
 
 
 @pytest.fixture(scope="module")
 def catch():
-    return Player(envs.make("Catch-v0"))
+    return EnvStepper(envs.make("Catch-v0"))
 
 
 def state_of(player):

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nbrl import envs
-from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Player
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvStepper
 
 SEEDS = st.integers(0, 2**64 - 1)
 NAMES = ["Pendulum-v1", "MountainCarContinuous-v0"]
@@ -15,7 +15,7 @@ NAMES = ["Pendulum-v1", "MountainCarContinuous-v0"]
 
 @pytest.fixture(scope="module")
 def players():
-    return {name: Player(envs.make(name)) for name in [*NAMES, "PendulumPixels-v0"]}
+    return {name: EnvStepper(envs.make(name)) for name in [*NAMES, "PendulumPixels-v0"]}
 
 
 def state_of(player):
@@ -137,7 +137,7 @@ def assert_drawn(frame, angle):
 @given(seed=SEEDS, drawn=st.integers(0, 2**32))
 @example(seed=187535, drawn=0)
 def test_pendulum_from_pixels_is_pendulum_seen(players, seed, drawn):
-    seen, felt, rng = Player(envs.make("PendulumPixels-v0")), players["Pendulum-v1"], np.random.default_rng(drawn)
+    seen, felt, rng = EnvStepper(envs.make("PendulumPixels-v0")), players["Pendulum-v1"], np.random.default_rng(drawn)
     frames, state = seen.reset(seed).copy(), felt.reset(seed)
     angle, speed = state_of(felt)
     assert_drawn(frames[0], angle - 0.05 * speed)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbrl import play
-from nbrl.envs import Player, make
+from nbrl.envs import EnvStepper, make
 from nbrl.envs.interface import STEPPED, TERMINATED
 
 LEFT, RIGHT = range(2)
@@ -19,7 +19,7 @@ ACTIONS = st.lists(st.integers(0, 1), min_size=STEPS, max_size=STEPS)
 
 @pytest.fixture(scope="module")
 def player():
-    return Player(make("Cue-v0"))
+    return EnvStepper(make("Cue-v0"))
 
 
 def cue_of(observation):
@@ -86,7 +86,7 @@ def test_a_restored_state_goes_on_alike(player, seed, actions, at):
     player.reset(seed)
     for action in actions[:at]:
         player.step(action)
-    saved, other = player.instance.save(), Player(make("Cue-v0"))
+    saved, other = player.instance.save(), EnvStepper(make("Cue-v0"))
     other.instance.load(saved)
     for action in actions[at:]:
         for one, another in zip(player.step(action), other.step(action), strict=True):

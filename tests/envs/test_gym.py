@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nbrl import envs
 from nbrl.envs.gym import GymEnvironment, encoder
-from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Player
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvStepper
 
 FLAT = spaces.Box(-1.0, 1.0, (3,), np.float32)
 TWO = spaces.Discrete(2)
@@ -50,7 +50,7 @@ def scripted(script=(), **settings):
         made.append(Scripted(script, **settings))
         return made[-1]
 
-    player = Player(GymEnvironment(build))
+    player = EnvStepper(GymEnvironment(build))
     assert made[0].closed == 1, "the first one, built to read its spaces, must be closed"
     return player, made[1]
 
@@ -239,7 +239,7 @@ def test_close():
 @pytest.mark.parametrize("name", ["CartPole-v1", "MountainCarContinuous-v0", "FrozenLake-v1", "Blackjack-v1"])
 def test_real_environments_play_as_by_themselves(name):
     environment = GymEnvironment(name)
-    player, reference = Player(environment), gymnasium.make(name)
+    player, reference = EnvStepper(environment), gymnasium.make(name)
     rng = np.random.default_rng(1)
     for seed in range(3):
         value, _ = reference.reset(seed=seed)

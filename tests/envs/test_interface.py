@@ -18,9 +18,9 @@ from nbrl.envs.interface import (
     TERMINATED,
     TRUNCATED,
     CloseFunction,
-    Environment,
+    EnvSpec,
+    EnvStepper,
     NativeEnvironment,
-    Player,
     PythonEnvironment,
     ResetFunction,
     SaveFunction,
@@ -68,13 +68,13 @@ def test_every_instance_has_a_zeroed_aligned_state_of_its_own():
 
 
 def test_seed_arrives_as_64_bits():
-    player = Player(counter())
+    player = EnvStepper(counter())
     player.reset(2**64 - 3)
     assert np.frombuffer(player.instance.save(), np.uint64)[1] == 2**64 - 3
 
 
 def test_state_without_save_and_load_is_copied():
-    player = Player(counter())
+    player = EnvStepper(counter())
     player.reset(5)
     player.step(1)
     saved = player.instance.save()
@@ -97,7 +97,7 @@ def test_own_save_and_load_are_called():
         ctypes.c_int64.from_address(state).value = ctypes.c_int64.from_address(buffer).value - 100
         return STEPPED
 
-    player = Player(counter(save=save, load=load, saved_size=8))
+    player = EnvStepper(counter(save=save, load=load, saved_size=8))
     player.reset(0)
     player.step(1)
     saved = player.instance.save()
@@ -130,7 +130,7 @@ def test_an_instance_keeps_its_functions_and_state_alive():
         observation_space=BOX,
         action_space=TWO,
     )
-    player = Player(environment)
+    player = EnvStepper(environment)
     del environment
     gc.collect()
     player.reset(0)
@@ -139,7 +139,7 @@ def test_an_instance_keeps_its_functions_and_state_alive():
 
 def test_failure_of_a_native_environment():
     failing = StepFunction(lambda *_: TERMINATED)
-    player = Player(NativeEnvironment(count_reset, failing, state_size=16, observation_space=BOX, action_space=TWO))
+    player = EnvStepper(NativeEnvironment(count_reset, failing, state_size=16, observation_space=BOX, action_space=TWO))
     player.reset(0)
     with pytest.raises(RuntimeError, match="failed with status 2"):
         player.step(0)
@@ -186,7 +186,7 @@ def test_kinds_and_shapes():
     assert arm.action_low.dtype == arm.action_high.dtype == np.float32
     assert repr(counter(name="mine")) == "NativeEnvironment('mine')"
     with pytest.raises(NotImplementedError):
-        Environment("bare", (2,), np.float32, TWO).make()
+        EnvSpec("bare", (2,), np.float32, TWO).make()
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def corridor(tmp_path_factory):
 
 
 def test_c_environment(corridor):
-    player = Player(corridor)
+    player = EnvStepper(corridor)
     assert player.reset(4).tolist() == [0, 0, 0, 0, 1, 0, 0, 0]
     assert [player.step(1)[1:] for _ in range(3)] == [(np.float32(-0.1), STEPPED)] * 2 + [(1.0, STEPPED | TERMINATED)]
     player.reset(0)
@@ -318,7 +318,7 @@ def test_the_picture_of_an_image(shape, pick):
 def test_what_is_no_image_has_no_picture():
     for observation in (np.zeros((5, 7), np.float32), np.zeros(5, np.uint8), np.zeros((2, 2, 2, 2), np.uint8)):
         assert observation_picture(observation) is None
-    assert Player(counter()).instance.picture(np.zeros(2, np.float32)) is None
+    assert EnvStepper(counter()).instance.picture(np.zeros(2, np.float32)) is None
 
 
 def test_a_picture_of_the_state():
@@ -326,7 +326,7 @@ def test_a_picture_of_the_state():
         assert (state.shape, state.dtype) == ((16,), np.uint8)
         return np.full((2, 2, 3), state[0])
 
-    players = [Player(counter(state_picture=picture)) for _ in range(2)]
+    players = [EnvStepper(counter(state_picture=picture)) for _ in range(2)]
     for player in players:
         player.reset(5)
     for steps in (1, 2, 3):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from toys import TINY, policy_for
 
 from nbrl import Trainer, configure, envs, evaluate, play
-from nbrl.envs import Player, make
+from nbrl.envs import EnvStepper, make
 from nbrl.envs.interface import STEPPED, TRUNCATED
 from nbrl.envs.maze import Settings, maze
 from nbrl.envs.maze.environment import MazeEnvironment, state_of
@@ -31,7 +31,7 @@ ACTIONS = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 12)), min_size=1,
 
 def opened(**options):
     """A player of a small maze, and the world that it plays in."""
-    player = Player(maze(**{"height": 8, "width": 8} | options))
+    player = EnvStepper(maze(**{"height": 8, "width": 8} | options))
     return player, world_at(state_of(player.instance))
 
 
@@ -234,7 +234,7 @@ def test_the_variants():
             name, (84, 84, 3), np.uint8,
         )  # fmt: skip
         assert (environment.action_count, environment.frames_per_step) == (6, 4)
-        player = Player(environment)
+        player = EnvStepper(environment)
         worlds = []
         for seed in (3, 4):
             player.reset(seed)
@@ -252,7 +252,7 @@ def test_the_variants():
 def test_the_fixed_maze_is_the_same_in_evaluation():
     worlds = []
     for environment in (make("nbrl/MazeFixed-v0"), make("nbrl/MazeFixed-v0").for_evaluation()):
-        player = Player(environment)
+        player = EnvStepper(environment)
         player.reset(5)
         worlds.append(world_at(state_of(player.instance)))
     for name in ("tiles", "apples", "counters", "body"):
@@ -643,7 +643,7 @@ def test_gymnasium_s_checks(name):
 
 @pytest.mark.parametrize("name", MAZES)
 def test_one_seed_gives_one_episode_natively_and_through_gymnasium(name):
-    native, environment = Player(make(name)), gymnasium.make(name)
+    native, environment = EnvStepper(make(name)), gymnasium.make(name)
     for seed in (0, 7, 2**63 + 5):
         actions = np.random.default_rng(seed).integers(6, size=900)
         pictures = [native.reset(seed), environment.reset(seed=seed)[0]]
@@ -667,7 +667,7 @@ def test_gymnasium_draws_seeds_of_its_own():
 
 def test_gymnasium_takes_settings():
     environment = gymnasium.make("nbrl/MazePortal-v0", size=5, height=30, width=50, evaluation=True)
-    player = Player(maze(size=5, apples=0, height=30, width=50, evaluation=True))
+    player = EnvStepper(maze(size=5, apples=0, height=30, width=50, evaluation=True))
     assert environment.observation_space.shape == (30, 50, 3)
     np.testing.assert_array_equal(environment.reset(seed=9)[0], player.reset(9))
     for options, sentence in (

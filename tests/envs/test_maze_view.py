@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toys import policy_for
 
 from nbrl import play
-from nbrl.envs import Player
+from nbrl.envs import EnvStepper
 from nbrl.envs.maze.environment import maze, state_of
 from nbrl.envs.maze.making import WALL
 from nbrl.envs.maze.pictures import both, eye, paint, plan, screen_at, screen_bytes
@@ -29,7 +29,7 @@ class Scene:
     """A maze, whose agent can be put anywhere."""
 
     def __init__(self, **options):
-        self.player = Player(maze(**options))
+        self.player = EnvStepper(maze(**options))
         self.state = state_of(self.player.instance)
         self.world = world_at(self.state)
 

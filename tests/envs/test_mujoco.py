@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nbrl import envs, train
 from nbrl.envs import mujoco
 from nbrl.envs.gym import GymEnvironment
-from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Player
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvStepper
 
 engine = pytest.importorskip("mujoco")
 if not mujoco.works():
@@ -61,7 +61,7 @@ def start_alike(player, reference, seed):
 
 def compare(name, steps, seed):
     """Both from equal starts under equal actions, many episodes; how episodes ended."""
-    player, reference = Player(envs.make(name)), reference_of(name)
+    player, reference = EnvStepper(envs.make(name)), reference_of(name)
     inner, space = reference.unwrapped, reference.action_space
     rng = np.random.default_rng(seed)
     ends = []
@@ -92,7 +92,7 @@ def test_steps_are_gymnasiums(name):
 @pytest.mark.parametrize("name", ["InvertedPendulum-v5", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"])
 def test_a_policy_that_was_trained_here_plays_the_same_episode_in_gymnasium(name):
     agent = train(name, steps=20_000, threads=1, seed=1)
-    player, reference = Player(envs.make(name)), reference_of(name)
+    player, reference = EnvStepper(envs.make(name)), reference_of(name)
     seen = there = start_alike(player, reference, 5)
     total = total_there = 0.0
     status = 0
@@ -128,7 +128,7 @@ def test_the_description_is_gymnasiums(name):
 
 @pytest.mark.parametrize("name", mujoco.NAMES)
 def test_the_time_limit_truncates_and_outlives_a_restored_state(name):
-    player = Player(envs.make(name))
+    player = EnvStepper(envs.make(name))
     limit = TASKS[name].time_limit
     player.reset(3)
     saved = np.frombuffer(player.instance.save(), np.int64).copy()
@@ -141,7 +141,7 @@ def test_the_time_limit_truncates_and_outlives_a_restored_state(name):
 
 @pytest.mark.parametrize("name", mujoco.NAMES)
 def test_resets_have_gymnasiums_distribution(name):
-    player, reference = Player(envs.make(name)), reference_of(name)
+    player, reference = EnvStepper(envs.make(name)), reference_of(name)
     inner, count = reference.unwrapped, 1000
     ours, theirs = [], []
     for seed in range(count):
@@ -168,7 +168,7 @@ def test_resets_have_gymnasiums_distribution(name):
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Pusher-v5"])
 def test_seeds_decide_everything(name):
     environment = envs.make(name)
-    first, second = Player(environment), Player(environment)
+    first, second = EnvStepper(environment), EnvStepper(environment)
     actions = np.random.default_rng(0).uniform(-1, 1, (20, *environment.action_shape))
 
     def episode(player, seed):
@@ -185,7 +185,7 @@ def test_seeds_decide_everything(name):
 @pytest.mark.parametrize("name", ["InvertedDoublePendulum-v5", "HalfCheetah-v5", "Ant-v5", "Humanoid-v5"])
 def test_a_restored_state_goes_on_to_the_bit(name, seed, at, elsewhere):
     environment = envs.make(name)
-    player, other = Player(environment), Player(environment)
+    player, other = EnvStepper(environment), EnvStepper(environment)
     low, high = environment.action_low, environment.action_high
     actions = np.random.default_rng(0).uniform(low, high, (at + 15, *low.shape))
     player.reset(seed)
@@ -212,7 +212,7 @@ def test_threads_side_by_side_change_nothing(name):
     actions = np.random.default_rng(0).uniform(-1, 1, (300, *environment.action_shape))
 
     def episode(seed, results):
-        player = Player(environment)
+        player = EnvStepper(environment)
         results[seed] = np.array([player.reset(seed), *(player.step(action)[0] for action in actions)])
 
     alone, together = {}, {}
@@ -238,7 +238,7 @@ def test_closing_frees_everything():
 
     def use(times):
         for _ in range(times):
-            player = Player(environment)
+            player = EnvStepper(environment)
             player.reset(0)
             player.step(np.zeros(6))
             player.close()
@@ -251,7 +251,7 @@ def test_closing_frees_everything():
 
 
 def test_nothing_works_before_a_reset_or_after_closing():
-    player = Player(envs.make("Hopper-v5"))
+    player = EnvStepper(envs.make("Hopper-v5"))
     with pytest.raises(RuntimeError, match="status 0"):
         player.step(np.zeros(3))
     player.reset(0)
@@ -267,7 +267,7 @@ def test_nothing_works_before_a_reset_or_after_closing():
 
 
 def test_an_action_that_is_no_number_fails_and_changes_nothing():
-    player = Player(envs.make("Walker2d-v5"))
+    player = EnvStepper(envs.make("Walker2d-v5"))
     player.reset(0)
     player.step(np.ones(6))
     saved = player.instance.save()
@@ -285,7 +285,7 @@ BAD_PHYSICS = """
 import os, sys
 import numpy as np
 from nbrl import envs, train
-from nbrl.envs.interface import Player
+from nbrl.envs.interface import EnvStepper
 from nbrl.envs.mujoco.physics import SAVED
 
 def fails(call, *arguments):
@@ -298,7 +298,7 @@ def fails(call, *arguments):
 
 for name in envs.mujoco.NAMES:
     environment = envs.make(name)
-    player, nothing = Player(environment), np.zeros(environment.action_shape)
+    player, nothing = EnvStepper(environment), np.zeros(environment.action_shape)
     model = environment._model.model
     player.reset(0)
     fine = player.instance.save()
@@ -316,7 +316,7 @@ for name in envs.mujoco.NAMES:
 
 environment = envs.make("HalfCheetah-v5")
 environment._model.model.opt.integrator = 99  # the engine raises an error that would end the process
-player = Player(environment)
+player = EnvStepper(environment)
 player.reset(0)
 assert fails(player.step, np.zeros(6))
 assert fails(player.step, np.zeros(6))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbrl import play
-from nbrl.envs import Player, make
+from nbrl.envs import EnvStepper, make
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED
 
 TURN_LEFT, TURN_RIGHT, FORWARD = range(3)
@@ -21,7 +21,7 @@ ACTIONS = st.lists(st.integers(0, 2), min_size=1, max_size=60)
 
 @pytest.fixture(scope="module")
 def player():
-    return Player(make("Rooms-v0"))
+    return EnvStepper(make("Rooms-v0"))
 
 
 class Rules:
@@ -204,7 +204,7 @@ def test_a_goal_reached_with_the_last_step_ends_the_episode(player):
 
 @given(seed=SEEDS, actions=ACTIONS, at=st.integers(0, 60))
 def test_a_restored_state_goes_on_alike(player, seed, actions, at):
-    other = Player(make("Rooms-v0"))
+    other = EnvStepper(make("Rooms-v0"))
     observation, again = player.reset(seed), other.reset(seed)
     np.testing.assert_array_equal(observation, again)
     assert player.instance.save() == other.instance.save()

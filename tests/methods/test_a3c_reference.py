@@ -11,7 +11,7 @@ from methods.references import OPTIMISERS, UPDATES, assert_same, follow
 from methods.scripted import SIZE, Scripted, rollouts, transitions
 
 from nbrl import Conv, Dense, Trainer, envs
-from nbrl.envs import Player
+from nbrl.envs import EnvStepper
 from nbrl.methods import driver, state
 from nbrl.nets.table import observations
 
@@ -153,7 +153,7 @@ def test_actions_are_drawn_from_the_policy_and_seeds_from_the_actor_s_row():
     assert loop.rollout(UPDATES) == driver.PAUSED
     recorded = rollouts(transitions(environment.records(loop.instances[0])), config.rollout_length)
 
-    generator, player = oracles.Xoshiro(row), Player(Scripted())
+    generator, player = oracles.Xoshiro(row), EnvStepper(Scripted())
     reference, observation = oracles.A3CReference(config.network, first, config), None
     for expected in recorded:
         for t in range(config.rollout_length):
@@ -222,7 +222,7 @@ def test_ten_updates_on_pictures_from_python_equal_the_reference():
 
 def test_scripted_records_are_what_they_say():
     environment = Scripted()
-    player = Player(environment)
+    player = EnvStepper(environment)
     observation, begins, expected = player.reset(1), True, []
     for i in range(200):
         before = observation

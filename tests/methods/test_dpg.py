@@ -21,7 +21,7 @@ from oracles import CUT, TERMINATED, TRUNCATED
 from strategies import near_multiples, seeds
 
 from nbrl import Dense, configure
-from nbrl.envs.interface import Environment
+from nbrl.envs.interface import EnvSpec
 from nbrl.learner import Learner
 from nbrl.methods import dpg, driver, state
 from nbrl.methods.dpg import noise_scale
@@ -172,7 +172,7 @@ def learners(draw):
     table = draw(
         st.lists(st.builds(Dense, near_multiples(30), st.sampled_from(["tanh", "none"])), min_size=1, max_size=3)
     )
-    environment = Environment("any", (size,), np.float32, spaces.Box(-1.0, 1.0, (parts,), np.float32))
+    environment = EnvSpec("any", (size,), np.float32, spaces.Box(-1.0, 1.0, (parts,), np.float32))
     config = configure(
         environment, method="dpg", network=table, buffer_size=0, actors=1, envs_per_batch=1, threads=1,
         rollout_length=samples, seed=draw(seeds), learning_rate=1e-12,
@@ -373,7 +373,7 @@ def test_a_stop_ends_many_updates():
 
 
 def any_environment(observation, action, dtype=np.float32):
-    return Environment("host", observation, dtype, action)
+    return EnvSpec("host", observation, dtype, action)
 
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)

@@ -10,7 +10,7 @@ import pytest
 
 import nbrl
 from nbrl import Dense, envs
-from nbrl.envs import Player
+from nbrl.envs import EnvStepper
 from nbrl.envs.interface import TERMINATED, TRUNCATED
 from nbrl.nets.layers import Lstm
 
@@ -26,7 +26,7 @@ CART_POLE = {
 
 def returns(agent, environment, episodes):
     """Raw returns of the agent's sampled actions, on seeds that no training run draws."""
-    player, rng, found = Player(envs.make(environment)), np.random.default_rng(0), []
+    player, rng, found = EnvStepper(envs.make(environment)), np.random.default_rng(0), []
     for episode in range(episodes):
         observation, total, status = player.reset(10**6 + episode), 0.0, 0
         while not status & (TERMINATED | TRUNCATED):

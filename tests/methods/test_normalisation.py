@@ -10,9 +10,9 @@ from numba import float64, int64
 
 from nbrl.kernels.struct import Struct, reference
 from nbrl.methods.running_statistics import (
-    AVERAGE,
     COUNT,
     M2,
+    MEAN,
     ROWS,
     RunningStatistics,
     fill_normal,
@@ -41,7 +41,7 @@ def assert_those_of(moments, values):
     assert moments[COUNT, 0] == values.size
     if values.size:
         size, smallest = np.abs(values).max(), 1e-300  # below which numbers have fewer digits
-        assert moments[AVERAGE, 0] == pytest.approx(values.mean(), abs=1e-13 * size + smallest)
+        assert moments[MEAN, 0] == pytest.approx(values.mean(), abs=1e-13 * size + smallest)
         assert moments[M2, 0] == pytest.approx(values.size * values.var(), rel=1e-9, abs=1e-13 * size**2 + smallest)
         assert moments[M2, 0] >= 0
 
@@ -90,7 +90,7 @@ def test_observations_with_a_number_that_is_not_finite_do_not_count(bad):
     for observation in ([1.0, 10.0], [bad, 20.0], [3.0, 30.0], [5.0, bad]):
         measure_observation(moments, np.array(observation, np.float32).view(np.uint8), 2)
     assert moments[COUNT].tolist() == [2, 2, 0]
-    assert moments[AVERAGE].tolist() == [2, 20, 0]
+    assert moments[MEAN].tolist() == [2, 20, 0]
     assert moments[M2].tolist() == [2, 200, 0]
 
 
@@ -111,7 +111,7 @@ def test_all_pixels_of_images_count_alike(data, images, pixels):
     values = np.array(seen).reshape(-1) / 255
     assert moments[COUNT].tolist() == [values.size, 0]
     if values.size:  # one 255th is in single precision
-        assert moments[AVERAGE, 0] == pytest.approx(values.mean(), rel=1e-6)
+        assert moments[MEAN, 0] == pytest.approx(values.mean(), rel=1e-6)
         assert moments[M2, 0] == pytest.approx(values.size * values.var(), rel=1e-6, abs=1e-9)
 
 

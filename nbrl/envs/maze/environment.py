@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numba import carray, types
 
-from nbrl.envs.interface import STEPPED, TRUNCATED, Instance, NativeEnvironment
+from nbrl.envs.interface import STEPPED, TRUNCATED, Env, NativeEnvironment
 from nbrl.envs.maze.making import MILLION
 from nbrl.envs.maze.pictures import both, paint, screen_bytes
 from nbrl.envs.maze.textures import TEXELS as TEXEL_COUNT
@@ -222,7 +222,7 @@ class MazeEnvironment(NativeEnvironment):
         )
         self.frames_per_step = REPEAT
 
-    def make(self) -> Instance:
+    def make(self) -> Env:
         instance = super().make()
         words = self.settings.words()
         ctypes.memmove(instance.state_address, words.ctypes.data, words.nbytes)
@@ -232,7 +232,7 @@ class MazeEnvironment(NativeEnvironment):
         return MazeEnvironment(dataclasses.replace(self.settings, evaluation=True))
 
 
-def state_of(instance: Instance) -> np.ndarray:
+def state_of(instance: Env) -> np.ndarray:
     """The world of a running maze as it changes, uint8 (bytes,), for `nbrl.envs.maze.pictures`."""
     memory = (ctypes.c_uint8 * instance.saved_size).from_address(instance.state_address)
     memory.owner = instance  # type: ignore[attr-defined]  # it lives as long as the array

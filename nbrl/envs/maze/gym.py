@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from nbrl.envs.interface import TRUNCATED, Player
+from nbrl.envs.interface import TRUNCATED, EnvStepper
 from nbrl.envs.maze.environment import MOST_PIXELS, maze, state_of
 from nbrl.envs.maze.pictures import both, eye, plan
 from nbrl.envs.maze.world import ACTIONS, has_begun, world_at
@@ -59,7 +59,7 @@ class MazeEnv(gymnasium.Env):
         environment = maze(**settings)
         self.observation_space = spaces.Box(0, 255, environment.observation_shape, np.uint8)
         self.action_space = spaces.Discrete(ACTIONS)
-        self._player = Player(environment)
+        self._player = EnvStepper(environment)
         self._state = state_of(self._player.instance)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:

@@ -12,7 +12,7 @@ import sys
 
 import gymnasium
 
-from nbrl.envs.interface import Environment
+from nbrl.envs.interface import EnvSpec
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def works() -> bool:
     return known
 
 
-def make(name: str) -> Environment:
+def make(name: str) -> EnvSpec:
     """Describe one of the tasks in `NAMES`; `works` must be true."""
     from nbrl.envs.mujoco.environment import MujocoEnvironment  # compiles
 

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numba import carray
 
-from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Instance, NativeEnvironment
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Env, NativeEnvironment
 from nbrl.envs.mujoco.physics import (
     ACTION,
     ADVANCE,
@@ -201,7 +201,7 @@ class MujocoEnvironment(NativeEnvironment):
             name=name,
         )
 
-    def make(self) -> Instance:
+    def make(self) -> Env:
         instance = super().make()
         size = MASSES + self._model.model.nbody + 2 * self._model.model.nu
         words = np.frombuffer((ctypes.c_int64 * size).from_address(instance.state_address), np.int64)
