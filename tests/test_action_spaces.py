@@ -46,6 +46,7 @@ class Dials(gymnasium.Env):
         return self.look(), reward, self.left == 0, False, {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DIALS)
 def test_several_numbers_at_once_are_learnt(kind):
     # Of 40 seeds each, none ended below 9.9.
@@ -140,6 +141,7 @@ class Doors(NativeEnvironment):
 NETWORKS = {"feed-forward": (Dense(64, "tanh"),), "lstm": (Dense(32, "tanh"), Lstm(16)), "gru": (Dense(32), Gru(16))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("method", DISCRETE_METHODS)
 def test_no_illegal_action_is_sent_in_a_million_steps_and_the_optimum_is_learnt(method, network):

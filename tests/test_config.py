@@ -398,7 +398,7 @@ def test_frames_are_steps_where_an_action_is_not_repeated():
         ({"frames": -5}, "frames is -5"),
         ({"frame": 10}, "unknown setting 'frame'"),
         ({"actors": 0}, "actors is 0"),
-        ({"envs_per_batch": 0}, "lockstep is 0"),
+        ({"envs_per_batch": 0}, "envs_per_batch is 0"),
         ({"threads": 0}, "threads is 0"),
     ],
 )
@@ -409,7 +409,7 @@ def test_configure_refuses_in_a_sentence(arguments, sentence):
 
 
 @pytest.mark.parametrize(
-    ("asked", "envs_per_batch"),
+    ("asked", "lockstep"),
     [
         ({}, 4),
         ({"actors": 1}, 1),
@@ -424,7 +424,7 @@ def test_configure_refuses_in_a_sentence(arguments, sentence):
 def test_a_default_of_lockstep_gives_way_to_actors_and_threads(asked, lockstep):
     assert configure("Pendulum-v1", **asked).envs_per_batch == lockstep
     assert configure("Bricks-v0", preset="quick", **asked).envs_per_batch == lockstep
-    with pytest.raises(ValueError, match="lockstep is 5: it must divide the number of actors, 16"):
+    with pytest.raises(ValueError, match="envs_per_batch is 5: it must divide the number of actors, 16"):
         configure("Pendulum-v1", envs_per_batch=5)
 
 

@@ -14,34 +14,40 @@ import nbrl
 PACKAGE = Path(nbrl.__file__).parent
 
 # Part by part: what of ours it may import. kernels <- nets <- actions <- methods <- learner <- snapshot <- run <-
-# trainer <- cli. The settings name the kinds of layers and the methods, which bring neither the network nor the loop.
+# trainer <- cli. A setting stands with what reads it, so the settings of a run are gathered from the methods.
 ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
+    "settings": set(),
     "nets.table": {"kernels", "numpy_policy"},  # of the last, the numbers that both versions go by
     "nets.affine": {"kernels", "nets.table"},
     "nets.dense": {"kernels", "nets.table", "nets.affine"},
     "nets.conv": {"kernels", "nets.table", "nets.affine"},
     "nets.lstm": {"kernels", "nets.table", "nets.affine", "nets.dense"},
-    "nets.layers": {"nets.affine", "nets.dense", "nets.conv", "nets.lstm"},
+    "nets.gru": {"kernels", "nets.table", "nets.affine", "nets.dense", "nets.lstm"},
+    "nets.layer_norm": {"kernels", "nets.table", "nets.affine"},
+    "nets.layers": {"nets.affine", "nets.dense", "nets.conv", "nets.lstm", "nets.gru", "nets.layer_norm"},
     "nets": {"kernels", "nets.table", "nets.dense", "nets.conv", "nets.layers"},
     "actions": {"kernels", "nets.table", "numpy_policy"},
     "methods": set(),  # names alone
-    "methods.optimisers": {"kernels"},
+    "methods.optimisers": {"kernels", "settings"},
     "methods.running_statistics": {"kernels", "nets.table"},
     "methods.state": {"kernels", "nets", "nets.table", "methods.optimisers", "methods.running_statistics"},
     "methods.driver": {
         "kernels", "nets.table", "actions", "envs", "methods.optimisers", "methods.running_statistics", "methods.state",
+        "settings",
     },
-    "methods.*": {"kernels", "nets", "nets.table", "actions", "methods.state", "methods.driver"},  # the methods
+    "methods.*": {  # the methods
+        "kernels", "nets", "nets.table", "nets.layers", "actions", "methods.state", "methods.driver", "settings",
+    },
     "registration": set(),
     "envs": {"kernels", "registration"},
-    "config": {"nets.layers", "methods", "envs"},
+    "config": {"nets.layers", "methods", "methods.optimisers", "settings", "envs"},
     "metrics": {"config", "checkpoint"},
     "plots": {"config"},
     "checkpoint": set(),
     "numpy_policy": {"checkpoint"},
     "agent": {"kernels", "nets", "nets.layers", "nets.table", "actions", "checkpoint", "numpy_policy"},
-    "evaluation": {"kernels", "agent", "envs", "config"},
+    "evaluation": {"kernels", "actions", "agent", "envs", "config"},
     "learner": {
         "nets", "nets.table", "actions", "methods", "methods.optimisers", "methods.running_statistics", "methods.state",
         "methods.driver", "envs", "config", "agent",
@@ -60,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"kernels", "nets.table", "actions", "methods.driver", "envs", "config", "learner", "trainer"},
     "cli": {
         "nbrl", "config", "metrics", "checkpoint", "plots", "envs", "agent", "evaluation", "play", "human", "trainer",
-        "bench", "registration",
+        "bench", "registration", "methods", "methods.optimisers", "settings",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -122,6 +128,8 @@ def test_public_names():
         "Conv",
         "Dense",
         "Evaluation",
+        "Gru",
+        "LayerNorm",
         "Lstm",
         "NativeEnvironment",
         "NumpyPolicy",

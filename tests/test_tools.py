@@ -305,6 +305,7 @@ def test_a_short_study_without_a_memory(tmp_path, environment_variables):
         assert row["return"] == pytest.approx(np.mean(row["returns"]))
 
 
+@pytest.mark.slow
 def test_motor_control_goes_on_where_it_stopped_and_never_mixes_settings(tmp_path, environment_variables):
     pytest.importorskip("matplotlib")
 
@@ -360,6 +361,7 @@ def test_walks_stay_in_their_maze_and_find_what_is_there(tool, way):
     assert 8 < np.mean(scores) < 30  # 16 to 18 in 150 mazes
 
 
+@pytest.mark.slow
 def test_small_mazes_for_a_short_time(tmp_path, environment_variables):
     out = tmp_path / "mazes"
     words = ["--minutes", 0.2, "--network", "paper-lstm", "--episodes", 2, "--out", out]

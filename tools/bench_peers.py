@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()
 
-    chosen = tables(options.peers, options.seconds, options.envs_per_batch)
+    chosen = tables(options.peers, options.seconds, options.lockstep)
     known = list(dict.fromkeys(table.section for table in chosen))
     if unknown := sorted(set(options.sections or known) - set(known)):
         parser.error(f"no section {', '.join(unknown)}: there are {', '.join(known)}")

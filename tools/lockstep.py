@@ -29,21 +29,21 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
-    speeds: dict[int, list[float]] = {k: [] for k in options.envs_per_batch}
-    curves: dict[int, list[np.ndarray]] = {k: [] for k in options.envs_per_batch}
+    speeds: dict[int, list[float]] = {k: [] for k in options.lockstep}
+    curves: dict[int, list[np.ndarray]] = {k: [] for k in options.lockstep}
     for seed in range(1, options.seeds + 1):
-        for k in options.envs_per_batch:
+        for k in options.lockstep:
             settings = {"envs_per_batch": k, "seed": seed, "steps": options.steps, "preset": options.preset}
             speed, curve, _ = learning_curve("Bricks-v0", **settings)
             speeds[k].append(speed)
             curves[k].append(curve)
             print(f"seed {seed}, lockstep {k}: {speed:,.0f} steps/s, area {curve.mean():.2f}", flush=True)
 
-    areas = {k: np.mean(curves[k], axis=1) for k in options.envs_per_batch}
-    last = {k: np.mean(curves[k], axis=0)[-POINTS // 10 :].mean() for k in options.envs_per_batch}
-    base, rows = options.envs_per_batch[0], []
+    areas = {k: np.mean(curves[k], axis=1) for k in options.lockstep}
+    last = {k: np.mean(curves[k], axis=0)[-POINTS // 10 :].mean() for k in options.lockstep}
+    base, rows = options.lockstep[0], []
     print(f"\n{'lockstep':>8}{'steps/s':>12}{'ratio':>8}{'area':>16}{'difference':>18}{'last tenth':>12}")
-    for k in options.envs_per_batch:
+    for k in options.lockstep:
         speed, (area, error) = statistics.median(speeds[k]), mean_and_error(areas[k])
         difference, spread = mean_and_error(areas[k] - areas[base])
         ratio = speed / statistics.median(speeds[base])
@@ -65,7 +65,7 @@ def main() -> None:
 
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    for k in options.envs_per_batch:
+    for k in options.lockstep:
         draw(axes, curves[k], options.steps, f"lockstep {k}: {statistics.median(speeds[k]):,.0f} steps/s")
     finish(axes, f"Bricks-v0, mean and standard error over {options.seeds} seeds", options.steps)
     axes.legend(frameon=False)

@@ -192,6 +192,7 @@ class Watched(MazeEnvironment):
         return Watched(dataclasses.replace(self.settings, evaluation=True), self.made)
 
 
+@pytest.mark.slow
 def test_the_engine_trains_and_evaluates_in_different_mazes(tmp_path):
     made = []
     watched = Watched(Settings(size=3, apples=1, height=36, width=36), made)

@@ -239,7 +239,7 @@ def test_actors_explore_by_falling_scales():
     assert noise_scale(0.4, 0, 1) == 0.4
     loop = told([0] * 5, actors=6, envs_per_batch=2, threads=2, noise_std=0.5)
     for method, actors in zip(loop.run.methods, loop.run.actors, strict=True):
-        assert method.noise_std.tolist() == [noise_scale(0.5, actor, 6) for actor in actors.tolist()]
+        assert method.std.tolist() == [noise_scale(0.5, actor, 6) for actor in actors.tolist()]
 
 
 def motions(loop, count):

@@ -93,7 +93,7 @@ def test_ten_updates_from_a_memory_equal_the_reference(config):
 
 
 @pytest.mark.parametrize("normalised", [False, True])
-@pytest.mark.parametrize(("actors", "envs_per_batch", "length"), [(1, 1, 1), (1, 1, 4), (3, 1, 2), (4, 2, 3)])
+@pytest.mark.parametrize(("actors", "lockstep", "length"), [(1, 1, 1), (1, 1, 4), (3, 1, 2), (4, 2, 3)])
 def test_the_memory_holds_the_last_steps_that_were_taken(actors, lockstep, length, normalised):
     # Each step as it was acted, with its n-step return; observations as they were given, whatever they are scaled by.
     config = settings(

@@ -86,6 +86,7 @@ def mean_return(environment, *, greedy=True, episodes=100, **settings):
     return nbrl.evaluate(agent, environment, episodes=episodes, greedy=greedy).mean_return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "settings"), METHODS.items(), ids=METHODS)
 def test_every_method_learns_catch_to_the_optimum(method, settings):
     assert mean_return("Catch-v0", threads=1, method=method, **settings) == 1
