@@ -112,7 +112,7 @@ class Agent:
         float32 (2, observation): means of the observation's numbers, and one over their standard deviations; (2, 1)
         for all pixels of an image.
     bounds : numpy.ndarray, optional
-        Of a continuous action, as from `nbrl.nets.heads.action_bounds`.
+        Of a continuous action, as from `nbrl.actions.action_bounds`.
 
     Examples
     --------

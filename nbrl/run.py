@@ -29,6 +29,7 @@ from nbrl.metrics import MetricsFile, Report, RunDirectory, read_metrics
 logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 0.5  # how long a thread stays in compiled code
+MOST_ROLLOUTS = 1 << 40  # of one call
 GRACE = 0.5  # seconds that a rollout has to end after a stop, before it is abandoned
 LONGEST_WAIT = 1e6  # seconds; the system's clocks take no arbitrary ones
 CHECKPOINTS_KEPT = 3
@@ -241,7 +242,7 @@ class Run:
                     return
             else:
                 lasted = max(time.perf_counter() - began, 1e-6)
-                rollouts = max(1, min(2 * rollouts, int(rollouts * CALL_SECONDS / lasted)))
+                rollouts = max(1, int(min(2 * rollouts, rollouts * CALL_SECONDS / lasted, MOST_ROLLOUTS)))
 
     def _failure(self, code: int, thread: int) -> BaseException:
         actor = int(self.learner.workers[thread].failed)

@@ -153,7 +153,7 @@ def announce(function: Any) -> None:
     files = getattr(function._cache, "_cache_file", None)
     if not _announced and (files is None or not Path(files._index_path).exists()):
         _announced = True
-        logger.info("compiling, which takes about a minute the first time")
+        logger.info("compiling, which takes about half a minute the first time")
 
 
 def jit(function: Callable[..., Any]) -> Any:

@@ -23,6 +23,7 @@ from numba.np.arrayobj import make_array, populate_array
 from numba.np.numpy_support import as_dtype
 
 WORD = ir.IntType(64)
+NUMBERS = (types.int64, types.float64, types.boolean)
 BYTES = ir.IntType(8).as_pointer()
 
 
@@ -52,7 +53,8 @@ class _Field:
             return self
         if self.name in owner._kept:
             return owner._kept[self.name]
-        return owner._words[self.at : self.at + 1].view(as_dtype(self.kind) if self.is_float else np.int64)[0].item()
+        number = owner._words[self.at : self.at + 1].view(np.float64 if self.is_float else np.int64)[0].item()
+        return bool(number) if isinstance(self.kind, types.Boolean) else number
 
     def __set__(self, owner: Any, value: Any) -> None:
         if self.name in owner._kept:
@@ -70,9 +72,10 @@ class _Field:
                 raise TypeError(f"{owner.__name__}.{self.name} must be a {self.kind.of.__name__}, not {value!r}")
             return [value.address]
         dtype, ndim = as_dtype(self.kind.dtype), self.kind.ndim
-        whole = isinstance(value, np.ndarray) and value.flags.c_contiguous
+        whole = isinstance(value, np.ndarray) and value.flags.carray
         if not whole or (value.dtype, value.ndim) != (dtype, ndim):
-            raise TypeError(f"{owner.__name__}.{self.name} must be a C-ordered array of {dtype} and {ndim} dimensions")
+            wanted = f"a writable, C-ordered array of {dtype} and {ndim} dimensions"
+            raise TypeError(f"{owner.__name__}.{self.name} must be {wanted}")
         return [value.ctypes.data, *value.shape]
 
 
@@ -100,6 +103,8 @@ class Struct:
             if isinstance(getattr(kind, "field", None), str):  # a setting, which names its type
                 kind = getattr(types, kind.field)
             if isinstance(kind, types.Type) and name != "type":
+                if not isinstance(kind, types.Array | StructType) and kind not in NUMBERS:
+                    raise TypeError(f"{cls.__name__}.{name} is {kind}: a number is an int64, a float64 or a boolean")
                 cls._fields[name] = field = _Field(name, kind, at)
                 setattr(cls, name, field)
                 at += field.words
@@ -115,6 +120,11 @@ class Struct:
                 self._kept[name] = values[name]
             else:
                 setattr(self, name, values[name])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._fields and not name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__} has no field {name}: it has {', '.join(self._fields)}")
+        super().__setattr__(name, value)
 
     @property
     def address(self) -> int:

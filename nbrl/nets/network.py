@@ -32,7 +32,7 @@ class Network:
     heads : mapping of str to int
         Dense layers without activation on top of the last layer: name and units. Of "action" and "q" the first is a
         deterministic policy, tanh of the last layer; the second values an action, with layers of its own, alike, that
-        read the observation and the action after it (block 0, see workspace.py). Such a network has dense layers alone:
+        read the observation and the action after it (block 0, see table.py). Such a network has dense layers alone:
         first the actor's and "action", then the critic's, named ``q_dense1`` and so on, and "q".
     separate : bool, optional
         The head "value" has layers of its own, alike.
