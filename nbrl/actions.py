@@ -5,7 +5,7 @@ bounds has them at -1 and 1, and `rescale_action` turns them into the action spa
 `noise`, so that one source of random numbers can stand in for another.
 
     draw(policy, row)                          fill the noise from a random row
-    draw_action(policy, row, mask, action)     any legal action at random
+    random_action(policy, row, mask, action)   any legal action at random
     mask_outputs(policy, work, sample, mask)   make illegal ones impossible, after `forward`
     choose(policy, work, sample, action)       the action that the noise decides, after `forward`
     most_likely(policy, work, sample, action)  the best one
@@ -170,7 +170,7 @@ def draw(policy, row):
 
 
 @generic
-def draw_action(policy, row, mask, action):
+def random_action(policy, row, mask, action):
     """Fill `action` with any legal action at random, whatever a network says."""
 
 
@@ -220,7 +220,7 @@ def _draw_uniform(policy, row):
         policy.noise[i] = uniform(row)
 
 
-@part(draw_action, Discrete)
+@part(random_action, Discrete)
 def _draw_number(policy, row, mask, action):
     at = 0
     for i in range(action.size):
@@ -398,7 +398,7 @@ def _mask_nothing(policy, work, sample, mask):
     pass
 
 
-@part(draw_action, Continuous)
+@part(random_action, Continuous)
 def _draw_vector(policy, row, mask, action):
     for i in range(action.size):
         action[i] = normal(row)

@@ -22,7 +22,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
-from nbrl.actions import draw_action, env_address
+from nbrl.actions import env_address, random_action
 from nbrl.config import Config, available_cores
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED
 from nbrl.kernels.compile import jit
@@ -271,7 +271,7 @@ def _step_environments(method, policy, shared, worker, rollouts):
                     call_reset(functions[0], functions[2], next_uint64(row), observation, mask, 0) & STEPPED
                 ):
                     return False
-                draw_action(policy, row, actors.mask[actor], action)
+                random_action(policy, row, actors.mask[actor], action)
                 sent, reward = env_address(policy, action), address_at(worker.raw_reward, 0)
                 status = call_step(functions[1], functions[2], sent, observation, reward, mask, 0)
                 if not status & STEPPED:

@@ -50,14 +50,15 @@ def dense_plan(name: str, units: int, activation: str, inputs: int, taps: int | 
         filters=units,
         taps=taps,
         offsets=partial(_offsets, taps),
-        own=partial(_row_starts, units) if units < FEW else None,
+        own=partial(row_starts, units) if units < FEW else None,
         activation=ACTIVATIONS[activation],
         fan_in=taps,
         scratch=inputs * units if units < FEW else 0,
     )
 
 
-def _row_starts(units: int, capacity: int) -> np.ndarray:
+def row_starts(units: int, capacity: int) -> np.ndarray:
+    """Where each sample's row of so many numbers begins."""
     return np.arange(capacity) * units
 
 

@@ -19,7 +19,7 @@ from nbrl.kernels.compile import routine
 from nbrl.kernels.gemm import call_gemm, call_gemm_transposed
 from nbrl.kernels.native import address_at, span
 from nbrl.nets.affine import product, product_backward, tanh
-from nbrl.nets.dense import dense_backward_inputs, dense_plan
+from nbrl.nets.dense import dense_backward_inputs, dense_plan, row_starts
 from nbrl.nets.lstm import sigmoid
 from nbrl.nets.table import AFTER, FILTERS, FROM_OBSERVATION, KEPT, OUTPUT, OWN, PARAMETERS, STATE, Plan, Workspace
 
@@ -38,16 +38,12 @@ class Gru(NamedTuple):
             forward=gru_forward,
             backward=gru_backward,
             parameters=(("weights", (inputs, 3 * units)), ("recurrent", (units, 3 * units)), ("bias", (3 * units,))),
-            own=partial(_state_starts, units),
+            own=partial(row_starts, units),
             gain=1.0,
             fan_in=inputs + units,
             state=units,
             kept=(4 * units, 3 * units),
         )
-
-
-def _state_starts(units: int, capacity: int) -> np.ndarray:
-    return np.arange(capacity) * units
 
 
 @routine(Workspace)

@@ -19,7 +19,7 @@ from nbrl.kernels.compile import jit, routine
 from nbrl.kernels.gemm import call_gemm, call_gemm_transposed
 from nbrl.kernels.native import address_at, span
 from nbrl.nets.affine import product, product_backward, tanh
-from nbrl.nets.dense import dense_backward_inputs, dense_plan
+from nbrl.nets.dense import dense_backward_inputs, dense_plan, row_starts
 from nbrl.nets.table import AFTER, FILTERS, FROM_OBSERVATION, KEPT, OUTPUT, OWN, PARAMETERS, STATE, Plan, Workspace
 
 GATES = 4
@@ -39,16 +39,12 @@ class Lstm(NamedTuple):
             forward=lstm_forward,
             backward=lstm_backward,
             parameters=(("weights", (inputs, columns)), ("recurrent", (units, columns)), ("bias", (columns,))),
-            own=partial(_state_starts, units),
+            own=partial(row_starts, 2 * units),
             gain=1.0,
             fan_in=inputs + units,
             state=2 * units,
             kept=(columns,),
         )
-
-
-def _state_starts(units: int, capacity: int) -> np.ndarray:
-    return np.arange(capacity) * 2 * units
 
 
 @jit

@@ -24,7 +24,6 @@ from nbrl.kernels.struct import Struct
     FORWARD, BACKWARD, ACTIVATION, INPUTS, TAPS, PIXELS, FILTERS, PARAMETERS, _, _, INPUT, OUTPUT, STATE, AFTER,
     STATE_SIZE, KEPT, _, ROW, TAP, OWN, RUN, FROM_OBSERVATION, ACCUMULATE, COLUMNS,
 ) = range(24)  # fmt: skip
-MOST_PARAMETERS, MOST_KEPT = 3, 2
 MEAN, SCALE = 0, 1  # rows of what observations are normalised by
 CLIP = np.float32(numpy_policy.CLIP)
 PIXEL_SCALE = np.float32(1 / 255)
