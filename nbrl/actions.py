@@ -17,7 +17,6 @@ The NumPy twins are in numpy_policy.py, which needs nothing else.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,42 +28,12 @@ from nbrl.kernels.native import address_at, copy, span
 from nbrl.kernels.random import integer, normal, uniform
 from nbrl.kernels.struct import Struct
 from nbrl.nets.table import output_gradients, outputs
+from nbrl.spaces import Actions
 
 CENTRE, HALF, LOW, HIGH = range(4)  # rows of the bounds of an action space, float32 (4, parts)
 MIN_VARIANCE = np.float32(numpy_policy.MIN_VARIANCE)
 ILLEGAL = np.float32(-1e30)  # an output; finite, so that 0 times it is 0
 LOG_2_PI = np.float32(math.log(2 * math.pi))
-
-
-@dataclass(frozen=True)
-class Actions:
-    """What an environment takes, whatever its action space.
-
-    Attributes
-    ----------
-    counts : tuple of int
-        How many numbers, from 0 on, each part of a discrete action has; none where actions are continuous.
-    bounds : numpy.ndarray
-        float32 (4, parts), see `action_bounds`; no parts where actions are discrete.
-    """
-
-    counts: tuple[int, ...]
-    bounds: np.ndarray
-
-    @property
-    def discrete(self) -> bool:
-        """Whether they are numbers."""
-        return bool(self.counts)
-
-    @property
-    def outputs(self) -> int:
-        """How many outputs a head has for them."""
-        return sum(self.counts) if self.counts else self.bounds.shape[1]
-
-    @property
-    def words(self) -> str:
-        """What they are, for sentences."""
-        return "continuous" if not self.counts else "discrete" if len(self.counts) == 1 else "several discrete"
 
 
 class Policy(Struct):
@@ -75,8 +44,8 @@ class Policy(Struct):
 
     heads: tuple[str, ...] = ()  # their names
 
-    def taken(self, t: int) -> Any:
-        """The first actor's action of step t as the environment got it: an int, or a float32 array of its parts."""
+    def taken(self, t: int) -> np.ndarray:
+        """The parts of the first actor's action of step t as the environment got it, int32 or float32 (parts,)."""
         raise NotImplementedError
 
     @classmethod
@@ -91,8 +60,8 @@ class Discrete(Policy):
     action = int32[:, :, ::1]  # (t_max, k, parts): those of a rollout
     counts = int64[::1]  # (parts,): how many a part has to choose from; the outputs of all lie side by side
 
-    def taken(self, t: int) -> int | np.ndarray:
-        return int(self.action[t, 0, 0]) if self.counts.size == 1 else self.action[t, 0]
+    def taken(self, t: int) -> np.ndarray:
+        return self.action[t, 0]
 
     @classmethod
     def make(cls, head: int, shape: tuple[int, int], actions: Actions, **more: Any) -> "Discrete":
@@ -119,7 +88,7 @@ class Continuous(Policy):
     @classmethod
     def make(cls, head: int, shape: tuple[int, int], actions: Actions, **more: Any) -> "Continuous":
         """For (t_max, k) actions chosen by the outputs in a row of the table."""
-        parts = actions.bounds.shape[1]
+        parts = actions.parts
         return cls(
             noise=np.zeros(parts),
             head=head,
@@ -433,24 +402,6 @@ def _draw_nothing(policy, row):
 @part(choose, Deterministic)
 def _head_itself(policy, work, sample, action):
     copy(action, outputs(work, policy.head, sample, 1)[0])
-
-
-def actions_of(environment: Any) -> Actions:
-    """What an environment takes."""
-    return Actions(environment.action_counts, action_bounds(environment.action_low, environment.action_high))
-
-
-def action_bounds(low: np.ndarray | None, high: np.ndarray | None) -> np.ndarray:
-    """What `rescale_action` needs, float32 (4, parts): -1 and 1 become a part's bounds if it has two; others stay.
-
-    Discrete actions have no bounds: None, and no parts.
-    """
-    if low is None or high is None:
-        return np.zeros((4, 0), np.float32)
-    low, high = low.astype(np.float64).reshape(-1), high.astype(np.float64).reshape(-1)
-    bounded = np.isfinite(low) & np.isfinite(high)
-    from_, to = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
-    return np.stack([(from_ + to) / 2, (to - from_) / 2, low, high]).astype(np.float32)
 
 
 @jit

@@ -1,18 +1,15 @@
 """A policy that acts: load it, give it observations, save it. No training code."""
 
 import json
-import math
 import os
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numba import int64, uint8
 
 from nbrl.actions import (
-    Actions,
     Categorical,
     Deterministic,
     EpsilonGreedy,
@@ -30,16 +27,21 @@ from nbrl.kernels.struct import Struct, reference
 from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network
 from nbrl.nets.table import SCALE, Workspace, forward_part, load_observation, load_state, store_state
-from nbrl.numpy_policy import EPSILON, NumpyPolicy, check_mask, check_state
+from nbrl.numpy_policy import EPSILON, FORMAT, NumpyPolicy, read_input, together
+from nbrl.spaces import Actions, Observations, gymnasium_space
 
-FORMAT = "nbrl policy 1"
-LARGEST_OBSERVATION = 1 << 24  # numbers; what a file claims beyond that is damage
-KINDS: dict[tuple[str, ...], type[Any]] = {  # of policies, by the names of their networks' heads
-    ("policy", "value"): Categorical,
-    ("q",): EpsilonGreedy,
-    ("mean", "variance", "value"): Gaussian,
-    ("action", "q"): Deterministic,
-}
+KINDS: tuple[type[Any], ...] = (Categorical, EpsilonGreedy, Gaussian, Deterministic)
+CRITICS = ("value", "q")  # heads of one unit that no action is chosen by
+
+
+def kind_of(heads: Mapping[str, int]) -> type[Any]:
+    """The kind of policy that acts by such heads, those of the policy first; ValueError where there is none."""
+    names = tuple(heads)
+    for kind in KINDS:
+        own = len(kind.heads)
+        if names[:own] == kind.heads and all(name in CRITICS and heads[name] == 1 for name in names[own:]):
+            return kind
+    raise ValueError(f"no kind of policy has the heads {dict(heads)}")
 
 
 class Actor(Struct):
@@ -84,70 +86,70 @@ def chosen(policy):
     return env_address(policy, policy.action[0, 0])
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a policy expects: the environment that it was trained on, and what its observations look like."""
-
-    environment: str
-    observation_shape: tuple[int, ...]
-    observation_dtype: str  # "uint8" (an image, scaled by 1/255 in the network) or "float32"
-    sticky_actions: float = 0.0
-    action_shape: tuple[int, ...] = ()  # of an action, where it is no single number
-    action_counts: tuple[int, ...] = ()  # of discrete actions: how many each part has; none says one part
-
-
 class Agent:
     """A trained policy.
 
     Parameters
     ----------
     network : Network
-        With heads "policy" (one logit an action) and "value", with the head "q" (one value an action), with heads
-        "mean" and "variance" (one number for each part of a continuous action) and "value", or with heads "action" (the
-        same) and "q" (its value).
+        With heads "policy" (one logit for each number that a part of an action may be) and "value", with the head "q"
+        (one value an action), with heads "mean" and "variance" (one number for each part of a continuous action) and
+        "value", or with heads "action" (the same) and "q" (its value).
     parameters : numpy.ndarray
         float32 (network.layout.size,); copied.
-    preprocessing : Preprocessing
+    actions : Actions
+    environment : str, optional
+        The id of what it was trained on.
+    sticky_actions : float, optional
+        The probability, there, that an Atari frame repeats the action before.
     normal : numpy.ndarray, optional
         float32 (2, observation): means of the observation's numbers, and one over their standard deviations; (2, 1)
         for all pixels of an image.
-    bounds : numpy.ndarray, optional
-        Of a continuous action, as from `nbrl.actions.action_bounds`.
 
     Examples
     --------
-    ``Agent.load("runs/pong").act(observation)`` is an action for one observation.
+    ``Agent.load("runs/pong/policy.safetensors").act(observation)`` is an action for what ``env.reset`` or ``env.step``
+    gave, to be given to ``env.step``.
     """
 
     def __init__(
         self,
         network: Network,
         parameters: np.ndarray,
-        preprocessing: Preprocessing,
+        actions: Actions,
         *,
+        environment: str = "",
+        sticky_actions: float = 0.0,
         normal: np.ndarray | None = None,
-        bounds: np.ndarray | None = None,
     ) -> None:
-        self.network, self.preprocessing = network, preprocessing
+        self.network, self.actions, self.environment = network, actions, environment
+        self.sticky_actions = sticky_actions
+        self.kind = kind_of(network.heads)
         self.normal = np.zeros((2, 0), np.float32) if normal is None else normal
-        self.bounds = np.zeros((4, 0), np.float32) if bounds is None else bounds
         self.parameters = np.array(parameters, np.float32)
         if self.parameters.shape != (network.layout.size,):
             raise ValueError(f"the parameters have shape {parameters.shape}: they must be ({network.layout.size},)")
+        if not self.kind.takes(actions) or network.heads[self.kind.heads[0]] != actions.outputs:
+            raise ValueError(f"a network with the heads {network.heads} cannot choose among {actions}")
         self.parameters.flags.writeable = False
-        self._dtype = np.dtype(preprocessing.observation_dtype)
         self._local = threading.local()
 
-    @property
-    def action_count(self) -> int:
-        """How many discrete actions it chooses from, all parts together; 0 where they are continuous."""
-        return sum(self.actions.counts)
+    def __repr__(self) -> str:
+        remembers = ", recurrent" if self.recurrent else ""
+        return f"Agent({self.environment!r}, {self.network.observations}, {self.actions}{remembers})"
+
+    def __reduce__(self) -> tuple[Callable[..., "Agent"], tuple[Any, ...]]:
+        return Agent.from_tensors, (self.arrays(), self.metadata())
 
     @property
-    def actions(self) -> Actions:
-        """What it answers with."""
-        one = () if self.bounds.size else (self.network.heads[next(iter(self.network.heads))],)
-        return Actions(self.preprocessing.action_counts or one, self.bounds)
+    def observation_space(self) -> Any:
+        """The gymnasium space of the observations that it takes."""
+        return gymnasium_space(self.network.observations.space)
+
+    @property
+    def action_space(self) -> Any:
+        """The gymnasium space of the actions that it answers with."""
+        return gymnasium_space(self.actions.space)
 
     @property
     def recurrent(self) -> bool:
@@ -157,11 +159,6 @@ class Agent:
     def initial_state(self) -> np.ndarray:
         """What the policy remembers before an episode: zeros, float32 (state_size,), for `act` to bring up to date."""
         return np.zeros(self.network.state_size, np.float32)
-
-    @property
-    def kind(self) -> type[Any]:
-        """The kind of policy, a class of `nbrl.actions`."""
-        return KINDS[tuple(self.network.heads)]
 
     def actor(self) -> tuple[Policy, Actor]:
         """What one thread acts with, in compiled code."""
@@ -187,81 +184,73 @@ class Agent:
 
         Parameters
         ----------
-        observation : array-like
-            One observation, of the shape and type that the policy was trained on.
+        observation
+            One observation of the space that the policy was trained on, or a batch: with one more dimension in front,
+            in each part of a Dict or Tuple.
         state : numpy.ndarray, optional
-            What a recurrent policy remembers of the episode: `initial_state` at its start, then what `act` left there.
-            Other policies need none.
-        action_mask : array-like, optional
-            Of discrete actions, 1 for each number that is legal now and 0 for the others; of several parts those of
-            all, one after the other. By default all are legal. Illegal ones are never chosen.
+            What a recurrent policy remembers of the episode: `initial_state` at its start, then what `act` left there;
+            of a batch float32 (observations, state_size). Other policies need none.
+        action_mask : optional
+            Of discrete actions which are legal now, as for the action space's `sample`; of a batch one for each. By
+            default all are. Illegal ones are never chosen.
         greedy : bool, optional
             Take the best action, instead of sampling one (or, of Q values, taking one at random now and then). A
             deterministic policy always does.
         rng : numpy.random.Generator, optional
             Source of the sampled action; by default a generator of the calling thread, freshly seeded.
         out : numpy.ndarray, optional
-            Where a continuous action is put, float32 of the action space's shape; by default a new array.
+            Where a continuous action, or a batch of them, is put, of the action space's dtype; by default a new array.
 
         Returns
         -------
         int or numpy.ndarray
-            A discrete action's number from 0 on, or a continuous action within its space.
+            An action of the action space; of a batch an array with one more dimension in front.
 
         Raises
         ------
         ValueError
-            An observation of another shape or kind, or one that is not finite; a recurrent policy without its state.
-            The state is then as it was.
+            An observation that is not of its space, or not finite; a recurrent policy without its state; a mask that
+            is none. The state is then as it was.
         """
-        given = np.asarray(observation)
-        if given.shape != self.preprocessing.observation_shape:
-            raise ValueError(
-                f"the observation has shape {given.shape}: this policy takes {self.preprocessing.observation_shape}"
-            )
-        if self._dtype == np.uint8 and given.dtype != np.uint8:  # a picture in [0, 1] would turn black
-            raise ValueError(f"the observation is of {given.dtype}: this policy takes uint8, 0 to 255")
-        array = np.ascontiguousarray(given, self._dtype)
+        given = read_input(
+            self.network.observations, self.actions, self.network.state_size, observation, state, action_mask
+        )
+        if out is not None:
+            self._check_out(out, given.batch, len(given.rows))
         local = self._local
         if not hasattr(local, "actor"):
-            local.actor, local.rng, local.no_state = self.actor(), np.random.default_rng(), np.zeros(0, np.float32)
-        check_state(state, self.network.state_size)
-        if state is None:
-            state = local.no_state
+            local.actor, local.rng = self.actor(), np.random.default_rng()
         (policy, actor), rng = local.actor, local.rng if rng is None else rng
-        shape = self.preprocessing.action_shape if self.bounds.size else ()
-        if out is not None:
-            whole = isinstance(out, np.ndarray) and out.dtype == np.float32 and out.flags.writeable
-            if not shape or not whole or out.shape != shape:
-                raise ValueError(
-                    f"out must be a writable float32 array of shape {shape}, as the actions are"
-                    if shape
-                    else "out is given, but this policy's actions are numbers: leave it out"
-                )
-        if shape:
-            rng.standard_normal(out=policy.noise)
-        else:
-            rng.random(out=policy.noise)
-        actor.mask[:] = 1 if action_mask is None else check_mask(action_mask, self.actions.counts)
-        if not choose_action(policy, actor, array.reshape(-1).view(np.uint8), state, greedy):
-            raise ValueError("the observation has a number that is not finite")
-        chosen(policy)
-        action = policy.taken(0)
-        if isinstance(action, int):
-            return action
+        actions = []
+        for row, mask, remembered in zip(given.rows, given.masks, given.states, strict=True):
+            if self.actions.discrete:
+                rng.random(out=policy.noise)
+            else:
+                rng.standard_normal(out=policy.noise)
+            actor.mask[:] = mask
+            choose_action(policy, actor, row.reshape(-1).view(np.uint8), remembered, greedy)
+            chosen(policy)
+            actions.append(self.actions.decode(policy.taken(0)))
         if out is None:
-            return action.reshape(self.preprocessing.action_shape).copy()
-        out[...] = action.reshape(shape)
+            return together(actions, given.batch)
+        out[...] = together(actions, given.batch)
         return out
+
+    def _check_out(self, out: Any, batch: bool, observations: int) -> None:
+        if self.actions.discrete:
+            raise ValueError("out is given, but this policy's actions are discrete: leave it out")
+        shape, dtype = (observations, *self.actions.shape)[not batch :], np.dtype(self.actions.space["dtype"])
+        if not isinstance(out, np.ndarray) or (out.shape, out.dtype) != (shape, dtype) or not out.flags.writeable:
+            raise ValueError(f"out must be a writable {dtype} array of shape {shape}, as the actions are")
 
     def to_numpy(self) -> NumpyPolicy:
         """The policy as plain arrays, with a forward pass in NumPy, for hosts without numba."""
         return NumpyPolicy.from_tensors(self.arrays(), self.metadata())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What `from_tensors` needs: the parameters by name, and what observations and actions are scaled by."""
-        scales = {"observations/normal": self.normal, "actions/bounds": self.bounds}
-        return self.network.layout.views(self.parameters) | {name: a for name, a in scales.items() if a.size}
+        """What `from_tensors` needs: the parameters by name, and what observations are normalised by."""
+        normal = {"observations/normal": self.normal} if self.normal.size else {}
+        return self.network.layout.views(self.parameters) | normal
 
     def metadata(self) -> dict[str, str]:
         """What `from_tensors` needs besides the parameters, as text."""
@@ -271,16 +260,14 @@ class Agent:
             "heads": json.dumps(self.network.heads),
             "separate": json.dumps(self.network.separate),
             "constant": json.dumps(self.network.constant),
-            "environment": self.preprocessing.environment,
-            "observation_shape": json.dumps(self.preprocessing.observation_shape),
-            "observation_dtype": self.preprocessing.observation_dtype,
-            "sticky_actions": json.dumps(self.preprocessing.sticky_actions),
-            "action_shape": json.dumps(self.preprocessing.action_shape),
-            "action_counts": json.dumps(self.preprocessing.action_counts),
+            "observations": json.dumps(self.network.observations.to_json()),
+            "actions": json.dumps(self.actions.space),
+            "environment": self.environment,
+            "sticky_actions": json.dumps(self.sticky_actions),
         }
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the policy alone, as one safetensors file: parameters by name, network, preprocessing."""
+        """Write the policy alone, as one safetensors file: parameters by name, network, spaces."""
         write_tensors(path, self.arrays(), self.metadata())
 
     @classmethod
@@ -300,26 +287,10 @@ class Agent:
         try:
             if metadata["format"] != FORMAT:
                 raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT!r}")
-            layers = layers_from_list(json.loads(metadata["network"]))
-            heads, shape = json.loads(metadata["heads"]), json.loads(metadata["observation_shape"])
-            dtype, sticky = metadata["observation_dtype"], float(json.loads(metadata["sticky_actions"]))
-            if dtype not in ("uint8", "float32") or not isinstance(heads, dict) or tuple(heads) not in KINDS:
-                raise ValueError("its observations or heads are of no known kind")
-            if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
-                raise ValueError(f"its observations cannot have shape {shape}")
-            if not all(type(units) is int and units > 0 for units in heads.values()) or not 0 <= sticky < 1:
-                raise ValueError("its heads or its sticky_actions are no possible numbers")
-            # Older files have none of these.
-            absent = {"separate": "false", "constant": "[]", "action_shape": "[]", "action_counts": "[]"}
-            separate, constant, action_shape, counts = (json.loads(metadata.get(name, absent[name])) for name in absent)
-            if type(separate) is not bool or constant not in ([], ["variance"]) or (separate and "action" in heads):
-                raise ValueError("its network is of no known kind")
-            preprocessing = Preprocessing(
-                metadata["environment"], tuple(shape), dtype, sticky, tuple(action_shape), tuple(counts)
-            )
-            if math.prod(shape) > LARGEST_OBSERVATION:
-                raise ValueError("its observations are too large")
-            network = Network(layers, preprocessing.observation_shape, heads, separate=separate, constant=constant)
+            network, actions = _network_of(metadata), Actions.from_json(json.loads(metadata["actions"]))
+            sticky = json.loads(metadata["sticky_actions"])
+            if not isinstance(sticky, int | float) or not 0 <= sticky < 1:
+                raise ValueError("its sticky_actions is no probability below 1")
             # Before memory is taken: the file holds all that its network claims.
             for name, expected in network.shapes().items():
                 if arrays[name].shape != expected or arrays[name].dtype != np.float32:
@@ -327,35 +298,42 @@ class Agent:
             parameters = np.zeros(network.layout.size, np.float32)
             for name, view in network.layout.views(parameters).items():
                 view[...] = arrays[name]
+            if not np.isfinite(parameters).all():
+                raise ValueError("a parameter is not finite")
             normal = arrays.get("observations/normal", np.zeros((2, 0), np.float32))
-            bounds = arrays.get("actions/bounds", np.zeros((4, 0), np.float32))
-            _check_scales(normal, bounds, network, preprocessing)
+            _check_normal(normal, network.observations)
+            return cls(
+                network,
+                parameters,
+                actions,
+                environment=metadata["environment"],
+                sticky_actions=float(sticky),
+                normal=np.array(normal),
+            )
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             missing = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f"the file holds no policy that can be used: {missing}") from error
-        if not np.isfinite(parameters).all():
-            raise CheckpointError("the file holds no policy that can be used: a parameter is not finite")
-        return cls(network, parameters, preprocessing, normal=np.array(normal), bounds=np.array(bounds))
 
 
-def _check_scales(normal: np.ndarray, bounds: np.ndarray, network: Network, seen: Preprocessing) -> None:
-    """Raise ``ValueError`` for what a file's observations and actions cannot be scaled by."""
-    size, heads = 1 if seen.observation_dtype == "uint8" else math.prod(seen.observation_shape), network.heads
-    parts = heads.get("mean", heads.get("action", 0))
+def _network_of(metadata: Mapping[str, str]) -> Network:
+    """The network that a file's metadata describe; ValueError for damage."""
+    layers, heads = layers_from_list(json.loads(metadata["network"])), json.loads(metadata["heads"])
+    if not isinstance(heads, dict) or not all(type(units) is int and units > 0 for units in heads.values()):
+        raise ValueError("its heads are no names with numbers of units")
+    separate, constant = json.loads(metadata["separate"]), json.loads(metadata["constant"])
+    deterministic = kind_of(heads) is Deterministic
+    if type(separate) is not bool or constant not in ([], ["variance"]) or (separate and deterministic):
+        raise ValueError("its network is of no known kind")
+    observations = Observations.from_json(json.loads(metadata["observations"]))
+    if heads.get("variance", 0) != heads.get("mean", 0) or (deterministic and "q" not in heads):
+        raise ValueError("its heads do not fit one another")
+    return Network(layers, observations, heads, separate=separate, constant=constant)
+
+
+def _check_normal(normal: np.ndarray, observations: Observations) -> None:
+    """Raise ``ValueError`` for what a file's observations cannot be normalised by."""
+    size = 1 if observations.image else observations.size
     if normal.shape not in ((2, 0), (2, size)) or normal.dtype != np.float32 or not np.isfinite(normal).all():
         raise ValueError(f"observations/normal is no array of (2, {size}) finite float32")
     if (normal[SCALE] <= 0).any():
         raise ValueError("observations/normal has a scale that is not above 0")
-    if not all(type(n) is int and n > 0 for n in seen.action_shape):
-        raise ValueError(f"its actions cannot have shape {seen.action_shape}")
-    counts, shape = seen.action_counts, seen.action_shape
-    if counts:
-        first = heads[next(iter(heads))]
-        whole = all(type(n) is int and n > 0 for n in counts) and len(counts) == math.prod(shape)
-        fits = whole and parts == 0 and sum(counts) == first
-    else:
-        fits = parts == (math.prod(shape) if shape else 0) and heads.get("variance", parts) == parts
-    if not fits:
-        raise ValueError("its heads do not fit its actions")
-    if bounds.shape != (4, parts) or bounds.dtype != np.float32 or np.isnan(bounds).any():
-        raise ValueError(f"actions/bounds is no array of (4, {parts}) float32")

@@ -9,6 +9,7 @@ from nbrl.methods import METHODS, method_class
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.nets.layers import NETWORKS, Dense, Layer, Lstm, layers_from_list, layers_to_list
 from nbrl.settings import Setting, Task, unknown, whole
+from nbrl.spaces import LAYOUTS, Observations
 
 INITIALISATIONS = ("uniform", "orthogonal")
 
@@ -40,6 +41,12 @@ COMMON: dict[str, Setting] = {
     "learning_rate": Setting(7e-4, "first learning rate, annealed linearly to 0; paper: 7e-4", above=0),
     "optimiser": Setting("shared_rmsprop", "update rule; paper: shared_rmsprop", choices=tuple(OPTIMISERS)),
     "gradient_clip": Setting(40.0, "largest norm of one rollout's gradient; paper: used, not reported", above=0),
+    "observation_layout": Setting(
+        "auto",
+        "axes of an image: HW, HWC or CHW (height, width, channels), of a stack those of each frame; vector for no "
+        "image, auto for what shape and bounds say",
+        choices=("auto", *LAYOUTS),
+    ),
     "reward_clip": Setting(
         1.0, "largest absolute reward that learning sees, none for no limit; paper: 1 (Atari)", above=0, type=float
     ),
@@ -190,6 +197,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "vector": DEFAULTS["vector"] | {"gae_lambda": 0.95, "initialisation": "orthogonal"},
     },
 }
+# On top of the defaults or a preset, for images other than Atari's, whose rewards are of any size, ...
+PICTURES: dict[str | None, dict[str, Any]] = {
+    None: {"reward_clip": None, "normalise_rewards": True},
+    "paper": {"reward_clip": None},
+    "quick": {"reward_clip": None, "normalise_rewards": True},
+}
+# ... and for those that the paper's network cannot enter.
+LEAST_SIDE = 20  # pixels
 # On top of a preset, with an LSTM. Adam moves every weight as far, however small its gradient: at the rate that suits
 # feed-forward networks, those below an LSTM saturate it before its value fits. So the run is longer as well.
 RECURRENT: dict[str, dict[str, dict[str, Any]]] = {"quick": {"image": {"learning_rate": 1e-4, "steps": 16_000_000}}}
@@ -229,20 +244,24 @@ def resolve(
         raise ValueError(unknown("preset", preset, PRESETS))
     if frames is not None and "steps" in settings:
         raise ValueError("steps and frames are both given: give one of them, since each sets the length of the run")
-    spec = envs.make(environment)
+    spec = envs.make(environment, observation_layout=settings.get("observation_layout", "auto"))
+    kind = "image" if spec.observations.image else "vector"
     name = envs.description(environment, spec.name)
     if frames is not None:
         settings["steps"] = _steps(frames, spec.frames_per_step)
-    task = Task(spec.kind == "image", spec.action_count == 0, settings)
-    found = [(f"preset {preset}", PRESETS[preset][spec.kind])] if preset else [(f"{spec.kind}s", DEFAULTS[spec.kind])]
+    task = Task(spec.observations.image, not spec.actions.discrete, settings)
+    found = [(f"preset {preset}", PRESETS[preset][kind])] if preset else [(f"{kind}s", DEFAULTS[kind])]
+    if kind == "image" and not spec.clips_rewards:
+        found.append(("images other than Atari's", PICTURES[preset]))
+        found.append((f"images below {LEAST_SIDE}x{LEAST_SIDE}", _for_small(spec.observations)))
     method = settings.get("method", SETTINGS["method"].default)
     if preset != "paper" and method in METHODS:  # Config refuses others
         found.append((method, method_class(method).defaults(task)))
-    network = layers_from_list(({} | found[0][1] | found[-1][1] | settings).get("network", Config.network))
+    network = layers_from_list(_merged([*found, ("given", settings)]).get("network", Config.network))
     if any(isinstance(layer, Lstm) for layer in network):
-        found.append((f"preset {preset}, with an LSTM", RECURRENT.get(preset or "", {}).get(spec.kind, {})))
+        found.append((f"preset {preset}, with an LSTM", RECURRENT.get(preset or "", {}).get(kind, {})))
     found.append(("given", settings))
-    values = {key: value for _, overlay in found for key, value in overlay.items()}
+    values = _merged(found)
     sources = {key: source for source, overlay in found for key in overlay}
     if "envs_per_batch" not in settings:
         values["envs_per_batch"] = _envs_per_batch(values)
@@ -252,6 +271,19 @@ def resolve(
         values["threads"] = max(1, min(available_cores(), (actors or 1) // (batch or 1)))
         sources["threads"] = "cores of this machine"
     return Config(environment=name, **values), sources
+
+
+def _merged(found: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """What several sources say together, the later ones over the earlier."""
+    return {name: value for _, overlay in found for name, value in overlay.items()}
+
+
+def _for_small(observations: Observations) -> dict[str, Any]:
+    """What differs for an image that is too small for the paper's network."""
+    side = min(observations.height, observations.width)
+    if side >= LEAST_SIDE:
+        return {}
+    return {"network": NETWORKS["small" if side >= 3 else "mlp"], "normalise_observations": True}
 
 
 def available_cores() -> int:

@@ -256,27 +256,20 @@ def check_seed(seed: Any) -> None:
 
 def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = False) -> EnvSpec:
     """The environment that a policy plays, by default what it was trained on; ``ValueError`` if it does not fit."""
-    seen = agent.preprocessing
+    seen = agent.network.observations
     if environment is None:
-        envs.check_named_in_file(seen.environment)
+        envs.check_named_in_file(agent.environment)
     spec = envs.make(
-        seen.environment if environment is None else environment,
-        sticky_actions=seen.sticky_actions,
+        agent.environment if environment is None else environment,
+        sticky_actions=agent.sticky_actions,
         seed_every_reset=True,
         pictures=pictures,
+        observation_layout=seen.layout,
     ).for_evaluation()
-    if (spec.observation_shape, spec.observation_dtype) != (seen.observation_shape, np.dtype(seen.observation_dtype)):
-        raise ValueError(
-            f"the policy takes observations of {seen.observation_dtype} with shape {seen.observation_shape}, "
-            f"{spec.name} gives {spec.observation_dtype} with shape {spec.observation_shape}"
-        )
-    if spec.action_shape != seen.action_shape:
-        raise ValueError(
-            f"the policy's actions have shape {seen.action_shape}, those of {spec.name} have {spec.action_shape}"
-        )
-    if spec.action_counts != agent.actions.counts:
-        has, takes = (" x ".join(map(str, counts)) for counts in (agent.actions.counts, spec.action_counts))
-        raise ValueError(f"the policy has {has} actions, {spec.name} takes {takes}")
+    if spec.observations.format != seen.format:
+        raise ValueError(f"the policy takes {seen}, {spec.name} gives {spec.observations}")
+    if (spec.actions.counts, spec.actions.shape) != (agent.actions.counts, agent.actions.shape):
+        raise ValueError(f"the policy chooses among {agent.actions}, {spec.name} takes {spec.actions}")
     return spec
 
 
@@ -286,8 +279,7 @@ class _Player:
     def __init__(self, agent: Agent, spec: EnvSpec, instance: Env, greedy: bool, control: np.ndarray) -> None:
         self.spec, self.instance, self.greedy, self.control = spec, instance, greedy, control
         (self.policy, self.actor), self.state = agent.actor(), agent.initial_state()
-        size = math.prod(spec.observation_shape) * spec.observation_dtype.itemsize
-        self.observation, self.row = np.zeros(size, np.uint8), np.zeros(ROW, np.uint64)
+        self.observation, self.row = np.zeros(spec.observations.bytes, np.uint8), np.zeros(ROW, np.uint64)
         self.reward = np.zeros(1, np.float32)
 
     def play(self, seed: int, episode: int) -> tuple[bool, float, int]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from nbrl import envs
-from nbrl.actions import Discrete, Policy, actions_of, before_softplus
-from nbrl.agent import Agent, Preprocessing
+from nbrl.actions import Discrete, Policy, before_softplus
+from nbrl.agent import Agent
 from nbrl.config import Config
 from nbrl.envs.interface import Env
 from nbrl.methods import driver, method_class
@@ -64,23 +64,24 @@ class Learner:
             config.environment if environment is None else environment,
             sticky_actions=config.sticky_actions,
             cut_on_life_loss=config.cut_on_life_loss,
+            observation_layout=config.observation_layout,
         )
         self.method: type[Method] = method_class(config.method)
-        self.actions = actions_of(self.environment)
-        kinds = [kind for kind in self.method.policies if kind.takes(self.actions)]
+        actions = self.environment.actions
+        kinds = [kind for kind in self.method.policies if kind.takes(actions)]
         if not kinds:
             takes = "discrete" if issubclass(self.method.policies[0], Discrete) else "continuous"
             raise ValueError(
-                f"{self.environment.name} has {self.actions.words} actions: "
+                f"{self.environment.name} has {actions.words} actions: "
                 f"{config.method} takes an environment with {takes} ones"
             )
         self.policy: Any = kinds[0]
-        if "action" in self.policy.heads and self.environment.kind == "image":
+        if "action" in self.policy.heads and self.environment.observations.image:
             raise ValueError(f"{config.method} takes vectors, and {self.environment.name} gives images")
         self.network = Network(
             config.network,
-            self.environment.observation_shape,
-            dict.fromkeys(self.policy.heads, self.actions.outputs) | dict.fromkeys(self.method.critic, 1),
+            self.environment.observations,
+            dict.fromkeys(self.policy.heads, actions.outputs) | dict.fromkeys(self.method.critic, 1),
             separate=config.separate_networks and "value" in self.method.critic,
             constant={"variance"} & set(self.policy.heads) if config.policy_variance == "constant" else (),
         )
@@ -112,7 +113,7 @@ class Learner:
         """How many running means and deviations observations are normalised by: an image's pixels have one alike."""
         if not self.config.normalise_observations:
             return 0
-        return 1 if self.environment.kind == "image" else math.prod(self.environment.observation_shape)
+        return 1 if self.environment.observations.image else self.environment.observations.size
 
     def begin_with(self, parameters: np.ndarray) -> None:
         """Set theta, and theta^- where there is one."""
@@ -123,7 +124,6 @@ class Learner:
     def _add_thread(self, thread: int, actors: np.ndarray) -> None:
         config, environment = self.config, self.environment
         t_max, k = config.rollout_length, config.envs_per_batch
-        observation_bytes = math.prod(environment.observation_shape) * environment.observation_dtype.itemsize
         work = self.network.workspace(self._capacity, scales=self.scales)
         self.workers.append(
             Worker(
@@ -134,7 +134,7 @@ class Learner:
                 actors=Actors.make(
                     actors,
                     config.seed or 0,
-                    observation_bytes=observation_bytes,
+                    observation_bytes=environment.observations.bytes,
                     mask_size=environment.mask_size,
                     state_size=self.network.state_size,
                 ),
@@ -157,7 +157,7 @@ class Learner:
     def make_policy(self, shape: tuple[int, int]) -> Policy:
         """How actors choose, with room for the actions of (t_max, k) steps."""
         more = {"epsilon": 0.0} if "epsilon" in self.policy.names() else {}
-        return self.policy.make(self.network.head(self.policy.heads[0]), shape, self.actions, **more)
+        return self.policy.make(self.network.head(self.policy.heads[0]), shape, self.environment.actions, **more)
 
     @property
     def _capacity(self) -> int:
@@ -215,17 +215,16 @@ class Learner:
 
     def agent(self) -> Agent:
         """The policy of this moment."""
-        seen = Preprocessing(
-            self.config.environment,
-            self.environment.observation_shape,
-            self.environment.observation_dtype.name,
-            self.config.sticky_actions,
-            self.environment.action_shape,
-            self.actions.counts,
-        )
         normal = self.network.normal(self.scales)
         fill_normal(self.statistics(), normal)
-        return Agent(self.network, self.shared.theta, seen, normal=normal, bounds=self.actions.bounds)
+        return Agent(
+            self.network,
+            self.shared.theta,
+            self.environment.actions,
+            environment=self.config.environment,
+            sticky_actions=self.config.sticky_actions,
+            normal=normal,
+        )
 
     def statistics(self) -> np.ndarray:
         """Running statistics of all workers, float64 (ROWS, features)."""

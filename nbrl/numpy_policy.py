@@ -1,18 +1,19 @@
 """A policy in NumPy alone, for hosts without numba: slower, and the same to a few last places.
 
-It needs this file and `nbrl.checkpoint` to load one, NumPy and the standard library.
+It needs this file, `nbrl.spaces` and, to load one, `nbrl.checkpoint`; NumPy and the standard library.
 """
 
 import json
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbrl.checkpoint import CheckpointError, read_tensors
+from nbrl.spaces import Actions, Observations
 
+FORMAT = "nbrl policy 2"  # of a policy's file
 EPSILON = 0.01  # probability of a random action where a policy of Q values is not greedy: it ends loops
 MIN_VARIANCE = 1e-4  # of a Gaussian policy
 CLIP = 10.0  # a normalised observation is no farther from 0
@@ -29,21 +30,18 @@ class NumpyPolicy(NamedTuple):
     arrays : dict of str to numpy.ndarray
         float32 parameters: ``conv1/weights`` (taps, filters), ``dense3/bias`` (units,), ``policy/weights`` and so on.
         Taps lie as the observation does; above the first layer as (row, column, channel). Layers that only the value
-        has are named ``value_dense1`` and so on. ``observations/normal`` and ``actions/bounds`` are what observations
-        and continuous actions are scaled by.
+        has are named ``value_dense1`` and so on. ``observations/normal`` is what observations are normalised by.
     heads : list of str
         ["policy", "value"], ["q"], ["mean", "variance", "value"] or ["action"], whose policy is deterministic.
-    action_shape : tuple of int
-        Of an action that is no single number.
-    action_counts : tuple of int, optional
-        How many numbers each part of a discrete action has; none says that there is one part.
+    observations : Observations
+    actions : Actions
     """
 
     layers: list[list[Any]]
     arrays: dict[str, np.ndarray]
     heads: list[str]
-    action_shape: tuple[int, ...]
-    action_counts: tuple[int, ...] = ()
+    observations: Observations
+    actions: Actions
 
     @classmethod
     def load(cls, source: str | os.PathLike | bytes) -> "NumpyPolicy":
@@ -56,9 +54,12 @@ class NumpyPolicy(NamedTuple):
         """
         arrays, metadata = read_tensors(source)
         try:
+            if metadata["format"] != FORMAT:
+                raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT!r}")
             return cls.from_tensors(arrays, metadata)
         except (KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"the file holds no policy that can be used: it lacks {error}") from error
+            missing = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(f"the file holds no policy that can be used: {missing}") from error
 
     @classmethod
     def from_tensors(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> "NumpyPolicy":
@@ -66,45 +67,52 @@ class NumpyPolicy(NamedTuple):
         layers, heads = json.loads(metadata["network"]), list(json.loads(metadata["heads"]))
         if "action" in heads:
             heads = ["action"]  # without what values actions
-        constant = json.loads(metadata.get("constant", "[]"))
-        prefixes = ("", "value_") if json.loads(metadata.get("separate", "false")) else ("",)
+        constant = json.loads(metadata["constant"])
+        prefixes = ("", "value_") if json.loads(metadata["separate"]) else ("",)
         parts = [f"{name}/bias" for name in heads] + [f"{name}/weights" for name in heads if name not in constant]
         for place, layer in enumerate(layers, start=1):
             own = LAYERS[layer[0]].parameters
             parts += [f"{prefix}{layer[0]}{place}/{part}" for prefix in prefixes for part in own]
-        continuous = heads[0] in ("mean", "action")
-        parts += ["actions/bounds"] if continuous else []
         parts += ["observations/normal"] if "observations/normal" in arrays else []
-        shape = tuple(json.loads(metadata.get("action_shape", "[]")))
-        if continuous and arrays["actions/bounds"].shape != (4, math.prod(shape)):
-            raise ValueError(f"actions/bounds of shape (4, {math.prod(shape)})")
-        counts = tuple(json.loads(metadata.get("action_counts", "[]")))
-        return cls(layers, {name: np.array(arrays[name]) for name in parts}, heads, shape, counts)
+        observations = Observations.from_json(json.loads(metadata["observations"]))
+        actions = Actions.from_json(json.loads(metadata["actions"]))
+        return cls(layers, {name: np.array(arrays[name]) for name in parts}, heads, observations, actions)
 
     def _prefixes(self) -> tuple[str, ...]:
         """What the names of layers begin with: of those that all heads have, and of those that the value has alone."""
         return ("", "value_") if any(name.startswith("value_") for name in self.arrays) else ("",)
 
+    @property
+    def state_size(self) -> int:
+        """Numbers that it remembers from step to step."""
+        size = sum(LAYERS[layer[0]].states * layer[1] for layer in self.layers if LAYERS[layer[0]].states)
+        return size * len(self._prefixes())
+
     def initial_state(self) -> np.ndarray:
         """What the policy remembers before an episode: zeros, float32."""
-        size = sum(LAYERS[layer[0]].states * layer[1] for layer in self.layers if LAYERS[layer[0]].states)
-        return np.zeros(size * len(self._prefixes()), np.float32)
+        return np.zeros(self.state_size, np.float32)
 
     def outputs(self, observation: Any, state: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """The heads' outputs for one observation, by name, each (units,).
+        """The heads' outputs by name, each (units,); of a batch of observations (observations, units).
 
         "policy", logits, and "value"; or "q", values; or "mean" and "variance", before its softplus, and "value"; or
         "action", after its tanh.
-        `state`, for a recurrent policy, is brought up to date.
+        `state`, for a recurrent policy, is brought up to date. Raises as `act`.
         """
-        x = np.asarray(observation)
-        x = x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)
+        given = read_input(self.observations, self.actions, self.state_size, observation, state)
+        each = [self._outputs(row, remembered) for row, remembered in zip(given.rows, given.states, strict=True)]
+        if not given.batch:
+            return each[0]
+        return {head: np.array([outputs[head] for outputs in each]) for head in self.heads}
+
+    def _outputs(self, row: np.ndarray, rest: np.ndarray) -> dict[str, np.ndarray]:
+        x = row.astype(np.float32) * np.float32(1 / self.observations.high)
         if "observations/normal" in self.arrays:
             normal = self.arrays["observations/normal"]
             mean, scale = normal if normal.shape[1] == 1 else normal.reshape(2, *x.shape)
             x = np.clip((x - mean) * scale, -CLIP, CLIP)
-        check_state(state, self.initial_state().size)
-        rest = np.zeros(0, np.float32) if state is None else state
+        if self.observations.image:  # the channels last
+            x = np.moveaxis(x, 0, 2) if self.observations.layout == "CHW" else x.reshape(*x.shape[:2], -1)
         found = {}
         for prefix in self._prefixes():
             found[prefix], rest = self._walk(prefix, x, rest)
@@ -122,8 +130,9 @@ class NumpyPolicy(NamedTuple):
         """The output of the last layer, and the part of the state that the layers left over."""
         for place, (kind, *row) in enumerate(self.layers, start=1):
             layer, name = LAYERS[kind], f"{prefix}{kind}{place}"
-            if kind == "conv" and place == 1 and x.ndim == 3 and x.shape[0] < x.shape[2]:
-                row = [*row, "channels first"]
+            if place == 1 and self.observations.layout == "CHW":  # whose rows and weights lie channels first
+                row = [*row, "channels first"] if kind == "conv" else row
+                x = x if kind == "conv" else np.moveaxis(x, 2, 0)
             parameters = {part: self.arrays[f"{name}/{part}"] for part in layer.parameters}
             size = layer.states * row[0] if layer.states else 0
             x = layer.forward(row, parameters, x, rest[:size])
@@ -139,21 +148,29 @@ class NumpyPolicy(NamedTuple):
         greedy: bool = False,
         rng: np.random.Generator | None = None,
     ) -> Any:
-        """An action for one observation, as `Agent.act` chooses it."""
-        outputs, rng = self.outputs(observation, state), rng or np.random.default_rng()
+        """An action for one observation, or for each of a batch, as `Agent.act` chooses and refuses them."""
+        given = read_input(self.observations, self.actions, self.state_size, observation, state, action_mask)
+        rng = np.random.default_rng() if rng is None else rng
+        actions = [
+            self.actions.decode(self._parts(self._outputs(row, remembered), mask, greedy, rng))
+            for row, mask, remembered in zip(given.rows, given.masks, given.states, strict=True)
+        ]
+        return together(actions, given.batch)
+
+    def _parts(
+        self, outputs: dict[str, np.ndarray], mask: np.ndarray, greedy: bool, rng: np.random.Generator
+    ) -> np.ndarray:
+        """The parts of an action, int32 or float32 (parts,)."""
         values = outputs[self.heads[0]].astype(np.float64)
+        if self.actions.discrete:
+            values[mask == 0] = -np.inf
+            parts = np.split(values, np.cumsum(self.actions.counts)[:-1])
+            return np.array([self._choose(part, greedy, rng) for part in parts], np.int32)
         if self.heads[0] == "mean" and not greedy:
             variance = np.logaddexp(0, outputs["variance"]) + MIN_VARIANCE
             values += np.sqrt(variance) * rng.standard_normal(values.size)
-        if "actions/bounds" in self.arrays:
-            centre, half, low, high = self.arrays["actions/bounds"]
-            action = np.clip(centre + half * values, low, high)
-            return action.astype(np.float32).reshape(self.action_shape)
-        counts = self.action_counts or (values.size,)
-        legal = np.ones(values.size, bool) if action_mask is None else check_mask(action_mask, counts) > 0
-        values[~legal] = -np.inf
-        chosen = [self._choose(part, greedy, rng) for part in np.split(values, np.cumsum(counts)[:-1])]
-        return chosen[0] if len(chosen) == 1 else np.array(chosen, np.int32).reshape(self.action_shape)
+        centre, half, low, high = self.actions.bounds
+        return np.clip(centre + half * values, low, high).astype(np.float32)
 
     def _choose(self, values: np.ndarray, greedy: bool, rng: np.random.Generator) -> int:
         """One part of a discrete action from its logits or values."""
@@ -167,35 +184,43 @@ class NumpyPolicy(NamedTuple):
         return int(np.searchsorted(weights, u * weights[-1], side="right"))
 
 
-def check_mask(mask: Any, counts: Sequence[int]) -> np.ndarray:
-    """A mask of discrete actions as an array; ValueError for what is none of actions with parts of these sizes."""
-    array = np.asarray(mask)
-    if array.shape != (sum(counts),) or not np.isin(array, (0, 1)).all() or not counts:
+class Input(NamedTuple):
+    """What a policy is given for some observations."""
+
+    rows: np.ndarray  # (observations, *shape)
+    masks: np.ndarray  # uint8 (observations, outputs): which discrete actions are legal
+    states: np.ndarray  # float32 (observations, state_size): those that were given, to be brought up to date
+    batch: bool
+
+
+def read_input(
+    observations: Observations,
+    actions: Actions,
+    state_size: int,
+    observation: Any,
+    state: Any = None,
+    action_mask: Any = None,
+) -> Input:
+    """Check what a policy is given; ValueError with one sentence for what it cannot use."""
+    rows, batch = observations.rows(observation)
+    expected = (len(rows), state_size) if batch else (state_size,)
+    if state is None and not state_size:
+        states = np.zeros((len(rows), 0), np.float32)
+    elif isinstance(state, np.ndarray) and state.dtype == np.float32 and state.flags.carray and state.shape == expected:
+        states = state.reshape(len(rows), state_size)
+    else:
         raise ValueError(
-            f"action_mask must be {sum(counts)} numbers, 0 or 1, one for each number that an action may be"
-            if counts
-            else "action_mask is given, but this policy's actions are continuous: leave it out"
-        )
-    if not all(part.any() for part in np.split(array, np.cumsum(counts)[:-1])):
-        raise ValueError("action_mask allows no action: at least one must be legal")
-    return array
-
-
-def check_state(state: Any, size: int) -> None:
-    """Raise ``ValueError`` for what is no state of a policy that remembers `size` numbers; where it is 0, None is one.
-
-    Compiled code reads it and writes to it, as an array without gaps.
-    """
-    if state is None and not size:
-        return
-    whole = isinstance(state, np.ndarray) and state.dtype == np.float32 and state.flags.carray
-    if not whole or state.shape != (size,):
-        raise ValueError(
-            f"state must be a whole, writable array of {size} float32, as from initial_state() at the start of an "
-            "episode: this policy remembers"
-            if size
+            f"state must be a whole, writable array of float32 with shape {expected}, as from initial_state() at the "
+            "start of an episode: this policy remembers"
+            if state_size
             else "state is given, but this policy remembers nothing: leave it out"
         )
+    return Input(rows, actions.masks(action_mask, len(rows), batch), states, batch)
+
+
+def together(actions: list[Any], batch: bool) -> Any:
+    """The actions of a batch in one array, or the only one."""
+    return np.array(actions) if batch else actions[0]
 
 
 # Layers, for one sample: the row of the table without its kind, its parameters, what enters it, and its state, which it
@@ -212,8 +237,7 @@ def _dense(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.nd
 
 def _conv(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
     _, kernel, stride, activation, *channels_first = row
-    image = np.moveaxis(x, 0, 2) if channels_first else x.reshape(*x.shape[:2], -1)
-    windows = np.lib.stride_tricks.sliding_window_view(image, (kernel, kernel), (0, 1))[::stride, ::stride]
+    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (0, 1))[::stride, ::stride]
     if not channels_first:  # (row, column, channel, window row, window column): the channel comes last
         windows = np.moveaxis(windows, 2, 4)
     return _activated(windows.reshape(*windows.shape[:2], -1) @ p["weights"] + p["bias"], activation)

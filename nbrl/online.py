@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numba
-import numpy as np
 from gymnasium import spaces
 
 from nbrl import snapshot
@@ -14,8 +13,7 @@ from nbrl.actions import env_address
 from nbrl.agent import Agent
 from nbrl.checkpoint import write_tensors
 from nbrl.config import Config, configure
-from nbrl.envs.gym import decoder, encoder, mask_encoder
-from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvSpec
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvSpec, read_number
 from nbrl.kernels.compile import announce, jit
 from nbrl.learner import Learner
 from nbrl.methods import driver
@@ -93,15 +91,14 @@ class OnlineLearner:
         *,
         restore: str | os.PathLike | None = None,
     ) -> None:
-        shape, dtype, self._write = encoder(observation_space)
-        # Of continuous actions there are no masks, and unknown ones are refused.
         masks = not isinstance(action_space, spaces.Box)
-        environment = EnvSpec("host", shape, dtype, action_space, action_mask=masks)
+        layout = (
+            dict(config).get("observation_layout", "auto") if isinstance(config, Mapping) else config.observation_layout
+        )
+        environment = EnvSpec("host", observation_space, action_space, action_mask=masks, observation_layout=layout)
         if isinstance(config, Mapping):
             config = configure(environment, **{"actors": 1, "threads": None, "envs_per_batch": 1} | dict(config))
         config = config.replace(threads=config.actors, envs_per_batch=1)
-        self._action = decoder(action_space)
-        self._encode_mask = mask_encoder(action_space) if masks else None
         self._learner = Learner(config, environment)
         if restore is not None:
             snapshot.restore(self._learner, restore)
@@ -111,10 +108,10 @@ class OnlineLearner:
         self._begin(0)
 
     def _begin(self, worker: int) -> None:
-        environment = self._learner.environment
+        observations = self._learner.environment.observations
         self._arguments = _, self._policy, _, self._worker = self._learner.arguments(worker)
-        row = self._worker.actors.observation[0].view(environment.observation_dtype)
-        self._observation = row.reshape(environment.observation_shape)
+        row = self._worker.actors.observation[0].view(observations.dtype)
+        self._observation = row.reshape(observations.shape)
         self._t = 0  # step of the rollout
         self._acted = False  # and waits for what comes of it
 
@@ -175,19 +172,20 @@ class OnlineLearner:
         Raises
         ------
         ValueError
-            The observation is not of its space, or an episode would end before its first action.
+            The observation is not of its space, the reward is no number, or an episode would end before its first
+            action.
         FloatingPointError
             An observation, a reward or the gradient is not finite. The parameters are as they were.
         """
-        learner = self._learner
+        learner, reward = self._learner, read_number("the reward", reward)
         if not self._acted and (terminated or truncated):
             raise ValueError("an episode cannot end with its first observation: no action led there")
-        self._write(observation, self._observation)
+        learner.environment.observations.write(observation, self._observation)
         self._set_mask(action_mask)
         if self._acted:
             self._acted = False
             status = STEPPED | (TERMINATED if terminated else 0) | (TRUNCATED if truncated else 0)
-            self._check(_record(*self._arguments, self._t, float(reward), status))
+            self._check(_record(*self._arguments, self._t, reward, status))
             self._t += 1
             if self._t == learner.config.rollout_length:
                 self._t = 0
@@ -197,16 +195,13 @@ class OnlineLearner:
             return None
         self._check(_act(*self._arguments, self._t))
         self._acted = True
-        action = self._policy.taken(self._t)
-        return self._action(np.reshape(action, learner.environment.action_shape))
+        return learner.environment.actions.decode(self._policy.taken(self._t))
 
     def _set_mask(self, action_mask: Any) -> None:
         if action_mask is None:
             self._worker.actors.mask[0] = 1
-        elif self._encode_mask is None:
-            raise ValueError("action_mask is given, but the actions are continuous: leave it out")
         else:
-            self._worker.actors.mask[0] = self._encode_mask(action_mask)
+            self._worker.actors.mask[0] = self._learner.environment.actions.mask(action_mask)
 
     def _check(self, code: int) -> None:
         if code != GO_ON:

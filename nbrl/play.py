@@ -101,7 +101,7 @@ def play(
             if not draw_action(policy, actor, observation.reshape(-1).view(np.uint8), state, greedy, row):
                 raise FloatingPointError(f"an observation of {spec.name} has a number that is not finite")
             chosen(policy)
-            observation, reward, status = player.step(np.reshape(policy.taken(0), spec.action_shape))
+            observation, reward, status = player.step(policy.taken(0))
             total, length = total + reward, length + 1
             if on_step:
                 on_step(length, total)

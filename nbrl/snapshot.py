@@ -1,7 +1,6 @@
 """Saving what a run learns with, and going on from it. Checkpoints hold all that training needs besides the policy."""
 
 import logging
-import math
 import os
 from typing import Any
 
@@ -100,19 +99,16 @@ def restore(learner: Learner, path: str | os.PathLike) -> dict[str, str]:
 
 def begin_from(learner: Learner, agent: Agent) -> None:
     """Begin with a policy's parameters; ``ValueError`` where its network or observations are others."""
-    seen, environment, network = agent.preprocessing, learner.environment, learner.network
+    network = learner.network
     if (agent.network.layers, agent.network.heads) != (network.layers, network.heads):
         raise ValueError(
             f"the policy to begin with has the layers {agent.network.layers} and the heads {agent.network.heads}: "
             f"the run has {network.layers} and {network.heads}"
         )
-    if (seen.observation_shape, seen.observation_dtype) != (
-        environment.observation_shape, environment.observation_dtype.name
-    ):  # fmt: skip
+    if agent.network.observations.format != network.observations.format:
         raise ValueError(
-            f"the policy to begin with takes observations of {seen.observation_dtype} with shape "
-            f"{seen.observation_shape}, {environment.name} gives {environment.observation_dtype} with shape "
-            f"{environment.observation_shape}"
+            f"the policy to begin with takes {agent.network.observations}, {learner.environment.name} gives "
+            f"{network.observations}"
         )
     if agent.network.shapes() != network.shapes():
         raise ValueError("the policy to begin with has another separate_networks or policy_variance than the run")
@@ -127,7 +123,7 @@ def begin_from(learner: Learner, agent: Agent) -> None:
         own = learner.workers[0].statistics.own
         known = own[:, :-1]
         variance = 1 / agent.normal[table.SCALE].astype(np.float64) ** 2 - LEAST_VARIANCE
-        known[COUNT] = PRIOR_COUNT * math.prod(environment.observation_shape) // known.shape[1]  # pixels share one
+        known[COUNT] = PRIOR_COUNT * network.observations.size // known.shape[1]  # pixels share one
         known[MEAN], known[M2] = agent.normal[table.MEAN], known[COUNT] * np.maximum(variance, 0)
         learner.shared.statistics[0, :] = own
 
@@ -164,7 +160,7 @@ def _restore_actors(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
         if not np.isfinite(arrays[f"actors/{name}"]).all():
             raise ValueError(f"actors/{name} has a number that is not finite")
     next_actions = arrays["actors/next_action"]
-    if not ((next_actions >= -1) & (next_actions < learner.environment.action_count)).all():
+    if not ((next_actions >= -1) & (next_actions < sum(learner.environment.actions.counts))).all():
         raise ValueError("actors/next_action has an action that there is not")
     turns = _checked(arrays, "turn", np.zeros(learner.config.threads, np.int64))
     for worker, turn in zip(learner.workers, turns.tolist(), strict=True):

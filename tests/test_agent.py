@@ -5,18 +5,20 @@ import threading
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from oracles import left_states, log_softmax, network_forward
-from policies import ACTIONS, PICTURES, RECURRENT, SMALL, VALUES, agent_of
+from policies import ACTIONS, PICTURES, RECURRENT, SMALL, VALUES, agent_of, observed
 
 from nbrl import Agent, Dense
-from nbrl.agent import EPSILON, Preprocessing, choose_action
+from nbrl.agent import EPSILON, choose_action
 from nbrl.nets.network import Network
+from nbrl.spaces import Actions
 
 
 def probabilities(agent, observation):
     """By the float64 oracle."""
     parameters = {name: view.astype(np.float64) for name, view in agent.network.layout.views(agent.parameters).items()}
-    scaled = np.asarray(observation, np.float64) / (255 if agent.preprocessing.observation_dtype == "uint8" else 1)
+    scaled = np.asarray(observation, np.float64) / (255 if agent.network.observations.dtype == np.uint8 else 1)
     outputs, _ = network_forward(agent.network.layers, parameters, scaled[None])
     return np.exp(log_softmax(outputs["policy"][0]))
 
@@ -61,9 +63,9 @@ def test_what_an_observation_may_be():
     assert agent.act([1, 2, 3, 4], greedy=True) in range(ACTIONS)
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (5,), (1, 4), (4, 1), (0,)])
+@pytest.mark.parametrize("shape", [(), (3,), (5,), (1, 5), (4, 1), (0,), (1, 1, 4)])
 def test_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"the observation has shape \(.*: this policy takes \(4,\)$"):
+    with pytest.raises(ValueError, match=r"the observation has shape \(.*, but its space says \(4,\)$"):
         agent_of().act(np.zeros(shape))
 
 
@@ -82,22 +84,22 @@ def test_numbers_that_are_not_finite_are_refused(number, place):
 def test_a_picture_of_another_type_is_refused():
     # From 0 to 1 it would turn black.
     for picture in (np.ones(PICTURES["shape"]), np.full(PICTURES["shape"], 300), np.full(PICTURES["shape"], np.nan)):
-        with pytest.raises(ValueError, match="this policy takes uint8, 0 to 255"):
+        with pytest.raises(ValueError, match="but its space says uint8, 0 to 255"):
             agent_of(**PICTURES).act(picture)
 
 
 def test_words_are_no_observation():
-    with pytest.raises(ValueError, match="could not convert"):
+    with pytest.raises(ValueError, match="but its space says numbers"):
         agent_of().act(["a", "b", "c", "d"])
 
 
 def test_threads_share_an_agent():
     # Each asks about its own observation, whose best action it knows.
-    network = Network((Dense(ACTIONS, "none"),), (ACTIONS,), {"policy": ACTIONS, "value": 1})
+    network = Network((Dense(ACTIONS, "none"),), observed((ACTIONS,)), {"policy": ACTIONS, "value": 1})
     parameters = np.zeros(network.layout.size, np.float32)
     for name in ("dense1/weights", "policy/weights"):
         network.layout.view(parameters, name)[...] = 20 * np.eye(ACTIONS)
-    agent = Agent(network, parameters, Preprocessing("x", (ACTIONS,), "float32"))
+    agent = Agent(network, parameters, Actions(spaces.Discrete(ACTIONS)))
     found, together = [set() for _ in range(ACTIONS)], threading.Barrier(ACTIONS)
 
     def ask(number):
@@ -115,15 +117,15 @@ def test_threads_share_an_agent():
 
 
 def test_parameters_are_copied_and_cannot_be_written():
-    network = Network(SMALL, (4,), {"policy": ACTIONS, "value": 1})
+    network = Network(SMALL, observed((4,)), {"policy": ACTIONS, "value": 1})
     parameters = network.initial(0)
-    agent = Agent(network, parameters, Preprocessing("x", (4,), "float32"))
+    agent = Agent(network, parameters, Actions(spaces.Discrete(ACTIONS)))
     parameters[:] = 0
     assert agent.parameters.any()
     with pytest.raises(ValueError, match="read-only"):
         agent.parameters[0] = 1
     with pytest.raises(ValueError, match="the parameters have shape"):
-        Agent(network, parameters[:-1], Preprocessing("x", (4,), "float32"))
+        Agent(network, parameters[:-1], Actions(spaces.Discrete(ACTIONS)))
 
 
 # Memory
@@ -227,8 +229,8 @@ def read_only():
 def test_a_recurrent_policy_needs_its_state(state):
     agent = agent_of(**RECURRENT)
     sentence = (
-        r"^state must be a whole, writable array of 16 float32, as from initial_state\(\) at the start of an episode: "
-        "this policy remembers$"
+        r"^state must be a whole, writable array of float32 with shape \(16,\), as from initial_state\(\) at the start "
+        r"of an episode: this policy remembers$"
     )
     for policy in (agent, agent.to_numpy()):
         with pytest.raises(ValueError, match=sentence):
@@ -264,7 +266,7 @@ def test_a_refused_observation_leaves_the_state(observation):
 
 def test_the_best_value_is_taken_and_the_first_of_equals():
     agent = agent_of(heads={"q": 4}, q=[1.0, 5.0, 5.0, -7.0])
-    assert agent.action_count == 4
+    assert agent.actions.counts == (4,)
     assert {agent.act(np.zeros(4), greedy=True) for _ in range(500)} == {1}
 
 

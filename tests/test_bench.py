@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from policies import observed
 from toys import Broken, Picture, Walks, explode, our_threads, tiny
 
 from nbrl import Conv, Dense, Lstm, bench, cli
@@ -79,7 +80,9 @@ def test_continuous_actions():
 
 
 def test_operations_of_separate_networks():
-    network = Network((Dense(3),), (4,), {"mean": 2, "variance": 2, "value": 1}, separate=True, constant=("variance",))
+    network = Network(
+        (Dense(3),), observed((4,)), {"mean": 2, "variance": 2, "value": 1}, separate=True, constant=("variance",)
+    )
     forward, backward = layer_flops(network, 7)
     # Both first layers read the observation, which needs no gradient.
     assert forward == [7 * 24, 7 * 24, 7 * 12, 0, 7 * 6]
@@ -146,7 +149,7 @@ def test_the_parts_are_timed_on_a_network_that_stays_as_it_is():
 
 def test_operations_of_the_paper_s_network():
     layers = (Conv(16, 8, 4, "relu"), Conv(32, 4, 2, "relu"), Dense(256, "relu"))
-    network = Network(layers, (4, 84, 84), {"policy": 6, "value": 1})
+    network = Network(layers, observed((4, 84, 84)), {"policy": 6, "value": 1})
     # Output pixels x weights of a filter x filters, times 2: 20 x 20 of 4 x 8 x 8, then 9 x 9 of 16 x 4 x 4.
     one = [2 * 400 * 256 * 16, 2 * 81 * 256 * 32, 2 * 2592 * 256, 2 * 256 * 6, 2 * 256 * 1]
     assert one == [3_276_800, 1_327_104, 1_327_104, 3_072, 512]
@@ -159,18 +162,18 @@ def test_operations_of_the_paper_s_network():
 
 
 def test_operations_of_an_lstm():
-    network = Network((Dense(3), Lstm(5)), (4,), {"q": 2})
+    network = Network((Dense(3), Lstm(5)), observed((4,)), {"q": 2})
     # Inputs and outputs of the step before, each times 4 gates of 5 units; twice that backward, to weights and inputs.
     lstm = 2 * (3 * 20 + 5 * 20)
     forward, backward = layer_flops(network, 7)
     assert forward == [7 * 24, 7 * lstm, 7 * 20]
     assert backward == [7 * 24, 2 * 7 * lstm, 2 * 7 * 20]
-    first = Network((Lstm(5),), (4,), {"q": 2})  # needs no gradient of the observation
+    first = Network((Lstm(5),), observed((4,)), {"q": 2})  # needs no gradient of the observation
     assert layer_flops(first, 1)[1] == [2 * (4 * 20 + 2 * 5 * 20), 2 * 20]
 
 
 def test_both_heads_read_the_observation_where_there_is_no_layer():
-    network = Network((), (4,), {"policy": 2, "value": 1})
+    network = Network((), observed((4,)), {"policy": 2, "value": 1})
     forward, backward = layer_flops(network, 5)
     assert forward == backward == [5 * 2 * 4 * 2, 5 * 2 * 4]
 

@@ -201,7 +201,8 @@ def test_impossible_numbers_are_refused_by_name(name, value):
         ({"network": Lstm(8)}, "network is Lstm(units=8): it must be a table of layers such as (Dense(64), Dense(64))"),
         (
             {"network": "paper-lstn"},
-            "network is 'paper-lstn': it must be one of paper, paper-lstm, dqn, dqn-lstm, mlp, or a table of layers",
+            "network is 'paper-lstn': it must be one of paper, paper-lstm, dqn, dqn-lstm, small, mlp, or a table of "
+            "layers",
         ),
         (
             {"network": [Dense(8, "gelu")]},
@@ -229,6 +230,7 @@ def test_the_networks_with_a_name():
     mlp = (Dense(64, "tanh"), Dense(64, "tanh"))
     lstm = Lstm(256)
     named = {"paper": paper, "paper-lstm": (*paper, lstm), "dqn": dqn, "dqn-lstm": (*dqn, lstm), "mlp": mlp}
+    named["small"] = (Conv(16, 3, 1, "relu"), Dense(128, "relu"))
     assert named == NETWORKS
 
 
@@ -361,7 +363,8 @@ def test_a_memory_is_large_enough_for_what_is_drawn_from_it():
 
 
 def test_pictures_are_not_normalised():
-    environment = envs.interface.EnvSpec("Drive", (3, 96, 96), np.uint8, gymnasium.spaces.Box(-1, 1, (3,), np.float32))
+    road = gymnasium.spaces.Box(0, 255, (3, 96, 96), np.uint8)
+    environment = envs.interface.EnvSpec("Drive", road, gymnasium.spaces.Box(-1, 1, (3,), np.float32))
     config = configure(environment)
     assert config.policy_variance == "constant"
     assert not config.normalise_observations

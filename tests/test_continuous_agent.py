@@ -28,7 +28,7 @@ def in_units(actions):
 @pytest.mark.parametrize("options", GAUSSIANS, ids=str)
 def test_a_continuous_action_is_the_mean_or_drawn_around_it(options):
     agent, rng = continuous_agent(**options), np.random.default_rng(0)
-    assert agent.action_count == 0
+    assert not agent.actions.discrete
     for seed in range(20):
         observation = rng.uniform(-3, 3, 4)
         mean, variance = gaussian(agent, observation)
@@ -85,7 +85,7 @@ def test_no_other_place_is_taken_for_an_action(out):
         agent.act(np.ones(4), out=out, rng=rng)
     assert out == 5 if isinstance(out, int) else not np.any(out)
     assert rng.random() == np.random.default_rng(2).random(), "no chance was drawn"
-    with pytest.raises(ValueError, match=r"^out is given, but this policy's actions are numbers: leave it out$"):
+    with pytest.raises(ValueError, match=r"^out is given, but this policy's actions are discrete: leave it out$"):
         agent_of().act(np.ones(4), out=out)
 
 
@@ -96,11 +96,12 @@ def test_a_deterministic_policy_takes_its_action(tmp_path):
     agent, rng = deterministic_policy("InvertedPendulum-v5", seed=3), np.random.default_rng(0)
     agent.save(tmp_path / "policy.safetensors")
     loaded = Agent.load(tmp_path / "policy.safetensors")
-    assert (agent.action_count, agent.recurrent) == (0, False)
+    assert not agent.actions.discrete
+    assert not agent.recurrent
     named = agent.network.layout.views(agent.parameters)
     mean, scale = agent.normal
     for _ in range(20):
-        observation = rng.uniform(-2, 2, agent.preprocessing.observation_shape)
+        observation = rng.uniform(-2, 2, agent.network.observations.shape)
         mu, _ = policy_forward(agent.network.layers, named, np.clip((observation - mean) * scale, -10, 10)[None])
         action = agent.act(observation)
         np.testing.assert_allclose(action, 3 * mu[0], rtol=0, atol=1e-5)  # whose bounds are -3 and 3

@@ -115,7 +115,7 @@ def test_a_model_that_cannot_be_read(tmp_path):
 
 def test_a_policy_of_motor_control_refuses_other_actions_and_observations():
     agent: Agent = Trainer(configure("Reacher-v5", steps=1000, threads=1)).snapshot()
-    with pytest.raises(ValueError, match=r"the observation has shape \(11,\): this policy takes \(10,\)"):
+    with pytest.raises(ValueError, match=r"the observation has shape \(11,\), but its space says \(10,\)"):
         agent.act(np.zeros(11))
     with pytest.raises(ValueError, match="a number that is not finite"):
         agent.act(np.full(10, np.nan))

@@ -23,7 +23,7 @@ from nbrl.evaluation import evaluate
 
 def run_host(program, variables, **options):
     program = "import sys, time, threading\nimport nbrl, toys\n" + program
-    paths = [str(nbrl.__path__[0] + "/.."), str(__file__.rpartition("/")[0])]
+    paths = [str(nbrl.__path__[0] + "/.."), str(__file__.rpartition("/")[0]) + "/support"]
     process = subprocess.Popen(
         [sys.executable, "-c", program], env={**variables, "PYTHONPATH": ":".join(paths)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,

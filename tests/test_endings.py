@@ -18,7 +18,13 @@ def endings(tmp_path, environment_variables):
     """End training processes some times, and return what was seen."""
 
     def end(how, times):
-        command = [sys.executable, str(Path(__file__).with_name("endings.py")), how, str(tmp_path / "run"), str(times)]
+        command = [
+            sys.executable,
+            str(Path(__file__).parent / "support/endings.py"),
+            how,
+            str(tmp_path / "run"),
+            str(times),
+        ]
         ended = subprocess.run(
             command, env=environment_variables | ONE_THREAD, capture_output=True, text=True, timeout=600
         )

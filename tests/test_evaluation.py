@@ -176,11 +176,13 @@ def test_actions_of_another_kind_are_refused():
         action_space = envs.gymnasium.spaces.Box(-1, 1, (2, 3), np.float32)
 
     agent = continuous_policy("Pendulum-v1")
-    with pytest.raises(ValueError, match=r"the policy's actions have shape \(1,\), those of Six have \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"the policy chooses among actions of shape \(1,\), Six takes actions of shape \(2, 3\)"
+    ):
         evaluate(agent, Six)
-    with pytest.raises(ValueError, match=r"the policy's actions have shape \(1,\), those of Walk have \(\)"):
+    with pytest.raises(ValueError, match=r"the policy chooses among actions of shape \(1,\), Walk takes 2 actions"):
         evaluate(agent, Walk)
-    with pytest.raises(ValueError, match=r"the policy's actions have shape \(\), those of Six have \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"the policy chooses among 2 actions, Six takes actions of shape"):
         evaluate(policy_for(Walk), Six)
 
 
@@ -207,7 +209,7 @@ def test_truncated_episodes_end_too():
         return Walk({("step", 2): lambda walk: {"truncated": True}})
 
     assert evaluate(policy_for(short), short, episodes=1).lengths == [3]
-    with pytest.raises(ValueError, match="the policy takes observations of float32"):
+    with pytest.raises(ValueError, match="the policy takes float32 vectors of 4, short gives float32 vectors of 3"):
         evaluate(agent, short)
 
 
@@ -238,7 +240,7 @@ def test_a_trained_policy_without_its_environment_s_name():
 
 def test_an_environment_of_another_kind_is_refused():
     agent = policy_for("CartPole-v1")
-    with pytest.raises(ValueError, match=r"observations of float32 with shape \(4,\), Catch-v0 gives"):
+    with pytest.raises(ValueError, match=r"the policy takes float32 vectors of 4, Catch-v0 gives"):
         evaluate(agent, "Catch-v0")
     with pytest.raises(ValueError, match='unknown environment "Nowhere-v3"'):
         evaluate(agent, "Nowhere-v3")
@@ -255,7 +257,7 @@ def test_an_environment_of_another_kind_is_refused():
     class Three(Walk):
         action_space = envs.gymnasium.spaces.Discrete(3)
 
-    with pytest.raises(ValueError, match="the policy has 2 actions, Three takes 3"):
+    with pytest.raises(ValueError, match="the policy chooses among 2 actions, Three takes 3 actions"):
         evaluate(policy_for(Walk), Three)
 
 

@@ -7,9 +7,9 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
-from methods.scripted import Scripted
-from methods.told import Told
 from oracles import TERMINATED, TRUNCATED
+from scripted import Scripted
+from told import Told
 from toys import tiny
 
 from nbrl import CheckpointError, Dense, NativeEnvironment, snapshot

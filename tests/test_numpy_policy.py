@@ -1,23 +1,23 @@
 """A policy in NumPy alone: the same outputs as the compiled one, and nothing imported but NumPy."""
 
-import math
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import strategies
+from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import gaussian_variance
+from policies import observed
 from toys import continuous_policy, policy_for
 
 from nbrl import Agent, CheckpointError, Conv, Dense, Gru, LayerNorm, Lstm, NumpyPolicy
-from nbrl.actions import action_bounds
-from nbrl.agent import Preprocessing
 from nbrl.checkpoint import write_tensors
 from nbrl.nets.network import Network
 from nbrl.nets.table import forward, load_observation, load_state, outputs, store_state
+from nbrl.spaces import Actions
 
 
 def compiled_outputs(agent, observation, state):
@@ -38,21 +38,21 @@ def compiled_outputs(agent, observation, state):
 @settings(max_examples=80)
 def test_its_outputs_are_the_compiled_ones(shape, heads, data, seed):
     # Step by step, each with the state that its own step before left.
+    dtype = "uint8" if len(shape) in (2, 3) and data.draw(st.booleans()) else "float32"
     network = Network(
         data.draw(strategies.tables(Dense, Conv, shape, recurrent=(Lstm, Gru), norm=LayerNorm)),
-        shape,
+        observed(shape, dtype),
         heads,
         separate="value" in heads and data.draw(st.booleans()),
         constant=("variance",) if "variance" in heads and data.draw(st.booleans()) else (),
     )
-    dtype = "uint8" if len(shape) in (2, 3) and data.draw(st.booleans()) else "float32"
     rng = np.random.default_rng(seed)
-    scales = 1 if dtype == "uint8" else math.prod(shape)
+    scales = 1 if network.observations.image else network.observations.size
     normal = network.normal(data.draw(st.sampled_from([0, scales])))
     normal[:] = rng.uniform(0.5, 1.5, normal.shape)
-    bounds = action_bounds(np.array([-1, -np.inf]), np.array([2, np.inf])) if "mean" in heads else None
-    seen = Preprocessing("x", shape, dtype, action_shape=(2,) if "mean" in heads else ())
-    agent = Agent(network, network.initial(seed), seen, normal=normal, bounds=bounds)
+    continuous = spaces.Box(np.array([-1, -np.inf]), np.array([2, np.inf]), dtype=np.float64)
+    actions = Actions(continuous if "mean" in heads else spaces.Discrete(next(iter(heads.values()))))
+    agent = Agent(network, network.initial(seed), actions, normal=normal)
     policy = agent.to_numpy()
     states = [agent.initial_state(), policy.initial_state()]
     assert states[0].dtype == states[1].dtype
@@ -80,10 +80,10 @@ def test_a_saved_policy_acts_the_same(environment, layers, values, tmp_path):
     agent.save(tmp_path / "policy.safetensors")
     policies = [agent, agent.to_numpy(), NumpyPolicy.load(tmp_path / "policy.safetensors")]
     states = [policy.initial_state() for policy in policies]
-    rng, seen = np.random.default_rng(1), agent.preprocessing
+    rng, seen = np.random.default_rng(1), agent.network.observations
     for turn in range(20):
-        observation = rng.random(seen.observation_shape, np.float32)
-        if seen.observation_dtype == "uint8":
+        observation = rng.random(seen.shape, np.float32)
+        if seen.dtype == np.uint8:
             observation = (255 * observation).astype(np.uint8)
         for greedy in (True, False):
             actions = [
@@ -126,7 +126,8 @@ def test_a_saved_continuous_policy_acts_the_same(options, tmp_path):
 
 def test_continuous_actions_have_the_policy_s_mean_and_variance():
     policy, rng, count = continuous_policy().to_numpy(), np.random.default_rng(0), 8000
-    policy.arrays["actions/bounds"][:] = [[3], [2], [-np.inf], [np.inf]]  # twice an action, and 3
+    policy.actions.bounds[:] = [[3], [2], [-np.inf], [np.inf]]  # twice an action, and 3
+    policy.actions.decode = lambda parts: parts  # whatever the space
     outputs = policy.outputs(np.zeros(3))
     actions = np.array([policy.act(np.zeros(3), rng=rng)[0] for _ in range(count)])
     variance = 4 * gaussian_variance(outputs["variance"])[0]
@@ -136,17 +137,16 @@ def test_continuous_actions_have_the_policy_s_mean_and_variance():
 
 def test_what_is_no_policy_is_refused(tmp_path):
     write_tensors(tmp_path / "other.safetensors", {"a": np.zeros(3)}, {"network": "[]"})
-    with pytest.raises(CheckpointError, match="holds no policy that can be used: it lacks 'heads'"):
+    with pytest.raises(CheckpointError, match="holds no policy that can be used: it lacks 'format'"):
         NumpyPolicy.load(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda arrays, metadata: arrays.pop("actions/bounds"), "it lacks 'actions/bounds'"),
-        (lambda arrays, metadata: arrays.update({"actions/bounds": np.zeros((4, 2))}), r"it lacks actions/bounds of"),
-        (lambda arrays, metadata: metadata.update(action_shape="[2, 3]"), r"it lacks actions/bounds of shape \(4, 6\)"),
-        (lambda arrays, metadata: metadata.update(action_shape="5"), "holds no policy"),
+        (lambda arrays, metadata: metadata.pop("actions"), "it lacks 'actions'"),
+        (lambda arrays, metadata: metadata.update(actions="5"), "5 describes no space"),
+        (lambda arrays, metadata: metadata.update(format="nbrl policy 1"), "its format is 'nbrl policy 1', not 'nbrl"),
         (lambda arrays, metadata: arrays.pop("mean/weights"), "it lacks 'mean/weights'"),
         (lambda arrays, metadata: arrays.pop("value_dense1/bias"), "it lacks 'value_dense1/bias'"),
         (lambda arrays, metadata: metadata.update(constant="5"), "holds no policy"),

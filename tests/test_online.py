@@ -11,6 +11,7 @@ from nbrl import Agent, CheckpointError, Dense, Lstm, OnlineLearner, Trainer, co
 from nbrl.envs import EnvStepper
 from nbrl.envs.interface import TERMINATED, TRUNCATED
 from nbrl.kernels.random import next_uint64
+from nbrl.spaces import gymnasium_space
 
 BOX, TWO = spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2)
 ZEROS = np.zeros(3, np.float32)
@@ -29,9 +30,7 @@ def host(learner, player, steps):
 
 def learner_for(environment, config):
     spec = envs.make(environment)
-    space = spaces.Box(-np.inf, np.inf, spec.observation_shape, spec.observation_dtype)
-    actions = spaces.Discrete(spec.action_count) if spec.action_count else spaces.Box(spec.action_low, spec.action_high)
-    return OnlineLearner(config, space, actions)
+    return OnlineLearner(config, gymnasium_space(spec.observations.space), gymnasium_space(spec.actions.space))
 
 
 METHODS = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c")
@@ -177,7 +176,7 @@ def test_what_is_seen_twice_is_one_sentence_and_nothing_is_lost():
     with pytest.raises(ValueError, match="an episode cannot end with its first observation: no action led there"):
         learner.step(ZEROS, terminated=True)
     learner.step(ZEROS)
-    with pytest.raises(ValueError, match=r"an observation has shape \(2,\), but its space says \(3,\)"):
+    with pytest.raises(ValueError, match=r"the observation has shape \(2,\), but its space says \(3,\)"):
         learner.step(np.zeros(2), 1.0)
     parameters = learner.snapshot().parameters
     for observation, reward, sentence in (

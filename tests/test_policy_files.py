@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policies import ACTIONS, GAUSSIANS, PICTURES, RECURRENT, SMALL, VALUES, agent_of, continuous_agent
+from policies import ACTIONS, GAUSSIANS, PICTURES, RECURRENT, SMALL, VALUES, agent_of, continuous_agent, observed
 from toys import deterministic_policy
 
-from nbrl import Agent, CheckpointError, Conv, Dense, Lstm, NumpyPolicy
+from nbrl import Agent, CheckpointError, Conv, Dense, Lstm
 from nbrl.checkpoint import write_tensors
 from nbrl.nets.network import Network
 
@@ -32,12 +32,12 @@ def test_a_saved_policy_is_the_same_again(kind, tmp_path):
     for source in (path, str(path), path.read_bytes()):
         loaded = Agent.load(source)
         np.testing.assert_array_equal(loaded.parameters, agent.parameters)
-        assert loaded.preprocessing == agent.preprocessing
+        assert loaded.metadata() == agent.metadata()
         assert (loaded.network.layers, loaded.network.heads) == (agent.network.layers, agent.network.heads)
-        rng = np.random.default_rng(0)
+        rng, seen = np.random.default_rng(0), agent.network.observations
         states = [agent.initial_state(), loaded.initial_state()]
         for turn in range(20):
-            observation = rng.integers(0, 256, agent.preprocessing.observation_shape).astype(loaded._dtype)
+            observation = rng.integers(0, 256, seen.shape).astype(seen.dtype)
             same = [
                 policy.act(observation, state, rng=np.random.default_rng(turn))
                 for policy, state in zip((agent, loaded), states, strict=True)
@@ -48,24 +48,41 @@ def test_a_saved_policy_is_the_same_again(kind, tmp_path):
     assert Agent.load(path).metadata() == agent.metadata()
 
 
+def seen_as(shape=(4,), dtype="float32", layout="vector", high=1.0):
+    """Observations in a file's metadata, as a vector of four numbers unless told otherwise."""
+    space = {"kind": "Box", "shape": shape, "dtype": dtype, "low": None, "high": None}
+    form = {"shape": shape, "dtype": dtype, "layout": layout, "high": high}
+    return json.dumps({"space": space, "format": form})
+
+
+def told(**changes):
+    """Three discrete actions in a file's metadata, but for some changes."""
+    return json.dumps({"kind": "Discrete", "n": 3, "start": 0} | changes)
+
+
 DEEP = "[" * 50_000
 DAMAGES = [
-    ("format", None), ("format", "nbrl policy 2"), ("network", None), ("network", "["), ("network", DEEP),
+    ("format", None), ("format", "nbrl policy 1"), ("network", None), ("network", "["), ("network", DEEP),
     ("network", "[]"), ("network", "{}"), ("network", "5"), ("network", '[["dense", 9, "tanh"]]'),
     ("network", '[["dense", 8.0, "tanh"]]'), ("network", '[["dense", 1000000000000, "tanh"]]'),
     ("network", '[["conv", 8, 1, 1, "tanh"]]'), ("network", '[["dense", 8, "sin"]]'), ("network", '"paper"'),
     ("network", '[["lstm", 8]]'), ("network", '[["lstm", 2]]'), ("network", '[["lstm", 1000000000000]]'),
     ("network", '[["lstm", 8, "tanh"]]'), ("network", '[["lstm"]]'), ("network", '[["lstm", true]]'),
     ("heads", '{"q": 3}'), ("heads", '{"q": 3, "policy": 3, "value": 1}'), ("heads", '{"policy": 3, "q": 3}'),
-    ("heads", '["policy", "value"]'), ("heads", '{"value": 1, "policy": 3}'), ("heads", '{"policy": 3}'),
+    ("heads", '["policy", "value"]'), ("heads", '{"value": 1, "policy": 3}'),
     ("heads", '{"policy": 3.0, "value": 1}'), ("heads", '{"policy": 0, "value": 1}'), ("heads", "null"),
     ("heads", '{"policy": -3, "value": 1}'), ("heads", '{"policy": 3, "value": 2}'),
     ("heads", '{"policy": 1e400, "value": 1}'), ("heads", '{"policy": true, "value": 1}'),
-    ("observation_shape", None), ("observation_shape", "4"), ("observation_shape", '"4"'),
-    ("observation_shape", "[5]"), ("observation_shape", "[-4]"), ("observation_shape", "[-2, -2]"),
-    ("observation_shape", "[4.0]"), ("observation_shape", "[true, 4]"), ("observation_shape", "[[4]]"),
-    ("observation_shape", "[null]"), ("observation_shape", "[]"), ("observation_shape", "[100000000000, 4]"),
-    ("observation_dtype", "float64"), ("observation_dtype", None), ("sticky_actions", "NaN"), ("sticky_actions", "-1"),
+    ("observations", None), ("observations", "4"), ("observations", '"4"'), ("observations", seen_as(shape=[5])),
+    *(("observations", seen_as(shape=shape)) for shape in ("4", [-4], [-2, -2], [4.0], [True, 4], [[4]], [None], [])),
+    *(("observations", seen_as(shape=[10**11, 4], **format)) for format in ({}, {"layout": "HW"})),
+    *(("observations", seen_as(dtype=dtype)) for dtype in ("float63", "object", None, 5, "int64", "uint8")),
+    *(("observations", seen_as(layout=layout)) for layout in ("HW", "CHW", "auto", None, 5)),
+    *(("observations", seen_as(high=high)) for high in (255, "1", None)),
+    *(("actions", told(n=n)) for n in (4, 0, -3, 3.0, True, 10**12)),
+    *(("actions", told(**changes)) for changes in ({"start": None}, {"start": 0.5}, {"kind": "Text"}, {"kind": None})),
+    ("actions", None), ("actions", "3"), ("actions", DEEP), ("actions", '{"kind": "Discrete", "n": 3}'),
+    ("sticky_actions", "NaN"), ("sticky_actions", "-1"),
     ("sticky_actions", "1" + "0" * 400), ("sticky_actions", '"x"'), ("sticky_actions", "null"), ("environment", None),
 ]  # fmt: skip
 
@@ -85,8 +102,8 @@ def test_a_damaged_policy_is_refused(name, text, tmp_path):
 
 
 MIXED = [
-    {"q": ACTIONS, "value": 1}, {"policy": ACTIONS, "q": ACTIONS}, {"policy": ACTIONS, "value": 1, "q": ACTIONS},
-    {"q": ACTIONS, "policy": ACTIONS, "value": 1}, {"value": 1}, {"policy": ACTIONS}, {"value": 1, "policy": ACTIONS},
+    {"policy": ACTIONS, "q": ACTIONS}, {"policy": ACTIONS, "value": 1, "q": ACTIONS},
+    {"q": ACTIONS, "policy": ACTIONS, "value": 1}, {"value": 1}, {"value": 1, "policy": ACTIONS},
     {"q": 0}, {"q": -3}, {"q": 3.0}, {"q": [3]}, {"q": True}, {"q": None}, {"q": 4}, {"Q": ACTIONS}, {},
 ]  # fmt: skip
 
@@ -94,7 +111,7 @@ MIXED = [
 @pytest.mark.parametrize("heads", MIXED, ids=str)
 def test_heads_of_no_known_kind_are_refused(heads):
     # The file has parameters for all of them.
-    network = Network(SMALL, (4,), {"q": ACTIONS, "policy": ACTIONS, "value": 1})
+    network = Network(SMALL, observed((4,)), {"q": ACTIONS, "policy": ACTIONS, "value": 1})
     arrays, metadata = network.layout.views(network.initial(0)), agent_of(**VALUES).metadata()
     assert Agent.from_tensors(arrays, metadata).network.heads == {"q": ACTIONS}
     with pytest.raises(CheckpointError, match=REFUSED):
@@ -102,16 +119,17 @@ def test_heads_of_no_known_kind_are_refused(heads):
 
 
 # What a file may claim in a few bytes. It has 100,000 numbers in its first array, to be taken for something else.
+LARGE = json.loads(seen_as(shape=[4000, 4000], layout="HW"))
 CLAIMS = [
     {"network": [["lstm", 10**5]]},
     {"network": [["lstm", 10**12]]},
     {"network": [["dense", 10**5, "relu"], ["lstm", 10**5]]},
     {"network": [["lstm", 10**4]] * 500},
     {"network": [["dense", 10**5, "relu"]] * 2000},
-    {"network": [["conv", 10**5, 1, 1, "relu"], ["conv", 1, 1000, 1, "relu"]], "observation_shape": [4000, 4000]},
-    {"network": [["conv", 1, 1, 1, "relu"]] * 2000, "observation_shape": [4000, 4000]},
-    {"network": [["dense", 8, "tanh"]], "observation_shape": [4000, 4000]},
-    {"network": [["dense", 8, "tanh"]], "observation_shape": [10**9, 10**9]},
+    {"network": [["conv", 10**5, 1, 1, "relu"], ["conv", 1, 1000, 1, "relu"]], "observations": LARGE},
+    {"network": [["conv", 1, 1, 1, "relu"]] * 2000, "observations": LARGE},
+    {"network": [["dense", 8, "tanh"]], "observations": LARGE},
+    {"network": [["dense", 8, "tanh"]], "observations": json.loads(seen_as(shape=[10**9, 10**9], layout="HW"))},
     {"heads": {"q": 10**5}},
     {"heads": {"policy": 10**12, "value": 1}},
 ]
@@ -172,9 +190,7 @@ json_values = st.recursive(
 
 
 @given(
-    st.sampled_from(
-        ["network", "heads", "observation_shape", "sticky_actions", "separate", "constant", "action_shape"]
-    ),
+    st.sampled_from(["network", "heads", "observations", "actions", "sticky_actions", "separate", "constant"]),
     json_values,
 )
 def test_whatever_stands_in_the_metadata_is_a_policy_or_refused(name, value):
@@ -184,7 +200,7 @@ def test_whatever_stands_in_the_metadata_is_a_policy_or_refused(name, value):
         loaded = Agent.from_tensors(arrays, agent.metadata() | {name: json.dumps(value)})
     except CheckpointError:
         return
-    assert loaded.act(np.ones(loaded.preprocessing.observation_shape)) in range(ACTIONS)
+    assert loaded.act(loaded.observation_space.sample()) in range(ACTIONS)
 
 
 # Continuous actions
@@ -195,9 +211,9 @@ def test_a_saved_continuous_policy_is_the_same_again(options, tmp_path):
     agent = continuous_agent(**options)
     agent.save(tmp_path / "policy")
     loaded = Agent.load(tmp_path / "policy")
-    for name in ("parameters", "normal", "bounds"):
+    for name in ("parameters", "normal"):
         assert getattr(loaded, name).tobytes() == getattr(agent, name).tobytes()
-    assert loaded.preprocessing == agent.preprocessing
+    assert loaded.actions.bounds.tobytes() == agent.actions.bounds.tobytes()
     assert loaded.metadata() == agent.metadata()
     states = [agent.initial_state(), loaded.initial_state()]
     for turn in range(5):
@@ -214,10 +230,6 @@ def normal_of(rows=2, size=4, dtype=np.float32):
     return {"observations/normal": np.ones((rows, size), dtype)}
 
 
-def bounds_of(rows=4, parts=6, dtype=np.float32, value=0.0):
-    return {"actions/bounds": np.full((rows, parts), value, dtype)}
-
-
 @pytest.mark.parametrize(
     "arrays",
     [
@@ -225,8 +237,6 @@ def bounds_of(rows=4, parts=6, dtype=np.float32, value=0.0):
         {"observations/normal": np.ones(8, np.float32)}, {"observations/normal": np.full((2, 4), math.nan, np.float32)},
         {"observations/normal": np.full((2, 4), math.inf, np.float32)},
         {"observations/normal": np.zeros((2, 4), np.float32)}, {"observations/normal": -np.ones((2, 4), np.float32)},
-        bounds_of(parts=5), bounds_of(rows=3), bounds_of(parts=0), bounds_of(dtype=np.float64),
-        bounds_of(value=math.nan), {"actions/bounds": np.zeros(24, np.float32)},
     ],
     ids=lambda arrays: " ".join(f"{name} {a.shape} {a.dtype} {a[:1, :1]}" for name, a in arrays.items() if a.ndim > 1),
 )  # fmt: skip
@@ -236,15 +246,21 @@ def test_scales_that_do_not_fit_are_refused(arrays):
         Agent.from_tensors(agent.arrays() | arrays, agent.metadata())
 
 
+def box(**changes):
+    return {"kind": "Box", "shape": [2, 3], "dtype": "float32", "low": None, "high": 1} | changes
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
-        {"action_shape": [6, 2]}, {"action_shape": []}, {"action_shape": 6}, {"action_shape": [-2, -3]},
-        {"action_shape": [2.0, 3]}, {"action_shape": [True, 6]}, {"action_shape": "6"}, {"action_shape": None},
-        {"action_shape": [[6]]}, {"action_shape": [10**12, 10**12]}, {"separate": 1}, {"separate": None},
+        *({"actions": box(**changes)} for changes in ({"shape": [6, 2]}, {"shape": []}, {"shape": 6}, {"shape": "6"})),
+        *({"actions": box(shape=shape)} for shape in ([-2, -3], [2.0, 3], [True, 6], None, [[6]], [10**12, 10**12])),
+        *({"actions": box(low=low)} for low in ([0], [0] * 7, ["x"] * 6, "x", math.nan, math.inf, {}, [[0] * 6])),
+        {"actions": box(dtype="int64")}, {"actions": box(dtype="float99")}, {"actions": json.loads(told(n=6))},
+        {"separate": 1}, {"separate": None},
         {"separate": True}, {"separate": "true"}, {"constant": ["variance"]}, {"constant": ["mean"]}, {"constant": 5},
         {"constant": ["variance", "mean"]}, {"heads": {"mean": 6, "variance": 5, "value": 1}},
-        {"heads": {"mean": 6, "value": 1, "variance": 6}}, {"heads": {"mean": 6, "variance": 6}},
+        {"heads": {"mean": 6, "value": 1, "variance": 6}},
         {"heads": {"mean": 3, "variance": 3, "value": 1}}, {"heads": {"policy": 6, "value": 1}},
     ],
     ids=str,
@@ -260,7 +276,7 @@ def test_claims_of_a_continuous_policy_that_do_not_hold_are_refused(metadata):
         Agent.from_tensors(arrays, agent.metadata() | told)
 
 
-def test_pictures_have_one_scale_and_numbers_have_no_bounds():
+def test_pictures_have_one_scale():
     agent = agent_of(**PICTURES)
     for scales in (162, 2):
         normal = {"observations/normal": np.ones((2, scales), np.float32)}
@@ -268,22 +284,6 @@ def test_pictures_have_one_scale_and_numbers_have_no_bounds():
             Agent.from_tensors(agent.arrays() | normal, agent.metadata())
     normal = {"observations/normal": np.array([[0.4], [3.0]], np.float32)}
     assert Agent.from_tensors(agent.arrays() | normal, agent.metadata()).normal.tolist() == [[np.float32(0.4)], [3.0]]
-    agent = agent_of()
-    for parts in (1, 3):
-        with pytest.raises(CheckpointError, match=REFUSED):
-            Agent.from_tensors(agent.arrays() | bounds_of(parts=parts), agent.metadata())
-    with pytest.raises(CheckpointError, match="its heads do not fit its actions"):
-        Agent.from_tensors(agent.arrays(), agent.metadata() | {"action_shape": "[3]"})
-
-
-def test_older_files_of_policies_are_read():
-    agent = agent_of()
-    metadata = agent.metadata()
-    for name in ("separate", "constant", "action_shape"):
-        del metadata[name]
-    loaded = Agent.from_tensors(agent.arrays(), metadata)
-    assert loaded.metadata() == agent.metadata()
-    assert NumpyPolicy.from_tensors(agent.arrays(), metadata).action_shape == ()
 
 
 @pytest.mark.parametrize(
@@ -293,11 +293,10 @@ def test_older_files_of_policies_are_read():
         ({"heads": '{"q": 1, "action": 1}'}, ()),
         ({"heads": '{"action": 1}'}, ()),
         ({"heads": '{"action": 2, "q": 1}'}, ()),
-        ({"action_shape": "[2]"}, ()),
-        ({"action_shape": "[]"}, ()),
+        ({"actions": json.dumps(box(shape=[2]))}, ()),
+        ({"actions": json.dumps(box(shape=[]) | {"kind": "MultiBinary"})}, ()),
         ({"network": '[["lstm", 8]]'}, ()),
-        ({"network": '[["conv", 8, 2, 1]]', "observation_shape": "[4, 4]"}, ()),
-        ({}, ("actions/bounds",)),
+        ({"network": '[["conv", 8, 2, 1]]', "observations": seen_as(shape=[4, 4], layout="HW")}, ()),
         ({}, ("action/weights",)),
         ({}, ("q_dense1/bias",)),
     ],

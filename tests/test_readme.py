@@ -95,7 +95,7 @@ def test_an_own_environment(program, tmp_path, environment_variables):
 
 def test_an_own_environment_in_three_ways():
     assert len(PROGRAMS) - len(EMBEDDED) == 5
-    assert (ROOT / "tests/envs/corridor.c").read_text(encoding="utf-8") == LIBRARY
+    assert (ROOT / "tests/support/corridor.c").read_text(encoding="utf-8") == LIBRARY
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)

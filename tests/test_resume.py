@@ -332,7 +332,7 @@ def test_several_threads_go_on_with_their_counts_and_random_numbers(tmp_path):
 
 def test_a_policy_is_read_from_a_checkpoint_with_episodes(halfway):
     _, saved, _ = halfway
-    assert nbrl.Agent.load(saved).preprocessing.environment == "CartPole-v1"
+    assert nbrl.Agent.load(saved).environment == "CartPole-v1"
 
 
 # A replay memory

@@ -60,7 +60,7 @@ def test_the_contents_of_a_directory(tmp_path):
     for path in (run.policy_file, run.checkpoints / name):
         agent = Agent.load(path)
         np.testing.assert_array_equal(agent.parameters, ended.snapshot().parameters)
-        assert agent.preprocessing == ended.snapshot().preprocessing
+        assert agent.metadata() == ended.snapshot().metadata()
     for path in run.checkpoints.iterdir():
         _arrays, metadata = read_tensors(path)
         assert int(metadata["steps"]) == ended.steps == 5 * int(metadata["updates"])

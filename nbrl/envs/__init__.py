@@ -83,6 +83,7 @@ def make(
     cut_on_life_loss: bool = False,
     seed_every_reset: bool = False,
     pictures: bool = False,
+    observation_layout: str = "auto",
 ) -> EnvSpec:
     """Describe an environment, ready to make running ones.
 
@@ -109,7 +110,7 @@ def make(
         an unsupported kind.
     """
     if isinstance(environment, EnvSpec):
-        return environment
+        return environment.laid_out(observation_layout)
     if isinstance(environment, str) and environment.startswith(atari.PREFIX):
         return atari.AtariEnvironment(
             environment,
@@ -131,7 +132,7 @@ def make(
     if isinstance(environment, str) or callable(environment):
         from nbrl.envs.gym import GymEnvironment
 
-        return GymEnvironment(environment, pictures=pictures)
+        return GymEnvironment(environment, pictures=pictures, observation_layout=observation_layout)
     raise ValueError(
         "an environment is an id, a function that returns a gymnasium environment, or a NativeEnvironment, "
         f"not {environment!r}"

@@ -70,6 +70,11 @@ def _vector_environment(game: str, sticky_actions: float) -> Any:
     )
 
 
+def newest_screen(observation: np.ndarray) -> np.ndarray:
+    """Of a stack of screens the last, uint8 (height, width, 3)."""
+    return np.repeat(observation[-1][:, :, None], 3, axis=2)
+
+
 @functools.cache
 def _action_count(game: str) -> int:
     return int(_vector_environment(game, 0.0).single_action_space.n)
@@ -97,6 +102,8 @@ class AtariEnvironment(EnvSpec):
         For an unknown game or probability, or when ale-py is absent.
     """
 
+    clips_rewards = True
+
     def __init__(
         self,
         name: str,
@@ -114,8 +121,8 @@ class AtariEnvironment(EnvSpec):
         self.sticky_actions = float(sticky_actions)
         self.cut_on_life_loss = bool(cut_on_life_loss)
         self.seed_every_reset = bool(seed_every_reset)
-        actions = spaces.Discrete(_action_count(self._game))
-        super().__init__(name, OBSERVATION_SHAPE, np.uint8, actions, FRAMES_PER_STEP)
+        screens, actions = spaces.Box(0, 255, OBSERVATION_SHAPE, np.uint8), spaces.Discrete(_action_count(self._game))
+        super().__init__(name, screens, actions, frames_per_step=FRAMES_PER_STEP)
 
     def make(self) -> Env:
         from nbrl.envs import ale_direct  # compiles
@@ -174,6 +181,9 @@ class _Game(PythonEnvironment):
                 status |= CUT
             self._lives = lives
         return status
+
+    def picture(self, observation: np.ndarray) -> np.ndarray:
+        return newest_screen(observation)
 
     def close(self) -> None:
         self._closed, self._environment = True, None

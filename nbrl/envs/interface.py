@@ -17,15 +17,19 @@ is for several agents, is always NULL. A function that uses neither may leave th
 conventions of C on all systems that are supported, it does not see them.
 """
 
+import copy
 import ctypes
 import difflib
 import math
+import numbers
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+
+from nbrl.spaces import LARGEST_FLOAT, Actions, Observations
 
 STEPPED, TERMINATED, TRUNCATED, CUT = 1, 2, 4, 8
 
@@ -45,17 +49,16 @@ def suggestion(name: str, candidates: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def observation_picture(observation: np.ndarray) -> np.ndarray | None:
-    """An image observation as uint8 (height, width, 3), of a stack of screens the newest; None for any other."""
-    if observation.dtype != np.uint8 or observation.ndim not in (2, 3):
-        return None
-    if observation.ndim == 2:
-        observation = observation[:, :, None]
-    elif observation.shape[0] < observation.shape[2]:  # as networks take it: channels first
-        observation = observation.transpose(1, 2, 0)
-    if observation.shape[2] != 3:
-        observation = observation[:, :, -1:].repeat(3, axis=2)
-    return np.ascontiguousarray(observation)
+def read_number(what: str, value: Any) -> float:
+    """A number, or an array of one, as a float; ValueError for anything else, and for what float32 cannot hold."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if not isinstance(value, numbers.Real | np.bool_):
+        raise ValueError(f"{what} is {value!r}: it must be a number")
+    number = float(value)
+    if LARGEST_FLOAT < abs(number) < math.inf:
+        raise ValueError(f"{what} is {value!r}: it must be within what a float32 can hold")
+    return number
 
 
 class PythonEnvironment:
@@ -82,7 +85,7 @@ class PythonEnvironment:
 
     def picture(self, observation: np.ndarray) -> np.ndarray | None:
         """As `Env.picture`."""
-        return observation_picture(observation)
+        raise NotImplementedError
 
     def save(self) -> bytes | None:
         """As `Env.save`; an environment that can do it overrides this and `load`."""
@@ -111,16 +114,17 @@ class Env:
         `saved_size` bytes at `state_address`, and saving is a copy.
     owned
         Whatever must be kept alive with the instance.
+    picture : callable
+        As the attribute.
     python : PythonEnvironment, optional
         What the functions call, where that is Python.
-    picture : callable, optional
 
     Attributes
     ----------
     reset_address, step_address, save_address, load_address, close_address, state_address, saved_size : int
     picture : callable
         ``picture(observation)`` is what people see of the environment after the call that gave `observation`: uint8
-        (height, width, 3), or None where there is nothing to see. By default an image observation itself.
+        (height, width, 3), or None where there is nothing to see.
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class Env:
         *,
         reset: int,
         step: int,
+        picture: Callable[[np.ndarray], np.ndarray | None],
         state_address: int = 0,
         save: int = 0,
         load: int = 0,
@@ -135,7 +140,6 @@ class Env:
         close: int = 0,
         owned: Any = None,
         python: PythonEnvironment | None = None,
-        picture: Callable[[np.ndarray], np.ndarray | None] = observation_picture,
     ) -> None:
         self.picture = picture
         self.reset_address, self.step_address = reset, step
@@ -272,28 +276,22 @@ class EnvSpec:
     Parameters
     ----------
     name : str
-    observation_shape : tuple of int
-    observation_dtype
-        uint8 (then with 2 or 3 dimensions: an image) or float32.
+    observation_space : gymnasium.Space or Observations
     action_space : gymnasium.spaces.Discrete, MultiDiscrete, MultiBinary or Box
         Discrete actions are always 0 to n-1 here, whatever the space's start; several are a row of such numbers.
-    frames_per_step : int
+    frames_per_step : int, optional
         4 for Atari, for counts of frames.
-    action_mask : bool
+    action_mask : bool, optional
         Whether it says which discrete actions are legal.
+    observation_layout : str, optional
+        As in `nbrl.spaces.Observations`.
 
     Attributes
     ----------
-    kind : str
-        "image" or "vector".
-    action_counts : tuple of int
-        How many numbers, from 0 on, each part of a discrete action has; none when actions are continuous.
-    action_count : int
-        Their sum.
-    action_shape : tuple of int
-        Of an action that is no single number.
-    action_low, action_high : numpy.ndarray or None
-        float32 bounds of continuous actions, perhaps infinite.
+    observations : Observations
+    actions : Actions
+    clips_rewards : bool
+        Whether learning clips rewards to [-1, 1] by default: Atari's, whose scores are of all sizes.
 
     Raises
     ------
@@ -301,60 +299,46 @@ class EnvSpec:
         When observations or actions are of a kind that nothing here can use.
     """
 
+    clips_rewards = False
+
     def __init__(
         self,
         name: str,
-        observation_shape: tuple[int, ...],
-        observation_dtype: Any,
+        observation_space: spaces.Space | Observations,
         action_space: spaces.Space,
+        *,
         frames_per_step: int = 1,
         action_mask: bool = False,
+        observation_layout: str = "auto",
     ) -> None:
-        self.name, self.action_mask = name, action_mask
-        self.observation_shape = tuple(int(size) for size in observation_shape)
-        self.observation_dtype = np.dtype(observation_dtype)
-        self.frames_per_step = frames_per_step
-        if math.prod(self.observation_shape) == 0:
-            raise ValueError(f"{name}: an observation of shape {self.observation_shape} is empty")
-        image = self.observation_dtype == np.uint8 and len(self.observation_shape) in (2, 3)
-        if not image and self.observation_dtype != np.float32:
-            raise ValueError(
-                f"{name}: observations of {self.observation_dtype} with shape {self.observation_shape} cannot be used: "
-                "they must be float32, or uint8 images of 2 or 3 dimensions"
-            )
-        self.kind = "image" if image else "vector"
-        self.action_counts: tuple[int, ...] = ()
-        self.action_shape: tuple[int, ...] = ()
-        self.action_low: np.ndarray | None = None
-        self.action_high: np.ndarray | None = None
-        if isinstance(action_space, spaces.Discrete):
-            self.action_counts = (int(action_space.n),)
-        elif isinstance(action_space, spaces.MultiDiscrete):
-            self.action_counts = tuple(action_space.nvec.ravel().tolist())
-            self.action_shape = action_space.shape
-        elif isinstance(action_space, spaces.MultiBinary):
-            self.action_counts = (2,) * int(np.prod(action_space.shape))
-            self.action_shape = action_space.shape
-        elif isinstance(action_space, spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
-            self.action_shape = action_space.shape or (1,)
-            self.action_low = action_space.low.astype(np.float32).reshape(self.action_shape)
-            self.action_high = action_space.high.astype(np.float32).reshape(self.action_shape)
-        else:
-            raise ValueError(
-                f"{name}: the action space {action_space} cannot be used: "
-                "it must be Discrete, MultiDiscrete, MultiBinary or a Box of floats"
-            )
-        if action_mask and not self.action_counts:
+        self.name, self.frames_per_step, self.action_mask = name, frames_per_step, action_mask
+        try:
+            given = observation_space
+            self.observations = given if isinstance(given, Observations) else Observations(given, observation_layout)
+            self.actions = Actions(action_space)
+        except ValueError as problem:
+            raise ValueError(f"{name}: {problem}") from None
+        if action_mask and not self.actions.discrete:
             raise ValueError(f"{name}: action_mask is set, but its actions are continuous: leave it out")
+
+    def laid_out(self, observation_layout: str) -> "EnvSpec":
+        """The same environment, its observations read in another layout than the one that was found; "auto" for that.
+
+        Raises
+        ------
+        ValueError
+            The layout does not fit them.
+        """
+        if observation_layout in ("auto", self.observations.layout):
+            return self
+        other = copy.copy(self)
+        other.observations = Observations(self.observations.space, observation_layout)
+        return other
 
     @property
     def mask_size(self) -> int:
         """Numbers in a row of the mask; 0 where there is none."""
-        return self.action_count if self.action_mask else 0
-
-    @property
-    def action_count(self) -> int:
-        return sum(self.action_counts)
+        return self.actions.outputs if self.action_mask else 0
 
     def make(self) -> Env:
         """A new running environment, to be reset before it is stepped."""
@@ -397,6 +381,8 @@ class NativeEnvironment(EnvSpec):
     action_mask : bool, optional
         Whether `reset` and `step` write the mask of legal actions.
     name : str, optional
+    frames_per_step, observation_layout
+        As for `EnvSpec`.
     picture : callable, optional
         As for `Env`.
     state_picture : callable, optional
@@ -422,18 +408,29 @@ class NativeEnvironment(EnvSpec):
         close: Any = None,
         action_mask: bool = False,
         name: str = "native",
-        picture: Callable[[np.ndarray], np.ndarray | None] = observation_picture,
+        frames_per_step: int = 1,
+        observation_layout: str = "auto",
+        picture: Callable[[np.ndarray], np.ndarray | None] | None = None,
         state_picture: Callable[[np.ndarray], np.ndarray | None] | None = None,
     ) -> None:
-        if not isinstance(observation_space, spaces.Box):
-            raise ValueError(f"{name}: the observation space {observation_space} cannot be used: it must be a Box")
-        shape = observation_space.shape or (1,)
-        super().__init__(name, shape, observation_space.dtype, action_space, action_mask=action_mask)
+        super().__init__(
+            name,
+            observation_space,
+            action_space,
+            frames_per_step=frames_per_step,
+            action_mask=action_mask,
+            observation_layout=observation_layout,
+        )
+        if not isinstance(observation_space, spaces.Box) or observation_space.dtype != self.observations.dtype:
+            raise ValueError(
+                f"{name}: the observation space {observation_space} cannot be used: it must be a Box of float32, or of "
+                "uint8 for images"
+            )
         if not isinstance(state_size, int) or state_size < 0:
             raise ValueError(f"{name}: state_size must be a number of bytes, not {state_size!r}")
         if (save is None, load is None, saved_size <= 0) not in ((True,) * 3, (False,) * 3):
             raise ValueError(f"{name}: save, load and saved_size (bytes) belong together: give all three or none")
-        self._picture, self._state_picture = picture, state_picture
+        self._picture, self._state_picture = picture or self.observations.picture, state_picture
         self._state_size = state_size
         self._saved_size = saved_size if save is not None else state_size
         self._functions = {"reset": reset, "step": step, "save": save, "load": load, "close": close}
@@ -485,9 +482,9 @@ class EnvStepper:
         self.instance = environment.make()
         self._reset = ResetFunction(self.instance.reset_address)
         self._step = StepFunction(self.instance.step_address)
-        self._observation = np.zeros(environment.observation_shape, environment.observation_dtype)
-        continuous = environment.action_count == 0
-        self._action = np.zeros(environment.action_shape or 1, np.float32 if continuous else np.int32)
+        observations, actions = environment.observations, environment.actions
+        self._observation = np.zeros(observations.shape, observations.dtype)
+        self._action = np.zeros(actions.parts, np.int32 if actions.discrete else np.float32)
         self._reward = np.zeros(1, np.float32)
         self.mask = np.ones(environment.mask_size, np.uint8)
 
@@ -519,7 +516,7 @@ class EnvStepper:
         return self._observation.copy()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, int]:
-        """Act once; errors as in `reset`.
+        """Act once, by the parts of an action in any shape; errors as in `reset`.
 
         Returns
         -------
@@ -528,7 +525,7 @@ class EnvStepper:
         status : int
             Bits STEPPED, TERMINATED, TRUNCATED and CUT.
         """
-        self._action[...] = action
+        self._action[...] = np.ravel(action)
         pointers = (array.ctypes.data for array in (self._action, self._observation, self._reward))
         status = self._checked(self._step(self.instance.state_address, *pointers, self._mask_address, 0))
         return self._observation.copy(), float(self._reward[0]), status

@@ -169,6 +169,7 @@ def rooms() -> NativeEnvironment:
         rooms_step,
         state_size=8 * ROOMS_STATE,
         observation_space=spaces.Box(0.0, 1.0, (KINDS, VIEW, VIEW), np.float32),
+        observation_layout="vector",
         action_space=spaces.Discrete(3),
         name="Rooms-v0",
         state_picture=rooms_picture,

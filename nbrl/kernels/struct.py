@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.imputils import impl_ret_borrowed, lower_getattr_generic, lower_setattr_generic
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
-from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
+from numba.extending import NativeValue, intrinsic, models, register_model, unbox
 from numba.np.arrayobj import make_array, populate_array
 from numba.np.numpy_support import as_dtype
 
@@ -90,19 +90,22 @@ class Struct:
     Attributes
     ----------
     address : int
+        Where its words lie.
     """
 
     _fields: ClassVar[dict[str, _Field]] = {}
     type: StructType
+    _numba_type_: StructType  # where numba looks first for what a value's type is
+    address: int
 
     def __init_subclass__(cls) -> None:
-        cls.type = StructType(cls)
+        cls.type = cls._numba_type_ = StructType(cls)
         cls._fields = dict(cls._fields)
         at = sum(field.words for field in cls._fields.values())
         for name, kind in list(vars(cls).items()):
             if isinstance(getattr(kind, "field", None), str):  # a setting, which names its type
                 kind = getattr(types, kind.field)
-            if isinstance(kind, types.Type) and name != "type":
+            if isinstance(kind, types.Type) and name not in ("type", "_numba_type_"):
                 if not isinstance(kind, types.Array | StructType) and kind not in NUMBERS:
                     raise TypeError(f"{cls.__name__}.{name} is {kind}: a number is an int64, a float64 or a boolean")
                 cls._fields[name] = field = _Field(name, kind, at)
@@ -120,16 +123,12 @@ class Struct:
                 self._kept[name] = values[name]
             else:
                 setattr(self, name, values[name])
+        super().__setattr__("address", self._words.ctypes.data)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self._fields and not name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no field {name}: it has {', '.join(self._fields)}")
         super().__setattr__(name, value)
-
-    @property
-    def address(self) -> int:
-        """Where its words lie."""
-        return self._words.ctypes.data
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -148,11 +147,6 @@ class Struct:
 def reference(struct: type[Struct]) -> Any:
     """The type of a field that is another struct."""
     return struct.type
-
-
-@typeof_impl.register(Struct)
-def _type_of(value: Any, context: Any) -> StructType:
-    return value.type
 
 
 @unbox(StructType)

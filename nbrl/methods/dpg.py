@@ -129,8 +129,8 @@ class DPG(Method):
 
     @classmethod
     def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:
-        config, parts = learner.config, learner.actions.bounds.shape[1]
-        numbers = math.prod(learner.environment.observation_shape)
+        config, parts = learner.config, learner.environment.actions.parts
+        numbers = learner.network.observations.size
         size = -(-config.buffer_size // config.threads)
         steps = config.rollout_length * config.envs_per_batch
         return {

@@ -316,7 +316,7 @@ def record_step(method, worker, first, t, i, reward, status):
         actors.discounted[actor] = method.discount * actors.discounted[actor] + reward
         returns = statistics.own.shape[1] - 1
         measure(statistics.own, returns, actors.discounted[actor])
-        measure_observation(statistics.own, actors.observation[actor], worker.work.observation_size)
+        measure_observation(statistics.own, worker.work, actors.observation[actor])
         if method.normalise_rewards:
             scaled *= min(scale_of(statistics.total, returns), 1.0)  # returns of zeros would make the first reward huge
     rollout.reward[t, i] = min(max(scaled, -method.reward_clip), method.reward_clip)

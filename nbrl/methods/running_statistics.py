@@ -16,7 +16,6 @@ from nbrl.kernels.compile import jit
 from nbrl.kernels.native import address_at, atomic_load, atomic_store
 from nbrl.kernels.struct import Struct
 from nbrl.nets import table
-from nbrl.nets.table import PIXEL_SCALE
 
 COUNT, MEAN, M2, ROWS = 0, 1, 2, 3
 LEAST_VARIANCE = 1e-8
@@ -44,33 +43,49 @@ def measure(statistics, feature, value):
 
 
 @jit
-def measure_observation(statistics, observation, size):
-    """Add an observation of `size` numbers, as bytes, unless one of them is not finite."""
-    features = statistics.shape[1] - 1
+def measure_observation(statistics, work, observation):
+    """Add an observation, a row as bytes, as the workspace's network reads it; not where a number is not finite."""
+    features, size, scale = statistics.shape[1] - 1, work.observation_size, np.float32(work.scale)
     if features == 0:
         return
-    if observation.size == size:
-        _measure_image(statistics, observation)
+    if work.of_bytes:
+        _measure_bytes(statistics, work, observation)
         return
-    vector = observation.view(np.float32)
-    for i in range(features):
-        if not np.isfinite(vector[i]):
+    numbers = observation.view(np.float32)
+    for i in range(size):
+        if not np.isfinite(numbers[i]):
             return
-    for i in range(features):
-        measure(statistics, i, np.float64(vector[i]))
+    if features == size:
+        for i in range(size):
+            measure(statistics, i, np.float64(numbers[i] * scale))
+    else:
+        _measure_image(statistics, work, numbers)
 
 
 @jit
-def _measure_image(statistics, image):
+def _measure_bytes(statistics, work, image):
     """Add all pixels of an image, uint8, to feature 0: their sums are exact."""
-    total, squares = np.int64(0), np.int64(0)
-    for i in range(image.size):
+    total, squares, size = np.int64(0), np.int64(0), work.observation_size
+    for i in range(size):
         pixel = np.int64(image[i])
         total += pixel
         squares += pixel * pixel
-    scale, average = np.float64(PIXEL_SCALE), total / image.size
+    average = total / size
     spread = max(squares - total * average, 0.0)
-    _merge(statistics, 0, image.size, scale * average, scale * scale * spread)
+    _merge(statistics, 0, size, work.scale * average, work.scale * work.scale * spread)
+
+
+@jit
+def _measure_image(statistics, work, image):
+    """Add all pixels of an image, float32, to feature 0."""
+    total, spread, size, scale = 0.0, 0.0, work.observation_size, np.float32(work.scale)
+    for i in range(size):
+        total += np.float64(image[i] * scale)
+    average = total / size
+    for i in range(size):
+        difference = np.float64(image[i] * scale) - average
+        spread += difference * difference
+    _merge(statistics, 0, size, average, spread)
 
 
 @jit

@@ -41,13 +41,8 @@ class Conv(NamedTuple):
                 f"layer {place} of the network is a convolution, but what enters it has shape {shape}: "
                 "convolutions need an image and come before dense layers"
             )
+        height, width, channels = shape
         deep = strides[2]
-        if len(shape) == 2:
-            height, width, channels = shape[0], shape[1], 1
-        elif deep == 1:
-            height, width, channels = shape
-        else:
-            channels, height, width = shape
         if self.kernel > min(height, width):
             raise ValueError(
                 f"layer {place} of the network is a convolution of {self.kernel}x{self.kernel} pixels, but only "
@@ -73,17 +68,6 @@ class Conv(NamedTuple):
             fan_in=taps,
             scratch=(self.filters + rows) * taps,
         )
-
-
-def image_strides(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """Elements from one row, column and channel of an observation to the next; None where it is no image."""
-    if len(shape) == 2:
-        return shape[1], 1, 1
-    if len(shape) == 3:
-        if shape[0] < shape[2]:
-            return shape[2], 1, shape[1] * shape[2]
-        return shape[1] * shape[2], shape[2], 1
-    return None
 
 
 def _offsets(

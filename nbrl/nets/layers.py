@@ -22,6 +22,7 @@ NETWORKS: dict[str, tuple[Layer, ...]] = {
     "paper-lstm": (*_PAPER, Lstm(256)),
     "dqn": _DQN,
     "dqn-lstm": (*_DQN, Lstm(256)),
+    "small": (Conv(16, 3, 1), Dense(128)),
     "mlp": (Dense(64, "tanh"), Dense(64, "tanh")),
 }
 

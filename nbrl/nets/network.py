@@ -12,11 +12,11 @@ from nbrl.kernels.compile import jit
 from nbrl.kernels.gemm import gemm_addresses
 from nbrl.kernels.random import seed_row, uniform
 from nbrl.nets import table as columns
-from nbrl.nets.conv import image_strides
 from nbrl.nets.dense import Dense, constant_plan, dense_plan
 from nbrl.nets.layers import Layer, kind_of
 from nbrl.nets.layout import Layout, aligned_zeros
 from nbrl.nets.table import SCALE, Plan, Workspace
+from nbrl.spaces import Observations
 
 
 class Network:
@@ -26,9 +26,8 @@ class Network:
     ----------
     layers : sequence of Dense, Conv or Lstm
         From the observation up. Convolutions come before other layers.
-    observation_shape : tuple of int
-        (features,), (height, width), (channels, height, width) or (height, width, channels); of three sizes the first
-        is the channels if it is smaller than the last.
+    observations : Observations
+        What block 0 is given.
     heads : mapping of str to int
         Dense layers without activation on top of the last layer: name and units. Of "action" and "q" the first is a
         deterministic policy, tanh of the last layer; the second values an action, with layers of its own, alike, that
@@ -58,13 +57,13 @@ class Network:
     def __init__(
         self,
         layers: Sequence[Layer],
-        observation_shape: Sequence[int],
+        observations: Observations,
         heads: Mapping[str, int],
         *,
         separate: bool = False,
         constant: Collection[str] = (),
     ) -> None:
-        self.layers, self.observation_shape, self.heads = tuple(layers), tuple(observation_shape), dict(heads)
+        self.layers, self.observations, self.heads = tuple(layers), observations, dict(heads)
         self.separate, self.constant = separate, tuple(constant)
         self.plans: list[Plan] = []
         if "action" in self.heads:
@@ -75,10 +74,12 @@ class Network:
         self.state_size = sum(plan.state for plan in self.plans)
 
     def _add_layers_and_heads(self) -> None:
-        shape, block = self._add_layers("", self.observation_shape)
+        seen = self.observations
+        image = (seen.height, seen.width, seen.channels) if seen.image else seen.shape
+        shape, block = self._add_layers("", image, seen.strides)
         own_shape, own_block = shape, block
         if self.separate:
-            own_shape, own_block = self._add_layers("value_", self.observation_shape)
+            own_shape, own_block = self._add_layers("value_", image, seen.strides)
         for name, units in self.heads.items():
             inputs, read = (math.prod(own_shape), own_block) if name == "value" else (math.prod(shape), block)
             if name in self.constant:
@@ -99,17 +100,19 @@ class Network:
                 raise ValueError(
                     f"layer {place} of the network is {layer!r}: a deterministic policy takes dense layers alone"
                 )
-        size = math.prod(self.observation_shape)
+        size = self.observations.size
         both = size + self.heads["action"]
         shape: tuple[int, ...]
         for prefix, head, activation, shape in (("", "action", "tanh", (size,)), ("q_", "q", "none", (both,))):
-            shape, block = self._add_layers(prefix, shape)
+            shape, block = self._add_layers(prefix, shape, None)
             self._add(dense_plan(head, self.heads[head], activation, math.prod(shape)), block)
         self.plans[0] = self.plans[0]._replace(inputs=both)  # of which the actor reads the observation
 
-    def _add_layers(self, prefix: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    def _add_layers(
+        self, prefix: str, shape: tuple[int, ...], strides: tuple[int, int, int] | None
+    ) -> tuple[tuple[int, ...], int]:
         """Add the layers, from what block 0 has up; the shape of the last one's output, and its block."""
-        strides, block = image_strides(shape), 0
+        block = 0
         for place, layer in enumerate(self.layers, start=1):
             plan = layer.plan(f"{prefix}{kind_of(layer)}{place}", place, shape, strides)
             shape, strides, block = plan.shape, plan.strides, self._add(plan, block)
@@ -196,7 +199,9 @@ class Network:
             scratch=aligned_zeros(max(plan.scratch for plan in self.plans), np.float32),
             continues=np.zeros(capacity, np.bool_),
             normal=self.normal(scales),
-            observation_size=math.prod(self.observation_shape),
+            observation_size=self.observations.size,
+            of_bytes=self.observations.dtype == np.uint8,
+            scale=float(np.float32(1 / self.observations.high)),
             gemm=products[0],
             gemm_transposed=products[1],
         )

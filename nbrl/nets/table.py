@@ -10,7 +10,7 @@ that of each layer which remembers, in their order; each sample has that of the 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import boolean, float32, int32, int64
+from numba import boolean, float32, float64, int32, int64
 
 from nbrl import numpy_policy
 from nbrl.kernels.compile import jit
@@ -26,7 +26,6 @@ from nbrl.kernels.struct import Struct
 ) = range(24)  # fmt: skip
 MEAN, SCALE = 0, 1  # rows of what observations are normalised by
 CLIP = np.float32(numpy_policy.CLIP)
-PIXEL_SCALE = np.float32(1 / 255)
 NO_INPUTS = -1  # a backward pass for the gradients of parameters, not of what the network was given
 
 
@@ -43,6 +42,8 @@ class Workspace(Struct):
     continues = boolean[::1]  # (capacity,): its state is what the sample k before it left, in `backward`
     normal = float32[:, ::1]  # (2, observation, 1 or 0): MEAN and SCALE, one over the standard deviation
     observation_size = int64  # numbers in an observation; where block 0 has more, an action follows it
+    of_bytes = boolean  # whether these are uint8, else float32
+    scale = float64  # a float32 that they are multiplied by
     gemm = int64  # addresses of the products
     gemm_transposed = int64
 
@@ -113,34 +114,40 @@ def _backward(work, layer, end, samples, k, inputs_from):
 
 @jit
 def load_observation(work, sample, observation):
-    """Put one observation, as bytes, into block 0: uint8 images scaled to [0, 1], both normalised.
-
-    Returns whether every number is finite.
-    """
-    if observation.size != work.observation_size:
+    """Put one observation, a row as bytes, into block 0, scaled and normalised; whether every number is finite."""
+    if not work.of_bytes:
         return load_vector(work, sample, observation.view(np.float32))
     x = observations(work, sample, 1)[0]
-    for i in range(observation.size):
-        x[i] = np.float32(observation[i]) * PIXEL_SCALE
-    if work.normal.shape[1]:
-        mean, scale = work.normal[MEAN, 0], work.normal[SCALE, 0]
-        for i in range(observation.size):
-            x[i] = min(max((x[i] - mean) * scale, -CLIP), CLIP)
+    scale = np.float32(work.scale)
+    for i in range(work.observation_size):
+        x[i] = np.float32(observation[i]) * scale
+    _normalise(work, x)
     return True
 
 
 @jit
 def load_vector(work, sample, vector):
-    """Put one float32 vector into block 0, normalised; whether every number is finite."""
+    """As `load_observation`, of float32."""
     x = observations(work, sample, 1)[0]
-    finite = True
-    for i in range(vector.size):
-        x[i] = vector[i]
+    finite, scale = True, np.float32(work.scale)
+    for i in range(work.observation_size):
+        x[i] = vector[i] * scale
         finite = finite and np.isfinite(vector[i])
-    for i in range(work.normal.shape[1]):
-        z = (x[i] - work.normal[MEAN, i]) * work.normal[SCALE, i]
-        x[i] = min(max(z, -CLIP), CLIP)
+    _normalise(work, x)
     return finite
+
+
+@jit
+def _normalise(work, x):
+    """Normalise each number of an observation by its own mean and scale, or all by one."""
+    features = work.normal.shape[1]
+    if features == 1:
+        mean, scale = work.normal[MEAN, 0], work.normal[SCALE, 0]
+        for i in range(work.observation_size):
+            x[i] = min(max((x[i] - mean) * scale, -CLIP), CLIP)
+    else:
+        for i in range(features):
+            x[i] = min(max((x[i] - work.normal[MEAN, i]) * work.normal[SCALE, i], -CLIP), CLIP)
 
 
 @jit

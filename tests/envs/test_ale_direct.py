@@ -5,9 +5,9 @@ import threading
 
 import numpy as np
 import pytest
-from envs.screens import area_resampled
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from screens import area_resampled
 
 from nbrl.envs import atari
 from nbrl.envs.interface import CUT, STEPPED, TERMINATED, TRUNCATED, EnvStepper
@@ -25,7 +25,7 @@ PointerFunction = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
 def player_of(game, **settings):
     environment = atari.AtariEnvironment(f"ALE/{game}-v5", **settings)
     player = EnvStepper(environment)
-    player.actions = environment.action_count
+    player.actions = environment.actions.outputs
     return player
 
 

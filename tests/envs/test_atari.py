@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from envs.screens import area_resampled
+from screens import area_resampled
 
 from nbrl import envs
 from nbrl.envs import atari
@@ -51,7 +51,7 @@ def play(player, seed, steps, rng_seed=0):
 def player_of(name, **settings):
     environment = atari.AtariEnvironment(name, **settings)
     player = EnvStepper(environment)
-    player.actions = environment.action_count
+    player.actions = environment.actions.outputs
     return player
 
 
@@ -73,10 +73,10 @@ def starts(public, monkeypatch):
 def test_description():
     environment = envs.make("ALE/Pong-v5")
     assert environment.name == "ALE/Pong-v5"
-    assert environment.observation_shape == (4, 84, 84)
-    assert environment.observation_dtype == np.uint8
-    assert (environment.kind, environment.action_count, environment.frames_per_step) == ("image", 6, 4)
-    assert atari.AtariEnvironment("ALE/Breakout-v5").action_count == 4
+    assert environment.observations.shape == (4, 84, 84)
+    assert environment.observations.dtype == np.uint8
+    assert (environment.observations.layout, environment.actions.outputs, environment.frames_per_step) == ("CHW", 6, 4)
+    assert atari.AtariEnvironment("ALE/Breakout-v5").actions.counts == (4,)
     assert environment.make().saved_size == 0
 
 

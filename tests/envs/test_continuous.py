@@ -26,9 +26,9 @@ def state_of(player):
 def test_the_spaces_are_gymnasiums(name):
     ours, reference = envs.make(name), gymnasium.make(name)
     assert isinstance(ours, envs.NativeEnvironment)
-    assert ours.observation_shape == reference.observation_space.shape
-    np.testing.assert_array_equal(ours.action_low, reference.action_space.low)
-    np.testing.assert_array_equal(ours.action_high, reference.action_space.high)
+    assert ours.observations.shape == reference.observation_space.shape
+    np.testing.assert_array_equal(ours.actions.bounds[2], reference.action_space.low)
+    np.testing.assert_array_equal(ours.actions.bounds[3], reference.action_space.high)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,7 +6,7 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
-from envs.guide import distances, next_action
+from guide import distances, next_action
 from gymnasium.utils.env_checker import check_env
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -231,10 +231,10 @@ def test_the_variants():
         ("nbrl/MazeFixed-v0", 10, True),
     ):
         environment = make(name)
-        assert (environment.name, environment.observation_shape, environment.observation_dtype) == (
+        assert (environment.name, environment.observations.shape, environment.observations.dtype) == (
             name, (84, 84, 3), np.uint8,
         )  # fmt: skip
-        assert (environment.action_count, environment.frames_per_step) == (6, 4)
+        assert (environment.actions.outputs, environment.frames_per_step) == (6, 4)
         player = EnvStepper(environment)
         worlds = []
         for seed in (3, 4):
@@ -619,7 +619,7 @@ def test_settings_that_cannot_be(options, sentence):
 def test_settings_and_names():
     environment = maze(size=5, apples=3, height=20, width=30)
     assert environment.name == "nbrl/Maze-v0(size=5, apples=3, height=20, width=30)"
-    assert environment.observation_shape == (20, 30, 3)
+    assert environment.observations.shape == (20, 30, 3)
     assert maze(apples=0).name == "nbrl/MazePortal-v0"
     assert maze(evaluation=True).name == "nbrl/Maze-v0"
     assert maze(smallest=4).name == "nbrl/Maze-v0(smallest=4)"

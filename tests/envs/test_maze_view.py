@@ -5,7 +5,7 @@ import itertools
 import gymnasium
 import numpy as np
 import pytest
-from envs.guide import next_action
+from guide import next_action
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from toys import policy_for

@@ -119,10 +119,10 @@ def test_thousands_of_steps_are_gymnasiums(name):
 def test_the_description_is_gymnasiums(name):
     ours, reference = envs.make(name), reference_of(name)
     assert isinstance(ours, MujocoEnvironment)
-    assert (ours.name, ours.kind) == (name, "vector")
-    assert ours.observation_shape == reference.observation_space.shape
-    np.testing.assert_array_equal(ours.action_low, reference.action_space.low)
-    np.testing.assert_array_equal(ours.action_high, reference.action_space.high)
+    assert (ours.name, ours.observations.layout) == (name, "vector")
+    assert ours.observations.shape == reference.observation_space.shape
+    np.testing.assert_array_equal(ours.actions.bounds[2], reference.action_space.low)
+    np.testing.assert_array_equal(ours.actions.bounds[3], reference.action_space.high)
     assert TASKS[name].time_limit == reference.spec.max_episode_steps
 
 
@@ -169,7 +169,7 @@ def test_resets_have_gymnasiums_distribution(name):
 def test_seeds_decide_everything(name):
     environment = envs.make(name)
     first, second = EnvStepper(environment), EnvStepper(environment)
-    actions = np.random.default_rng(0).uniform(-1, 1, (20, *environment.action_shape))
+    actions = np.random.default_rng(0).uniform(-1, 1, (20, *environment.actions.shape))
 
     def episode(player, seed):
         return np.array([player.reset(seed), *(player.step(action)[0] for action in actions)])
@@ -186,7 +186,7 @@ def test_seeds_decide_everything(name):
 def test_a_restored_state_goes_on_to_the_bit(name, seed, at, elsewhere):
     environment = envs.make(name)
     player, other = EnvStepper(environment), EnvStepper(environment)
-    low, high = environment.action_low, environment.action_high
+    low, high = environment.actions.bounds[2:]
     actions = np.random.default_rng(0).uniform(low, high, (at + 15, *low.shape))
     player.reset(seed)
     for action in actions[:at]:
@@ -209,7 +209,7 @@ def test_a_restored_state_goes_on_to_the_bit(name, seed, at, elsewhere):
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Ant-v5"])
 def test_threads_side_by_side_change_nothing(name):
     environment = envs.make(name)
-    actions = np.random.default_rng(0).uniform(-1, 1, (300, *environment.action_shape))
+    actions = np.random.default_rng(0).uniform(-1, 1, (300, *environment.actions.shape))
 
     def episode(seed, results):
         player = EnvStepper(environment)
@@ -298,7 +298,7 @@ def fails(call, *arguments):
 
 for name in envs.mujoco.NAMES:
     environment = envs.make(name)
-    player, nothing = EnvStepper(environment), np.zeros(environment.action_shape)
+    player, nothing = EnvStepper(environment), np.zeros(environment.actions.shape)
     model = environment._model.model
     player.reset(0)
     fine = player.instance.save()

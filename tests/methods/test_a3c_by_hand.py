@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 import pytest
-from methods import told as environment
-from methods.told import FAIL, NOT_FINITE, OBSERVATIONS, REWARDS
+import told as environment
 from oracles import CUT, TERMINATED, TRUNCATED
+from told import FAIL, NOT_FINITE, OBSERVATIONS, REWARDS
 
 from nbrl.methods import a3c, driver, state
 

@@ -4,11 +4,11 @@ import gymnasium
 import numpy as np
 import oracles
 import pytest
+import references
 from gymnasium import spaces
-from methods import references
-from methods.loops import Loop
-from methods.references import OPTIMISERS, UPDATES, assert_same, follow
-from methods.scripted import SIZE, Scripted, rollouts, transitions
+from loops import Loop
+from references import OPTIMISERS, UPDATES, assert_same, follow
+from scripted import SIZE, Scripted, rollouts, transitions
 
 from nbrl import Conv, Dense, Trainer, envs
 from nbrl.envs import EnvStepper

@@ -15,10 +15,11 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from methods.loops import Loop
-from methods.told import FAIL, NOT_FINITE, OBSERVATIONS, REWARDS, Told
+from loops import Loop
 from oracles import CUT, TERMINATED, TRUNCATED
+from policies import observed
 from strategies import near_multiples, seeds
+from told import FAIL, NOT_FINITE, OBSERVATIONS, REWARDS, Told
 
 from nbrl import Dense, configure
 from nbrl.envs.interface import EnvSpec
@@ -172,7 +173,7 @@ def learners(draw):
     table = draw(
         st.lists(st.builds(Dense, near_multiples(30), st.sampled_from(["tanh", "none"])), min_size=1, max_size=3)
     )
-    environment = EnvSpec("any", (size,), np.float32, spaces.Box(-1.0, 1.0, (parts,), np.float32))
+    environment = EnvSpec("any", observed((size,)), spaces.Box(-1.0, 1.0, (parts,), np.float32))
     config = configure(
         environment, method="dpg", network=table, buffer_size=0, actors=1, envs_per_batch=1, threads=1,
         rollout_length=samples, seed=draw(seeds), learning_rate=1e-12,
@@ -373,7 +374,7 @@ def test_a_stop_ends_many_updates():
 
 
 def any_environment(observation, action, dtype=np.float32):
-    return EnvSpec("host", observation, dtype, action)
+    return EnvSpec("host", observed(observation, np.dtype(dtype).name), action)
 
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)

@@ -8,10 +8,10 @@ import dataclasses
 import numpy as np
 import oracles
 import pytest
-from methods import references
-from methods.loops import Loop
-from methods.references import OPTIMISERS, UPDATES, assert_same, assert_same_gradient, follow, in_the_space_s_units
-from methods.scripted import PARTS, SIZE, Scripted, motions, rollouts, transitions
+import references
+from loops import Loop
+from references import OPTIMISERS, UPDATES, assert_same, assert_same_gradient, follow, in_the_space_s_units
+from scripted import PARTS, SIZE, Scripted, motions, rollouts, transitions
 
 from nbrl import Dense
 from nbrl.methods import driver

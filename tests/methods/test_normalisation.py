@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import float64, int64
+from policies import observed
 
 from nbrl.kernels.struct import Struct, reference
 from nbrl.methods.running_statistics import (
@@ -22,6 +23,7 @@ from nbrl.methods.running_statistics import (
     publish,
     scale_of,
 )
+from nbrl.nets.network import Network
 
 numbers = st.lists(st.floats(-1e6, 1e6), max_size=12)
 
@@ -84,11 +86,15 @@ def test_a_scale_is_1_until_two_numbers_are_there():
     assert scale_of(measured([7.0, 7.0]), 0) == pytest.approx(1e4)  # of a number that never changes
 
 
+def work_for(shape, dtype="float32"):
+    return Network((), observed(shape, dtype), {"value": 1}).workspace(1)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_observations_with_a_number_that_is_not_finite_do_not_count(bad):
     moments = np.zeros((ROWS, 3))  # two of an observation, one of the return
     for observation in ([1.0, 10.0], [bad, 20.0], [3.0, 30.0], [5.0, bad]):
-        measure_observation(moments, np.array(observation, np.float32).view(np.uint8), 2)
+        measure_observation(moments, work_for((2,)), np.array(observation, np.float32).view(np.uint8))
     assert moments[COUNT].tolist() == [2, 2, 0]
     assert moments[MEAN].tolist() == [2, 20, 0]
     assert moments[M2].tolist() == [2, 200, 0]
@@ -96,8 +102,8 @@ def test_observations_with_a_number_that_is_not_finite_do_not_count(bad):
 
 def test_where_observations_are_not_normalised_none_is_measured():
     moments = np.zeros((ROWS, 1))
-    measure_observation(moments, np.ones(4, np.float32).view(np.uint8), 4)
-    measure_observation(moments, np.ones(4, np.uint8), 4)
+    measure_observation(moments, work_for((4,)), np.ones(4, np.float32).view(np.uint8))
+    measure_observation(moments, work_for((2, 2), "uint8"), np.ones(4, np.uint8))
     assert not moments.any()
 
 
@@ -107,7 +113,7 @@ def test_all_pixels_of_images_count_alike(data, images, pixels):
     seen = data.draw(st.lists(st.lists(byte, min_size=pixels, max_size=pixels), min_size=images, max_size=images))
     moments = np.zeros((ROWS, 2))
     for image in seen:
-        measure_observation(moments, np.array(image, np.uint8), pixels)
+        measure_observation(moments, work_for((1, pixels), "uint8"), np.array(image, np.uint8))
     values = np.array(seen).reshape(-1) / 255
     assert moments[COUNT].tolist() == [values.size, 0]
     if values.size:  # one 255th is in single precision

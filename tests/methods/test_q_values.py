@@ -5,7 +5,7 @@ import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from methods.told import Told
+from told import Told
 from toys import tiny
 
 from nbrl import snapshot

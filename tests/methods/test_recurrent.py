@@ -8,10 +8,10 @@ value that a return begins with.
 import numpy as np
 import oracles
 import pytest
-from methods import references
-from methods.loops import Loop
-from methods.references import OPTIMISERS, UPDATES, follow
-from methods.scripted import Scripted, transitions
+import references
+from loops import Loop
+from references import OPTIMISERS, UPDATES, follow
+from scripted import Scripted, transitions
 
 from nbrl import Dense
 from nbrl.methods import driver

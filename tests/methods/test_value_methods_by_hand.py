@@ -13,9 +13,9 @@ import math
 
 import numpy as np
 import pytest
-from methods import told as environment
-from methods.told import ACTIONS, FAIL, NOT_FINITE, OBSERVATIONS, REWARDS
+import told as environment
 from oracles import CUT, TERMINATED, TRUNCATED
+from told import ACTIONS, FAIL, NOT_FINITE, OBSERVATIONS, REWARDS
 
 from nbrl.methods import driver, q_values, state
 

@@ -5,8 +5,8 @@ The actions are compared as well: they are what the actors' random numbers and t
 
 import oracles
 import pytest
-from methods import references
-from methods.references import OPTIMISERS, follow
+import references
+from references import OPTIMISERS, follow
 
 from nbrl import Dense
 

@@ -6,7 +6,8 @@ import pytest
 import strategies
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from nets.passes import KINK, SMALLEST, close, smallest_sums
+from passes import KINK, SMALLEST, close, smallest_sums
+from policies import observed
 from strategies import near_multiples
 
 from nbrl.nets.layers import Conv, Dense, Lstm
@@ -31,7 +32,7 @@ from nbrl.nets.table import (
 )  # fmt: skip
 @settings(max_examples=80)
 def test_an_actor_and_a_critic_equal_the_oracle(size, parts, samples, seed, table):
-    network, rng = Network(table, (size,), {"action": parts, "q": 1}), np.random.default_rng(seed)
+    network, rng = Network(table, observed((size,)), {"action": parts, "q": 1}), np.random.default_rng(seed)
     half = len(table) + 1
     assert (network.head("action"), network.head("q")) == (half - 1, 2 * half - 1)
     work, capacity = network.workspace(samples + 3), samples + 3
@@ -79,7 +80,7 @@ def test_an_actor_and_a_critic_equal_the_oracle(size, parts, samples, seed, tabl
 
 def test_an_observation_leaves_the_action_after_it():
     # Of 1 number and 3 parts, an observation has as many bytes as block 0 has numbers.
-    work = Network((Dense(5),), (1,), {"action": 3, "q": 1}).workspace(2, scales=1)
+    work = Network((Dense(5),), observed((1,)), {"action": 3, "q": 1}).workspace(2, scales=1)
     work.normal[:] = [[1.0], [0.5]]
     actions(work, 0, 2)[:] = [[1, 2, 3], [4, 5, 6]]
     assert load_observation(work, 1, np.array([7.0], np.float32).view(np.uint8))
@@ -93,4 +94,4 @@ def test_an_actor_has_dense_layers_alone(layer):
     with pytest.raises(
         ValueError, match=r"layer 2 of the network is .*: a deterministic policy takes dense layers alone"
     ):
-        Network((Dense(4), layer), (9, 9), {"action": 2, "q": 1})
+        Network((Dense(4), layer), observed((9, 9)), {"action": 2, "q": 1})

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from policies import observed
 
 from nbrl.nets.layers import Conv, Dense
 from nbrl.nets.network import Network
@@ -9,13 +10,13 @@ from nbrl.nets.table import load_observation, observations
 
 
 def test_bytes_enter_as_fractions_and_numbers_as_they_are():
-    image = Network((Dense(2),), (2, 3), {"value": 1}).workspace(2)
+    image = Network((Dense(2),), observed((2, 3), "uint8"), {"value": 1}).workspace(2)
     assert load_observation(image, 1, np.array([0, 1, 51, 102, 254, 255], np.uint8))
     expected = np.array([0, 1 / 255, 0.2, 0.4, 254 / 255, 1], np.float32)
     assert observations(image, 1, 1)[0] == pytest.approx(expected, rel=2e-7)
     assert (observations(image, 0, 1) == 0).all()
 
-    vector = Network((Dense(2),), (3,), {"value": 1}).workspace(2)
+    vector = Network((Dense(2),), observed((3,)), {"value": 1}).workspace(2)
     numbers = np.array([-0.1, 1e30, 255], np.float32)
     assert load_observation(vector, 0, numbers.view(np.uint8))
     assert np.array_equal(observations(vector, 0, 1)[0], numbers)
@@ -28,14 +29,14 @@ def test_bytes_enter_as_fractions_and_numbers_as_they_are():
 
 def normalised():
     """A workspace whose three numbers have the means 1, -2, 0 and the deviations 2, 1/2, 1/10."""
-    work = Network((Dense(2),), (3,), {"value": 1}).workspace(2, scales=3)
+    work = Network((Dense(2),), observed((3,)), {"value": 1}).workspace(2, scales=3)
     assert work.normal.tolist() == [[0, 0, 0], [1, 1, 1]]
     work.normal[...] = [[1, -2, 0], [0.5, 2, 10]]
     return work
 
 
 def test_pixels_of_an_image_are_normalised_alike():
-    work = Network((Conv(1, 2, 1),), (2, 2), {"value": 1}).workspace(1, scales=1)
+    work = Network((Conv(1, 2, 1),), observed((2, 2), "uint8"), {"value": 1}).workspace(1, scales=1)
     work.normal[...] = [[0.5], [4]]
     assert load_observation(work, 0, np.array([0, 51, 102, 255], np.uint8))
     # (0 - 0.5) * 4, (0.2 - 0.5) * 4, (0.4 - 0.5) * 4, (1 - 0.5) * 4

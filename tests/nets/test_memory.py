@@ -7,7 +7,8 @@ import oracles
 import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets.passes import Sequence, act, close, draw_gradients, draw_sequence, fill_gradients, load, oracle
+from passes import Sequence, act, close, draw_gradients, draw_sequence, fill_gradients, load, oracle
+from policies import observed
 
 from nbrl.nets.layers import Dense, Lstm
 from nbrl.nets.network import Network
@@ -29,7 +30,7 @@ RECURRENT_TABLES = [[Lstm(6)], [Dense(5, "tanh"), Lstm(4), Lstm(7)], [Lstm(9), D
 @settings(max_examples=30)
 def test_the_gradient_ends_where_an_episode_begins(table, seed, k):
     # Two episodes one after the other have the sum of their gradients, and one that goes on has another.
-    network = Network(table, (4,), {"policy": 3, "value": 1})
+    network = Network(table, observed((4,)), {"policy": 3, "value": 1})
     parameters, rng = network.initial(seed), np.random.default_rng(seed)
     whole = draw_sequence(rng, network, 4, k)
     doutputs = draw_gradients(rng, network, 4 * k)
@@ -55,7 +56,7 @@ def test_the_gradient_ends_where_an_episode_begins(table, seed, k):
 
 
 def test_one_actor_of_a_group_does_not_reach_another():
-    network = Network([Dense(4), Lstm(5), Lstm(3)], (4,), {"value": 1})
+    network = Network([Dense(4), Lstm(5), Lstm(3)], observed((4,)), {"value": 1})
     parameters, rng, k = network.initial(0), np.random.default_rng(0), 3
     group = draw_sequence(rng, network, 6, k)
     work = load(network, parameters, group)
@@ -75,7 +76,7 @@ def test_one_actor_of_a_group_does_not_reach_another():
 
 def one_cell():
     """A network of one cell above one number, and its parameters by name: w and u hold the gates i, f, g, o."""
-    network = Network([Lstm(1)], (1,), {"value": 1})
+    network = Network([Lstm(1)], observed((1,)), {"value": 1})
     parameters = np.zeros(network.layout.size, np.float32)
     named = network.layout.views(parameters)
     named["lstm1/weights"][...] = [[math.log(3), 0, math.log(2), 0]]
@@ -146,7 +147,7 @@ def test_a_new_cell_remembers():
 
 def test_states_are_entered_copied_and_left_sample_by_sample():
     # The state is h and c of the first LSTM layer, then of the second; a cell keeps what it is given.
-    network = Network([Lstm(2), Dense(5), Lstm(3)], (4,), {"value": 1})
+    network = Network([Lstm(2), Dense(5), Lstm(3)], observed((4,)), {"value": 1})
     assert network.state_size == 10
     rng, samples = np.random.default_rng(0), 4
     inputs = rng.standard_normal((samples, 4)).astype(np.float32)
@@ -182,7 +183,7 @@ def test_states_are_entered_copied_and_left_sample_by_sample():
 
 
 def test_a_network_without_memory_has_an_empty_state():
-    network = Network([Dense(3)], (4,), {"value": 1})
+    network = Network([Dense(3)], observed((4,)), {"value": 1})
     work, state = network.workspace(2), np.zeros(0, np.float32)
     before = work.activations.copy()
     load_state(work, 1, state)

@@ -6,7 +6,7 @@ import pytest
 import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets.passes import (
+from passes import (
     Sequence,
     act,
     check_against_the_oracle,
@@ -19,6 +19,7 @@ from nets.passes import (
     networks,
     oracle,
 )
+from policies import observed
 
 from nbrl.nets.affine import tanh
 from nbrl.nets.layers import NETWORKS, Conv, Dense, Lstm
@@ -39,7 +40,7 @@ from nbrl.nets.table import (
 def test_every_layer_forward_and_every_gradient_equal_the_oracle(drawn, steps, k):
     network, parameters, rng = drawn
     shapes = oracles.parameter_shapes(
-        network.layers, network.observation_shape, network.heads, separate=network.separate, constant=network.constant
+        network.layers, network.observations.shape, network.heads, separate=network.separate, constant=network.constant
     )
     assert list(network.shapes().items()) == list(shapes.items())
     sequence = draw_sequence(rng, network, steps, k)
@@ -62,7 +63,7 @@ def test_every_layer_forward_and_every_gradient_equal_the_oracle(drawn, steps, k
 @given(seed=strategies.seeds, k=st.integers(1, 3))
 @settings(max_examples=8)
 def test_lstm_layers_anywhere_in_a_table_equal_the_oracle(shape, table, seed, k):
-    network, rng = Network(table, shape, {"policy": 3, "value": 1}), np.random.default_rng(seed)
+    network, rng = Network(table, observed(shape), {"policy": 3, "value": 1}), np.random.default_rng(seed)
     sequence = draw_sequence(rng, network, 5, k)
     check_against_the_oracle(network, network.initial(seed), sequence, draw_gradients(rng, network, 5 * k))
 
@@ -194,7 +195,7 @@ def test_unused_samples_of_a_workspace_do_not_count(drawn, steps, k):
 
 
 def test_the_value_alone_learns_from_its_own_layers():
-    network = Network((Dense(5, "tanh"),), (4,), {"mean": 2, "variance": 2, "value": 1}, separate=True)
+    network = Network((Dense(5, "tanh"),), observed((4,)), {"mean": 2, "variance": 2, "value": 1}, separate=True)
     work, rng = network.workspace(3), np.random.default_rng(0)
     work.theta[:] = network.initial(0)
     observations(work, 0, 3)[...] = rng.standard_normal((3, 4))
@@ -210,7 +211,7 @@ def test_the_value_alone_learns_from_its_own_layers():
 @pytest.mark.parametrize("name", ["paper", "paper-lstm"])
 def test_the_paper_s_networks_on_pixels_equal_the_oracle(name):
     table, memory = NETWORKS[name], name.endswith("lstm")
-    network = Network(table, (4, 84, 84), {"policy": 6, "value": 1})
+    network = Network(table, observed((4, 84, 84)), {"policy": 6, "value": 1})
     expected = {
         "conv1/weights": (256, 16),
         "conv1/bias": (16,),
@@ -254,7 +255,7 @@ def test_tanh_is_right_to_a_few_last_places():
 
 
 def test_more_samples_than_offsets_reach_are_refused():
-    network = Network((Conv(16, 8, 4),), (4, 84, 84), {"policy": 2, "value": 1})
+    network = Network((Conv(16, 8, 4),), observed((4, 84, 84)), {"policy": 2, "value": 1})
     with pytest.raises(
         ValueError, match=r"100,000 samples at once are too many .* lower rollout_length or envs_per_batch"
     ):

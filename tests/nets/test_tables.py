@@ -8,6 +8,7 @@ import pytest
 import strategies
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from policies import observed
 
 from nbrl.nets.layers import Conv, Dense, Gru, LayerNorm, Lstm
 from nbrl.nets.network import Network
@@ -28,7 +29,7 @@ from nbrl.nets.network import Network
 )
 def test_an_impossible_table_is_refused_with_a_sentence_that_names_the_layer(table, shape, sentence):
     with pytest.raises(ValueError, match=sentence) as refusal:
-        Network(table, shape, {"policy": 2, "value": 1})
+        Network(table, observed(shape), {"policy": 2, "value": 1})
     assert "\n" not in str(refusal.value)
 
 
@@ -42,9 +43,9 @@ def test_a_table_that_outgrows_its_image_is_refused_at_the_first_such_layer(data
         size, in_front = oracles.conv_shape(size, in_front, layer.filters, layer.kernel, layer.stride), False
     smallest = min(oracles.image_sizes(size, in_front)[1:])
     too_large = Conv(2, smallest + data.draw(st.integers(1, 5)), 1)
-    Network(fitting, shape, {"value": 1})
+    Network(fitting, observed(shape), {"value": 1})
     with pytest.raises(ValueError, match=f"layer {len(fitting) + 1} "):
-        Network((*fitting, too_large, Dense(3)), shape, {"value": 1})
+        Network((*fitting, too_large, Dense(3)), observed(shape), {"value": 1})
 
 
 @example(table=(Dense(64, "tanh"), Dense(64, "tanh")), seed=0)
@@ -52,7 +53,7 @@ def test_a_table_that_outgrows_its_image_is_refused_at_the_first_such_layer(data
 @given(table=strategies.tables(Dense, Conv, (4, 12, 13), recurrent=(Lstm, Gru), norm=LayerNorm), seed=strategies.seeds)
 @settings(max_examples=30)
 def test_initial_parameters_fill_their_ranges(table, seed):
-    network = Network(table, (4, 12, 13), {"policy": 40, "value": 1})
+    network = Network(table, observed((4, 12, 13)), {"policy": 40, "value": 1})
     parameters = network.initial(seed)
     assert parameters.dtype == np.float32
     assert parameters.shape == (network.layout.size,)
@@ -82,7 +83,7 @@ def test_initial_parameters_fill_their_ranges(table, seed):
 
 def test_orthogonal_parameters():
     table = (Conv(16, 8, 4), Conv(40, 2, 2), Dense(30), Lstm(10), Gru(4))
-    network = Network(table, (1, 40, 40), {"policy": 6, "value": 1})
+    network = Network(table, observed((1, 40, 40)), {"policy": 6, "value": 1})
     parameters = network.initial(3, "orthogonal")
     assert np.array_equal(network.initial(3, "orthogonal"), parameters)
     assert not np.array_equal(network.initial(4, "orthogonal"), parameters)

@@ -218,9 +218,9 @@ class MazeEnvironment(NativeEnvironment):
             load=maze_load,
             saved_size=settings.saved,
             name=_name(settings),
+            frames_per_step=REPEAT,
             state_picture=lambda state: both(state, PLAYED, PLAYED),
         )
-        self.frames_per_step = REPEAT
 
     def make(self) -> Env:
         instance = super().make()

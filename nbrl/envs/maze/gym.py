@@ -57,7 +57,7 @@ class MazeEnv(gymnasium.Env):
         self.render_mode = render_mode
         self._view, self._height, self._width = view, render_height, render_width
         environment = maze(**settings)
-        self.observation_space = spaces.Box(0, 255, environment.observation_shape, np.uint8)
+        self.observation_space = spaces.Box(0, 255, environment.observations.shape, np.uint8)
         self.action_space = spaces.Discrete(ACTIONS)
         self._player = EnvStepper(environment)
         self._state = state_of(self._player.instance)

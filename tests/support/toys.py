@@ -1,7 +1,6 @@
 """For tests of whole runs: small environments (faults on order, a picture, one in C), and waiting with an end."""
 
 import ctypes
-import math
 import shutil
 import subprocess
 import threading
@@ -14,8 +13,6 @@ import pytest
 from gymnasium import spaces
 
 from nbrl import Agent, Dense, Lstm, configure, envs
-from nbrl.actions import action_bounds
-from nbrl.agent import Preprocessing
 from nbrl.envs import NativeEnvironment
 from nbrl.nets.network import Network
 
@@ -36,39 +33,34 @@ def tiny(environment="Catch-v0", **settings):
 def policy_for(environment, name=None, seed=0, logits=None, layers=TINY["network"], values=False):
     """A policy of random weights, or of fixed logits; or one of Q values."""
     spec = envs.make(environment)
-    heads = {"q": spec.action_count} if values else {"policy": spec.action_count, "value": 1}
-    network = Network(layers, spec.observation_shape, heads)
+    heads = {"q": spec.actions.outputs} if values else {"policy": spec.actions.outputs, "value": 1}
+    network = Network(layers, spec.observations, heads)
     parameters = network.initial(seed)
     if logits is not None:
         network.layout.view(parameters, "policy/weights")[...] = 0
         network.layout.view(parameters, "policy/bias")[...] = logits
-    seen = Preprocessing(name or spec.name, spec.observation_shape, spec.observation_dtype.name)
-    return Agent(network, parameters, seen)
+    return Agent(network, parameters, spec.actions, environment=name or spec.name)
 
 
 def continuous_policy(environment="Pendulum-v1", seed=0, layers=TINY["network"], constant=(), **options):
     """A Gaussian policy of random weights. Its observations are normalised."""
     spec = envs.make(environment)
-    parts, rng = math.prod(spec.action_shape), np.random.default_rng(seed)
+    parts, rng = spec.actions.parts, np.random.default_rng(seed)
     heads = {"mean": parts, "variance": parts, "value": 1}
-    network = Network(layers, spec.observation_shape, heads, constant=constant, **options)
-    normal = network.normal(1 if spec.kind == "image" else math.prod(spec.observation_shape))
+    network = Network(layers, spec.observations, heads, constant=constant, **options)
+    normal = network.normal(1 if spec.observations.image else spec.observations.size)
     normal[:] = rng.uniform(0.5, 1.5, normal.shape)
-    seen = Preprocessing(spec.name, spec.observation_shape, spec.observation_dtype.name, action_shape=spec.action_shape)
-    bounds = action_bounds(spec.action_low, spec.action_high)
-    return Agent(network, network.initial(seed), seen, normal=normal, bounds=bounds)
+    return Agent(network, network.initial(seed), spec.actions, environment=spec.name, normal=normal)
 
 
 def deterministic_policy(environment="Pendulum-v1", seed=0, layers=TINY["network"]):
     """A deterministic policy of random weights, whose observations are normalised."""
     spec = envs.make(environment)
-    heads, rng = {"action": math.prod(spec.action_shape), "q": 1}, np.random.default_rng(seed)
-    network = Network(layers, spec.observation_shape, heads)
-    normal = network.normal(math.prod(spec.observation_shape))
+    heads, rng = {"action": spec.actions.parts, "q": 1}, np.random.default_rng(seed)
+    network = Network(layers, spec.observations, heads)
+    normal = network.normal(spec.observations.size)
     normal[:] = rng.uniform(0.5, 1.5, normal.shape)
-    seen = Preprocessing(spec.name, spec.observation_shape, "float32", action_shape=spec.action_shape)
-    bounds = action_bounds(spec.action_low, spec.action_high)
-    return Agent(network, network.initial(seed), seen, normal=normal, bounds=bounds)
+    return Agent(network, network.initial(seed), spec.actions, environment=spec.name, normal=normal)
 
 
 RECURRENT = (Dense(8, "tanh"), Lstm(6), Lstm(4))
@@ -87,7 +79,7 @@ def cue_policy(values=False):
     named["lstm1/weights"][:2] = [[20, 0, -10, 0], [20, 0, 10, 0]]
     named["lstm1/bias"][...] = [-10, 10, 0, 10]
     named[f"{head}/weights"][...] = [[-20, 20]]
-    return Agent(agent.network, parameters, agent.preprocessing)
+    return Agent(agent.network, parameters, agent.actions, environment=agent.environment)
 
 
 def our_threads():
@@ -220,7 +212,7 @@ def corridor(folder):
     if compiler is None:
         pytest.skip("no C compiler on this machine")
     library = Path(folder) / "corridor.so"
-    source = Path(__file__).parent / "envs" / "corridor.c"
+    source = Path(__file__).with_name("corridor.c")
     subprocess.run([compiler, "-Wall", "-Werror", "-O2", "-shared", "-fPIC", source, "-o", library], check=True)
     functions = ctypes.CDLL(str(library))
     return NativeEnvironment(

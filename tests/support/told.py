@@ -10,7 +10,7 @@ import ctypes
 import numba
 import numpy as np
 from gymnasium import spaces
-from methods.loops import Loop
+from loops import Loop
 from numba import carray
 
 from nbrl import Dense, configure

@@ -7,8 +7,8 @@ of the largest move, and to ten times its own last place.
 
 import numpy as np
 import oracles
-from methods.loops import Loop
-from methods.scripted import HIGH, LOW, Scripted, motions, rollouts, transitions
+from loops import Loop
+from scripted import HIGH, LOW, Scripted, motions, rollouts, transitions
 
 from nbrl import configure
 from nbrl.methods import driver

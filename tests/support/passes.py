@@ -14,6 +14,7 @@ import oracles
 import strategies
 from hypothesis import assume
 from hypothesis import strategies as st
+from policies import observed
 
 from nbrl.nets.layers import Conv, Dense, Gru, LayerNorm, Lstm
 from nbrl.nets.network import Network
@@ -40,7 +41,10 @@ def networks(draw, activations=None):
     separate = "value" in heads and draw(st.booleans())
     constant = ("variance",) if "variance" in heads and draw(st.booleans()) else ()
     seed = draw(strategies.seeds)
-    network, rng = Network(table, shape, heads, separate=separate, constant=constant), np.random.default_rng(seed)
+    network, rng = (
+        Network(table, observed(shape), heads, separate=separate, constant=constant),
+        np.random.default_rng(seed),
+    )
     parameters = network.initial(seed)
     for name in constant:  # which begin with 0
         view = network.layout.view(parameters, f"{name}/bias")
@@ -72,7 +76,7 @@ def draw_sequence(rng, network, steps, k):
     continues[0] = False
     return Sequence(
         k,
-        rng.standard_normal((steps * k, *network.observation_shape)).astype(np.float32),
+        rng.standard_normal((steps * k, *network.observations.shape)).astype(np.float32),
         continues.reshape(-1),
         rng.standard_normal((steps * k, network.state_size)).astype(np.float32),
     )
