@@ -619,6 +619,20 @@ class Actions:
         # Of float64 the nearest float32 can be beyond a bound, and so can that of float16.
         return lambda parts: np.asarray(np.clip(parts.reshape(shape).astype(dtype), low, high))
 
+    def encode(self, action: Any) -> np.ndarray:
+        """The parts of a value of the space, int32 or float32 (parts,): what `decode` takes."""
+        parts = np.ravel(action)
+        if self.discrete:
+            return (parts - np.ravel(self.space.get("start", 0))).astype(np.int32)
+        return parts.astype(np.float32)
+
+    def as_sample_mask(self, row: np.ndarray) -> Any:
+        """A row of a mask in the form that gymnasium's `sample` of the space takes: what `mask` takes."""
+        parts = tuple(part.astype(np.int8) for part in np.split(row, np.cumsum(self.counts)[:-1]))
+        if self.space["kind"] == "MultiBinary":
+            return np.array([2 if part.all() else part.argmax() for part in parts], np.int8).reshape(self.shape)
+        return parts[0] if self.space["kind"] == "Discrete" else parts
+
     def mask(self, mask: Any, *, ended: bool = False) -> np.ndarray:
         """A mask for gymnasium's `sample` of the space as a row, uint8, one for each number that a part may be.
 

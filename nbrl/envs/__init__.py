@@ -7,7 +7,7 @@ import gymnasium
 
 from nbrl.envs import atari, mujoco
 from nbrl.envs.interface import Env, EnvSpec, EnvStepper, NativeEnvironment
-from nbrl.registration import MAZES, register
+from nbrl.registration import MUJOCO, NATIVE, native_name, register
 
 __all__ = [
     "Env",
@@ -20,18 +20,6 @@ __all__ = [
     "names",
 ]
 
-# Module and function by id; imported when asked for, since they compile.
-NATIVE = {
-    "Bricks-v0": ("bricks", "bricks"),
-    "CartPole-v1": ("classic", "cart_pole"),
-    "Catch-v0": ("classic", "catch"),
-    "Cue-v0": ("cue", "cue"),
-    "MountainCarContinuous-v0": ("continuous", "mountain_car"),
-    "Pendulum-v1": ("continuous", "pendulum"),
-    "PendulumPixels-v0": ("continuous", "pendulum_pixels"),
-    "Rooms-v0": ("rooms", "rooms"),
-}
-
 register()
 
 
@@ -41,19 +29,21 @@ def names() -> dict[str, list[str]]:
         games = atari.names()
     except ValueError:
         games = []
-    native = sorted([*NATIVE, *MAZES, *(mujoco.NAMES if mujoco.works() else ())])
+    native = sorted(name for name in NATIVE if native_name(name) == name and (name not in MUJOCO or mujoco.works()))
     others = [
         name
         for name, spec in gymnasium.registry.items()
-        if name not in native and not str(spec.entry_point).startswith("ale_py")  # which also has its games' old ids
+        if native_name(name) not in native and not str(spec.entry_point).startswith("ale_py")  # its games' old ids too
     ]
     return {"native": native, "atari": games, "gymnasium": sorted(others)}
 
 
 def description(environment: str | Callable[[], gymnasium.Env] | EnvSpec, name: str) -> str:
     """How an environment is named in files: its id, or in angle brackets what no id brings back."""
-    has_id = name in NATIVE or name.startswith(atari.PREFIX) or name in gymnasium.registry
-    return name if isinstance(environment, str) or (isinstance(environment, EnvSpec) and has_id) else f"<{name}>"
+    if isinstance(environment, str):
+        return environment
+    has_id = name in NATIVE or name in gymnasium.registry
+    return name if isinstance(environment, EnvSpec) and has_id else f"<{name}>"
 
 
 def check_named_in_file(name: str) -> None:
@@ -90,8 +80,8 @@ def make(
     Parameters
     ----------
     environment : str, callable or EnvSpec
-        An id (those of `NATIVE` and the mazes are compiled here, and MuJoCo's tasks if `mujoco.works`; "ALE/..." is
-        Atari, all others gymnasium's), a function that returns a gymnasium environment, or a description, which is
+        An id (see `nbrl.registration`: those of `NATIVE` are compiled here, MuJoCo's tasks if `mujoco.works`; "ALE/..."
+        is Atari, all others gymnasium's), a function that returns a gymnasium environment, or a description, which is
         returned as it is.
     sticky_actions, cut_on_life_loss, seed_every_reset
         As in `nbrl.envs.atari.AtariEnvironment`, for "ALE/..." ids; the last two mean nothing elsewhere.
@@ -111,7 +101,7 @@ def make(
     """
     if isinstance(environment, EnvSpec):
         return environment.laid_out(observation_layout)
-    if isinstance(environment, str) and environment.startswith(atari.PREFIX):
+    if isinstance(environment, str) and atari.is_game(environment):
         return atari.AtariEnvironment(
             environment,
             sticky_actions=sticky_actions,
@@ -120,15 +110,13 @@ def make(
         )
     if sticky_actions:
         raise ValueError(f"sticky_actions is for Atari games (ids with ALE/), and {environment} is none: leave it at 0")
-    if isinstance(environment, str) and environment in NATIVE:
-        module, function = NATIVE[environment]
-        return getattr(importlib.import_module(f"nbrl.envs.{module}"), function)()
-    if isinstance(environment, str) and environment in MAZES:
-        from nbrl.envs.maze import maze  # compiles
-
-        return maze(**MAZES[environment])
-    if isinstance(environment, str) and environment in mujoco.NAMES and mujoco.works() and not pictures:
-        return mujoco.make(environment)
+    name = native_name(environment) if isinstance(environment, str) else None
+    if name in MUJOCO and (pictures or not mujoco.works()):
+        environment, name = str(name), None
+    if name is not None:
+        module, function = NATIVE[name].function.split(":")
+        maker = getattr(importlib.import_module(f"nbrl.envs.{module}"), function)
+        return maker(**NATIVE[name].settings).laid_out(observation_layout)
     if isinstance(environment, str) or callable(environment):
         from nbrl.envs.gym import GymEnvironment
 

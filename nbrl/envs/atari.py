@@ -46,7 +46,13 @@ def _ale() -> Any:
 def names() -> list[str]:
     """The ids of all games, like "ALE/Pong-v5"; ValueError when ale-py is absent."""
     _ale()  # importing it registers its games
-    return sorted(name for name in gymnasium.registry if name.startswith(PREFIX))
+    return sorted(name for name in gymnasium.registry if is_game(name))
+
+
+def is_game(name: str) -> bool:
+    """Whether an id means one of ale-py's games, known or not; it does not where somebody else registered it."""
+    theirs = gymnasium.registry.get(name)
+    return name.startswith(PREFIX) and (theirs is None or str(theirs.entry_point).startswith("ale_py"))
 
 
 def _vector_environment(game: str, sticky_actions: float) -> Any:

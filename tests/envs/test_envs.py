@@ -4,9 +4,9 @@ import gymnasium
 import pytest
 
 from nbrl import envs
-from nbrl.envs import atari, mujoco
+from nbrl.envs import atari
 from nbrl.envs.gym import GymEnvironment
-from nbrl.registration import MAZES
+from nbrl.registration import NATIVE
 
 
 def test_make_takes_ids_functions_and_descriptions():
@@ -39,7 +39,7 @@ def test_sticky_actions_are_for_atari():
 
 def test_names_can_be_made():
     groups = envs.names()
-    assert set(groups["native"]) - set(mujoco.NAMES) == {*envs.NATIVE, *MAZES}
+    assert set(groups["native"]) == set(NATIVE)
     assert "MountainCar-v0" in groups["gymnasium"]
     assert "CartPole-v1" not in groups["gymnasium"]
     assert not any(name.startswith("ALE/") for name in groups["gymnasium"])
@@ -50,3 +50,59 @@ def test_names_can_be_made():
 def test_names_without_ale(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ale_py", None)
     assert envs.names()["atari"] == []
+
+
+# Whose environment an id means
+
+
+class Mine(gymnasium.Env):
+    """Somebody's own."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (3,))
+    action_space = gymnasium.spaces.Discrete(5)
+
+
+@pytest.fixture
+def registered():
+    """Registers `Mine` under an id for one test, in place of what was there."""
+    before = dict(gymnasium.registry)
+
+    def register(name, entry_point=Mine, **options):
+        gymnasium.registry.pop(name, None)
+        gymnasium.register(name, entry_point, **options)
+
+    yield register
+    gymnasium.registry.clear()
+    gymnasium.registry.update(before)
+
+
+@pytest.mark.parametrize("name", ["Catch-v0", "CartPole-v1", "Pendulum-v1", "Ant-v5", "ALE/Mine-v5", "Rooms-v0"])
+def test_a_program_s_own_environment_is_used_under_its_id(name, registered):
+    registered(name)
+    spec = envs.make(name)
+    assert isinstance(spec, GymEnvironment)
+    assert (spec.name, spec.actions.counts) == (name, (5,))
+    assert name in envs.names()["gymnasium"]
+    assert name not in envs.names()["native"]
+    if not name.startswith("ALE/"):
+        assert isinstance(envs.make(f"nbrl/{name}"), envs.NativeEnvironment)
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_episode_steps": 100}, {"max_episode_steps": 500, "kwargs": {"sutton_barto_reward": True}}]
+)
+def test_another_registration_of_what_is_mirrored_is_somebody_s_own(options, registered):
+    original = NATIVE["CartPole-v1"].mirrors
+    registered("CartPole-v1", original, **options)
+    assert isinstance(envs.make("CartPole-v1"), GymEnvironment)
+    registered("CartPole-v1", original, max_episode_steps=500)
+    assert isinstance(envs.make("CartPole-v1"), envs.NativeEnvironment)
+
+
+def test_what_is_mirrored_is_what_gymnasium_has():
+    for name, native in NATIVE.items():
+        if native.mirrors:
+            theirs = gymnasium.registry[name]
+            assert (theirs.entry_point, theirs.max_episode_steps) == (native.mirrors, native.max_episode_steps)
+        else:
+            assert name.startswith("nbrl/") or name not in gymnasium.registry

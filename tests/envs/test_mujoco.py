@@ -18,6 +18,7 @@ from nbrl import envs, train
 from nbrl.envs import mujoco
 from nbrl.envs.gym import GymEnvironment
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvStepper
+from nbrl.registration import MUJOCO
 
 engine = pytest.importorskip("mujoco")
 if not mujoco.works():
@@ -84,7 +85,7 @@ def compare(name, steps, seed):
     return ends
 
 
-@pytest.mark.parametrize("name", mujoco.NAMES)
+@pytest.mark.parametrize("name", MUJOCO)
 def test_steps_are_gymnasiums(name):
     compare(name, 600, 0)
 
@@ -107,7 +108,7 @@ def test_a_policy_that_was_trained_here_plays_the_same_episode_in_gymnasium(name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", mujoco.NAMES)
+@pytest.mark.parametrize("name", MUJOCO)
 def test_thousands_of_steps_are_gymnasiums(name):
     ends = compare(name, 6000, 1)
     falls = name not in ("Reacher-v5", "Pusher-v5", "Swimmer-v5", "HalfCheetah-v5", "HumanoidStandup-v5")
@@ -115,7 +116,7 @@ def test_thousands_of_steps_are_gymnasiums(name):
     assert falls or any(status & TRUNCATED for status in ends)
 
 
-@pytest.mark.parametrize("name", mujoco.NAMES)
+@pytest.mark.parametrize("name", MUJOCO)
 def test_the_description_is_gymnasiums(name):
     ours, reference = envs.make(name), reference_of(name)
     assert isinstance(ours, MujocoEnvironment)
@@ -126,7 +127,7 @@ def test_the_description_is_gymnasiums(name):
     assert TASKS[name].time_limit == reference.spec.max_episode_steps
 
 
-@pytest.mark.parametrize("name", mujoco.NAMES)
+@pytest.mark.parametrize("name", MUJOCO)
 def test_the_time_limit_truncates_and_outlives_a_restored_state(name):
     player = EnvStepper(envs.make(name))
     limit = TASKS[name].time_limit
@@ -139,7 +140,7 @@ def test_the_time_limit_truncates_and_outlives_a_restored_state(name):
     assert player.step(nothing)[2] & TRUNCATED
 
 
-@pytest.mark.parametrize("name", mujoco.NAMES)
+@pytest.mark.parametrize("name", MUJOCO)
 def test_resets_have_gymnasiums_distribution(name):
     player, reference = EnvStepper(envs.make(name)), reference_of(name)
     inner, count = reference.unwrapped, 1000
@@ -284,7 +285,7 @@ def test_an_action_that_is_no_number_fails_and_changes_nothing():
 BAD_PHYSICS = """
 import os, sys
 import numpy as np
-from nbrl import envs, train
+from nbrl import envs, registration, train
 from nbrl.envs.interface import EnvStepper
 from nbrl.envs.mujoco.physics import SAVED
 
@@ -296,7 +297,7 @@ def fails(call, *arguments):
         return True
     return False
 
-for name in envs.mujoco.NAMES:
+for name in registration.MUJOCO:
     environment = envs.make(name)
     player, nothing = EnvStepper(environment), np.zeros(environment.actions.shape)
     model = environment._model.model
@@ -357,12 +358,12 @@ def test_without_mujoco_gymnasium_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco", None)
     try:
         assert not mujoco.works()
-        assert not set(envs.names()["native"]) & set(mujoco.NAMES)
+        assert not set(envs.names()["native"]) & set(MUJOCO)
     finally:
         mujoco.works.cache_clear()
 
 
 def test_names_are_the_tasks():
-    assert sorted(TASKS) == list(mujoco.NAMES)
-    assert set(mujoco.NAMES) <= set(envs.names()["native"])
-    assert not set(mujoco.NAMES) & set(envs.names()["gymnasium"])
+    assert sorted(TASKS) == list(MUJOCO)
+    assert set(MUJOCO) <= set(envs.names()["native"])
+    assert not set(MUJOCO) & set(envs.names()["gymnasium"])

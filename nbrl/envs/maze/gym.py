@@ -1,22 +1,19 @@
-"""The mazes as gymnasium environments: the same compiled functions, called one by one."""
+"""The mazes as gymnasium environments, with several views to be drawn."""
 
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from nbrl.envs.interface import TRUNCATED, EnvStepper
 from nbrl.envs.maze.environment import MOST_PIXELS, maze, state_of
 from nbrl.envs.maze.pictures import both, eye, plan
-from nbrl.envs.maze.world import ACTIONS, has_begun, world_at
+from nbrl.envs.maze.world import has_begun, world_at
+from nbrl.envs.native_env import NativeEnv
 
 VIEWS = ("eye", "plan", "both")
-SEEDS = 2**63
 
 
-class MazeEnv(gymnasium.Env):
+class MazeEnv(NativeEnv):
     """A random maze in 3D. A seed gives the episode that it gives natively, byte for byte.
 
     Parameters
@@ -54,21 +51,9 @@ class MazeEnv(gymnasium.Env):
         for name, pixels in (("render_height", render_height), ("render_width", render_width)):
             if not isinstance(pixels, int) or not 8 <= pixels <= 8 * MOST_PIXELS:
                 raise ValueError(f"{name} is {pixels!r}: it must be a whole number from 8 to {8 * MOST_PIXELS}")
-        self.render_mode = render_mode
+        super().__init__(maze(**settings), render_mode=render_mode)
         self._view, self._height, self._width = view, render_height, render_width
-        environment = maze(**settings)
-        self.observation_space = spaces.Box(0, 255, environment.observations.shape, np.uint8)
-        self.action_space = spaces.Discrete(ACTIONS)
-        self._player = EnvStepper(environment)
-        self._state = state_of(self._player.instance)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        return self._player.reset(int(self.np_random.integers(SEEDS)) if seed is None else seed), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        observation, reward, status = self._player.step(action)
-        return observation, reward, False, bool(status & TRUNCATED), {}
+        self._state = state_of(self.player.instance)
 
     def render(self) -> np.ndarray | None:
         if self.render_mode is None:
@@ -78,6 +63,3 @@ class MazeEnv(gymnasium.Env):
         if self._view == "plan":
             return plan(self._state, self._height)
         return (eye if self._view == "eye" else both)(self._state, self._height, self._width)
-
-    def close(self) -> None:
-        self._player.close()

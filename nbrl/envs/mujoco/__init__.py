@@ -16,19 +16,6 @@ from nbrl.envs.interface import EnvSpec
 
 logger = logging.getLogger(__name__)
 
-NAMES = (
-    "Ant-v5",
-    "HalfCheetah-v5",
-    "Hopper-v5",
-    "Humanoid-v5",
-    "HumanoidStandup-v5",
-    "InvertedDoublePendulum-v5",
-    "InvertedPendulum-v5",
-    "Pusher-v5",
-    "Reacher-v5",
-    "Swimmer-v5",
-    "Walker2d-v5",
-)
 # Where the physics was compared with gymnasium's environments to the bit; platforms are sys.platform and machine.
 MUJOCO_VERSIONS = {"4.0.0"}
 GYMNASIUM_VERSIONS = {"1.0.0", "1.1.1", "1.2.3", "1.3.0", "1.4.0"}
@@ -57,7 +44,7 @@ def works() -> bool:
 
 
 def make(name: str) -> EnvSpec:
-    """Describe one of the tasks in `NAMES`; `works` must be true."""
+    """Describe one of the tasks in `nbrl.registration.MUJOCO`; `works` must be true."""
     from nbrl.envs.mujoco.environment import MujocoEnvironment  # compiles
 
     return MujocoEnvironment(name)
