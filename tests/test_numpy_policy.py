@@ -10,23 +10,13 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import gaussian_variance
-from policies import observed
+from policies import compiled_outputs, observed
 from toys import continuous_policy, policy_for
 
 from nbrl import Agent, CheckpointError, Conv, Dense, Gru, LayerNorm, Lstm, NumpyPolicy
 from nbrl.checkpoint import write_tensors
 from nbrl.nets.network import Network
-from nbrl.nets.table import forward, load_observation, load_state, outputs, store_state
 from nbrl.spaces import Actions
-
-
-def compiled_outputs(agent, observation, state):
-    work = agent.actor()[1].work
-    load_observation(work, 0, np.ascontiguousarray(observation).reshape(-1).view(np.uint8))
-    load_state(work, 0, state)
-    forward(work, 0, 1)
-    store_state(work, 0, state)
-    return {head: outputs(work, agent.network.head(head), 0, 1)[0].copy() for head in agent.network.heads}
 
 
 @given(

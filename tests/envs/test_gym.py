@@ -5,6 +5,7 @@ import re
 import gymnasium
 import numpy as np
 import pytest
+import strategies
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,23 +57,6 @@ def scripted(script=(), **settings):
     return player, made[1]
 
 
-boxes = st.builds(
-    lambda shape, dtype: spaces.Box(0, 100, tuple(shape), dtype),
-    st.lists(st.integers(1, 4), max_size=3),
-    st.sampled_from([np.float32, np.float64, np.int64, np.uint8]),
-)
-discretes = st.builds(lambda n, start: spaces.Discrete(n, start=start), st.integers(1, 6), st.integers(-3, 3))
-multi_discretes = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(spaces.MultiDiscrete)
-nested_spaces = st.recursive(
-    boxes | discretes | multi_discretes,
-    lambda inner: st.one_of(
-        st.lists(inner, min_size=1, max_size=3).map(spaces.Tuple),
-        st.dictionaries(st.sampled_from("abcd"), inner, min_size=1, max_size=3).map(spaces.Dict),
-    ),
-    max_leaves=6,
-)
-
-
 def flattened(space, value):
     """As gymnasium does, but for bytes inside others, which become fractions of their largest."""
     if isinstance(space, spaces.Tuple | spaces.Dict):
@@ -86,7 +70,7 @@ def scaled(space, vector):
 
 
 @settings(deadline=None)
-@given(space=nested_spaces, seed=st.integers(0, 2**31 - 1))
+@given(space=strategies.observation_spaces, seed=st.integers(0, 2**31 - 1))
 def test_observations_are_flattened_as_by_gymnasium(space, seed):
     observations = Observations(space, "vector")
     array = np.full(observations.shape, 77, observations.dtype)

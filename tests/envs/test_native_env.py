@@ -49,7 +49,7 @@ def test_one_seed_gives_one_episode_natively_and_through_gymnasium(name):
             assert info == {}
             if terminated or truncated:
                 break
-    if name in MUJOCO or name == "Cue-v0":
+    if name in MUJOCO:
         with pytest.raises(gymnasium.error.Error, match=f"{name} has no picture: make it without a render_mode"):
             environment.render()
     else:

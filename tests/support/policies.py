@@ -6,6 +6,7 @@ from gymnasium import spaces
 
 from nbrl import Agent, Conv, Dense, Lstm
 from nbrl.nets.network import Network
+from nbrl.nets.table import forward, load_observation, load_state, outputs, store_state
 from nbrl.spaces import Actions, Observations
 
 ACTIONS = 3
@@ -49,3 +50,13 @@ def continuous_agent(layers=SMALL, normalised=True, seed=0, **options):
 
 
 GAUSSIANS = [{}, {"normalised": False}, {"separate": True}, {"separate": True, "constant": ("variance",)}]
+
+
+def compiled_outputs(agent, observation, state):
+    """The heads' outputs for one row; the state is brought up to date."""
+    work = agent.actor()[1].work
+    load_observation(work, 0, np.ascontiguousarray(observation).reshape(-1).view(np.uint8))
+    load_state(work, 0, state)
+    forward(work, 0, 1)
+    store_state(work, 0, state)
+    return {head: outputs(work, agent.network.head(head), 0, 1)[0].copy() for head in agent.network.heads}

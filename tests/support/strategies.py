@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import oracles
+from gymnasium import spaces
 from hypothesis import strategies as st
 
 seeds = st.integers(0, 2**32 - 1)
@@ -98,3 +99,63 @@ def tables(draw, dense, conv, observation_shape, *, recurrent=(), norm=None, mos
             layers += normalised(layer, layer.units)
     assert math.prod(shape) > 0
     return tuple(layers)
+
+
+# Spaces of gymnasium
+
+
+@st.composite
+def boxes(draw):
+    """Boxes of up to four dimensions: vectors, images of either layout and of any range, stacks, single numbers."""
+    dtype = draw(st.sampled_from([np.float32, np.float64, np.float16, np.int64, np.uint8, np.bool_]))
+    sides, channels = st.integers(1, 9), st.integers(1, 4)
+    height, width, depth = draw(sides), draw(sides), draw(channels)
+    shape = draw(
+        st.sampled_from(
+            [(), (height,), (height, width), (height, height, depth + 9), (depth, width + 4, width + 4),
+             (2, width + 4, width + 4, depth), (3, 1, height + 4, height + 4), (24, 21)]
+        )
+    )  # fmt: skip
+    if dtype == np.bool_:
+        return spaces.Box(0, 1, shape, dtype)
+    high = draw(st.sampled_from([1, 3, 100, 255] if dtype == np.uint8 else [1, 3, 100]))
+    low = 0 if dtype == np.uint8 else draw(st.sampled_from([0, -high]))
+    unbounded = np.issubdtype(dtype, np.floating) and draw(st.booleans())
+    return spaces.Box(-np.inf, np.inf, shape, dtype) if unbounded else spaces.Box(low, high, shape, dtype)
+
+
+discretes = st.builds(lambda n, start: spaces.Discrete(n, start=start), st.integers(1, 6), st.integers(-3, 3))
+
+
+@st.composite
+def multi_discretes(draw):
+    """Several discrete numbers, in one or two dimensions, from any number on."""
+    counts = np.array(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
+    start = np.array([draw(st.integers(-2, 2)) for _ in counts])
+    if draw(st.booleans()):
+        counts, start = counts[None], start[None]
+    return spaces.MultiDiscrete(counts, start=start)
+
+
+multi_binaries = st.sampled_from([1, 3, (2, 2)]).map(spaces.MultiBinary)
+observation_spaces = st.recursive(
+    boxes() | discretes | multi_discretes() | multi_binaries,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(spaces.Tuple),
+        st.dictionaries(st.sampled_from("abcd"), inner, min_size=1, max_size=3).map(spaces.Dict),
+    ),
+    max_leaves=5,
+)
+
+
+@st.composite
+def action_boxes(draw):
+    """Boxes of floats: bounded, half bounded, unbounded, of one number or several."""
+    shape = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
+    dtype = draw(st.sampled_from([np.float16, np.float32, np.float64]))
+    bound = st.sampled_from([(-1, 1), (0.1, 0.7), (-3, 100), (0, np.inf), (-np.inf, np.inf), (-np.inf, 5), (2, 2)])
+    bounds = np.array([draw(bound) for _ in range(math.prod(shape))]).reshape(*shape, 2).astype(dtype)
+    return spaces.Box(bounds[..., 0], bounds[..., 1], dtype=dtype)
+
+
+action_spaces = st.one_of(discretes, multi_discretes(), multi_binaries, action_boxes())
