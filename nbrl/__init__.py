@@ -1,6 +1,7 @@
 """Asynchronous deep reinforcement learning on CPUs, by hand, with Numba."""
 
 import importlib
+import logging
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,8 @@ _MODULES = {
     "train": "trainer",
 }
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a library is silent where its host sets nothing up
+
 if "gymnasium" in sys.modules:  # else importing nbrl.envs tells it of the mazes
     importlib.import_module("nbrl.registration").register()
 
@@ -71,10 +74,13 @@ if not TYPE_CHECKING:  # else a type checker takes any name for a public one
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         with _importing:
-            value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+            try:
+                value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+            except AttributeError as error:  # Python would say that there is no such name
+                raise ImportError(f"nbrl.{_MODULES[name]} cannot be imported: {error}") from error
         globals()[name] = value
         return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__"])

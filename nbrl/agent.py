@@ -21,7 +21,7 @@ from nbrl.actions import (
     mask_outputs,
     most_likely,
 )
-from nbrl.checkpoint import CheckpointError, read_tensors, write_tensors
+from nbrl.checkpoint import CheckpointError, policy_file, read_tensors, write_tensors
 from nbrl.kernels.compile import jit
 from nbrl.kernels.struct import Struct, reference
 from nbrl.nets.layers import layers_from_list, layers_to_list
@@ -272,14 +272,14 @@ class Agent:
 
     @classmethod
     def load(cls, source: str | os.PathLike | bytes) -> "Agent":
-        """Read a policy from a file that `save` or a run's checkpoint wrote, or from such a file's bytes.
+        """Read a policy from what `save` or a run's checkpoint wrote: its file, its bytes, or a run's directory.
 
         Raises
         ------
         CheckpointError
             Anything that is not a whole policy, with one sentence.
         """
-        return cls.from_tensors(*read_tensors(source))
+        return cls.from_tensors(*read_tensors(policy_file(source)))
 
     @classmethod
     def from_tensors(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> "Agent":

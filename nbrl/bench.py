@@ -24,7 +24,7 @@ import numpy as np
 
 from nbrl.actions import env_address, random_action
 from nbrl.config import Config, available_cores
-from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED
+from nbrl.envs.interface import TERMINATED, TRUNCATED, succeeded
 from nbrl.kernels.compile import jit
 from nbrl.kernels.gemm import HOST_WIDTH
 from nbrl.kernels.native import address_at, call_reset, call_step, copy, flush_denormals, restore_denormals
@@ -267,14 +267,14 @@ def _step_environments(method, policy, shared, worker, rollouts):
                 functions, row = actors.functions[actor], actors.random[actor]
                 observation, mask = address_at(actors.observation[actor], 0), mask_address(actors, actor)
                 worker.failed = actor
-                if not actors.begun[actor] and not (
-                    call_reset(functions[0], functions[2], next_uint64(row), observation, mask, 0) & STEPPED
+                if not actors.begun[actor] and not succeeded(
+                    call_reset(functions[0], functions[2], next_uint64(row), observation, mask, 0)
                 ):
                     return False
                 random_action(policy, row, actors.mask[actor], action)
                 sent, reward = env_address(policy, action), address_at(worker.raw_reward, 0)
                 status = call_step(functions[1], functions[2], sent, observation, reward, mask, 0)
-                if not status & STEPPED:
+                if not succeeded(status):
                     return False
                 actors.begun[actor] = status & (TERMINATED | TRUNCATED) == 0
     return True

@@ -28,7 +28,10 @@ _DTYPES = {
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 _CHECKSUM = "sha256"
 _METADATA = "__metadata__"
-_LONGEST_HEADER = 65_536  # bytes: several hundred arrays
+_LONGEST_HEADER = 1 << 22  # bytes: several hundred arrays, and spaces with a bound for every number
+
+
+CHECKPOINTS, POLICY = "checkpoints", "policy.safetensors"  # in a run's directory
 
 
 class CheckpointError(ValueError):
@@ -98,6 +101,23 @@ def newest(directory: str | os.PathLike) -> Path | None:
         else:
             return path
     return None
+
+
+def policy_file(source: str | os.PathLike | bytes) -> Path | bytes:
+    """Where a policy is: a file as it is given, or a run's newest readable checkpoint, or its final policy.
+
+    Raises
+    ------
+    CheckpointError
+        The directory has neither.
+    """
+    if isinstance(source, bytes) or not os.path.isdir(source):
+        return source if isinstance(source, bytes) else Path(source)
+    run = Path(source)
+    found = newest(run / CHECKPOINTS) or run / POLICY
+    if not found.exists():
+        raise CheckpointError(f"{run} has no readable checkpoint and no {POLICY}: it must be a run's directory")
+    return found
 
 
 def sweep(directory: str | os.PathLike) -> None:

@@ -4,16 +4,20 @@ Only this file handles signals and prints. Bad input ends with code 2 and one se
 """
 
 import argparse
+import contextlib
+import io
 import json
 import logging
 import math
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +27,7 @@ from nbrl import __version__, checkpoint, envs, evaluate
 from nbrl.agent import Agent
 from nbrl.bench import benchmark
 from nbrl.config import COMMON, PRESETS, SETTINGS, Config, check_names, configure, describe, resolve
+from nbrl.evaluation import MAX_EPISODE_STEPS
 from nbrl.human import play_human
 from nbrl.methods import method_class
 from nbrl.methods.optimisers import OPTIMISERS
@@ -35,6 +40,7 @@ from nbrl.trainer import Trainer
 
 logger = logging.getLogger("nbrl")
 
+PACKAGE = Path(__file__).parent
 LOG_INTERVAL = 10.0  # seconds between log lines where there is no terminal
 # Settings with an option of their own.
 OPTIONS = ("method", "network", "steps", "minutes", "target_return", "eval_interval", "actors", "threads", "seed")
@@ -45,19 +51,25 @@ ENV_HELP = "id of the environment; by default the one it was trained on"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
+    """Run a command and return its exit code: 0, 1 where a run ended with an error, 2 for bad input, 128 and its
+    number after a signal: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 
     Parameters
     ----------
     arguments
         The command's words; by default those of this process.
     """
+    for stream in (sys.stdout, sys.stderr):  # which may not know all the letters of a folder's name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for environments in a module here, as module:name
     parsed = _parser().parse_args(arguments)
     console = _Console()
     logger.addHandler(console)
     logger.setLevel(logging.INFO)
     try:
-        with _sigterm_interrupts():
+        with _signals_interrupt():
             code = parsed.run(parsed, console)
             sys.stdout.flush()
             return code
@@ -78,11 +90,11 @@ class _Refused(Exception):
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM came: the same as Ctrl-C but for the exit code."""
+    """A signal came, whose number it has: the same as Ctrl-C but for the exit code."""
 
 
 def _exit_code(interrupt: KeyboardInterrupt) -> int:
-    return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)
+    return 128 + (interrupt.args[0] if isinstance(interrupt, _Terminated) else signal.SIGINT)
 
 
 @contextmanager
@@ -95,15 +107,19 @@ def _checked_input() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    def interrupt(_number: int, _frame: Any) -> NoReturn:
-        raise _Terminated
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP where the terminal goes, interrupt as Ctrl-C does."""
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def interrupt(number: int, _frame: Any) -> NoReturn:
+        raise _Terminated(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = [(number, signal.signal(number, interrupt)) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 class _Console(logging.Handler):
@@ -152,8 +168,9 @@ class _Console(logging.Handler):
             self.release()
 
     def _write(self, text: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{text}" if self._terminal else text)
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the terminal may have gone, and the run is to be saved
+            sys.stderr.write(f"\r\x1b[K{text}" if self._terminal else text)
+            sys.stderr.flush()
 
 
 def _train(parsed: argparse.Namespace, console: _Console) -> int:
@@ -184,17 +201,8 @@ def _show(config: Config, sources: dict[str, str]) -> int:
 
 def _resume(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
-        run = RunDirectory.open(parsed.run_path)
-        config = run.config()
-        if parsed.env is None:
-            envs.check_named_in_file(config.environment)
-        newest = checkpoint.newest(run.checkpoints)
-        if newest is None:
-            raise ValueError(f"{run.path} has no readable checkpoint to go on from")
-        trainer = Trainer(config, parsed.env, directory=run.path, on_report=console.report, restore=newest)
-        if trainer.steps >= config.steps:
-            raise ValueError(f"{run.path} has nothing left to do: it has taken its {config.steps:,} steps")
-    return _run(trainer, run, console)
+        trainer = Trainer.from_run(parsed.run_path, parsed.env, steps=parsed.steps, on_report=console.report)
+    return _run(trainer, RunDirectory(parsed.run_path), console)
 
 
 def _run(trainer: Trainer, run: RunDirectory, console: _Console) -> int:
@@ -208,19 +216,32 @@ def _run(trainer: Trainer, run: RunDirectory, console: _Console) -> int:
         trainer.stop()
         trainer.join()
         console.end_progress()
-        if any(run.checkpoints.iterdir()):
-            print(f"stopped; the run is in {run.path}{_summary(console.last)}")
-            print(f"  go on:        nbrl resume {run.path}")
-            print(f"  evaluate it:  nbrl eval {run.path}")
-        else:
-            print(f"stopped before the first step; nothing was learned in {run.path}")
+        print(f"stopped; the run is in {run.path}{_summary(console.last)}")
+        print(f"  go on:        nbrl resume {_words(run.path, trainer)}")
+        print(f"  evaluate it:  nbrl eval {_words(run.path, trainer)}")
         return _exit_code(interrupt)
+    except Exception as error:
+        if error is not trainer.error:
+            raise
+        console.end_progress()
+        own = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if PACKAGE not in Path(frame.filename).parents
+        ]
+        print("".join(traceback.format_list(own)) + f"nbrl: {type(error).__name__}: {error}", file=sys.stderr)
+        print(*getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        return 1
     finally:
         console.end_progress()
     print(f"the run is in {run.path}{_summary(console.last)}")
-    print(f"  evaluate it:  nbrl eval {run.path}")
-    print(f"  plot it:      nbrl plot {run.path}")
+    print(f"  evaluate it:  nbrl eval {_words(run.path, trainer)}")
+    print(f"  plot it:      nbrl plot {shlex.quote(str(run.path))}")
     return 0
+
+
+def _words(path: Path, trainer: Trainer) -> str:
+    """A run as the words of a command, with its environment where no file may name that."""
+    environment = trainer.config.environment
+    return shlex.quote(str(path)) + (f" --env {shlex.quote(environment)}" if ":" in environment else "")
 
 
 def _summary(report: Report | None) -> str:
@@ -236,6 +257,7 @@ def _eval(parsed: argparse.Namespace, console: _Console) -> int:
             Agent.load(policy),
             parsed.env,
             episodes=parsed.episodes,
+            max_episode_steps=parsed.max_episode_steps,
             greedy=parsed.greedy,
             threads=parsed.threads,
             seed=parsed.seed,
@@ -297,14 +319,11 @@ def _play_human(parsed: argparse.Namespace) -> int:
 
 def _policy(path: Path) -> tuple[Path, RunDirectory | None]:
     """Return the file of the policy that a path means, and the run directory if the path is one."""
-    if not path.is_dir():
-        if not path.exists():
-            raise ValueError(f"{path} does not exist: it must be {RUN_HELP}")
-        return path, None
-    run = RunDirectory.open(path)
-    policy = checkpoint.newest(run.checkpoints) or run.policy_file
-    if not policy.exists():
-        raise ValueError(f"{path} has no readable checkpoint and no {run.policy_file.name}")
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: it must be {RUN_HELP}")
+    run = RunDirectory.open(path) if path.is_dir() else None
+    policy = checkpoint.policy_file(path)
+    assert isinstance(policy, Path)
     return policy, run
 
 
@@ -414,11 +433,16 @@ def _parser() -> argparse.ArgumentParser:
     resume = command(_resume, "resume", "Go on with a run from its newest checkpoint.")
     resume.add_argument("run_path", metavar="RUN", type=Path, help="a run directory")
     resume.add_argument("--env", metavar="ENV", help=ENV_HELP)
+    resume.add_argument("--steps", metavar="N", type=_count, help="another length of the whole run, in steps")
 
     evaluation = command(_eval, "eval", "Play episodes with a trained policy and report their returns.")
     evaluation.add_argument("run_path", metavar="RUN", type=Path, help=RUN_HELP)
     evaluation.add_argument("--env", metavar="ENV", help=ENV_HELP)
     evaluation.add_argument("--episodes", metavar="N", type=_count, default=30, help="number of episodes; default: 30")
+    evaluation.add_argument(
+        "--max-episode-steps", metavar="N", type=_count, default=MAX_EPISODE_STEPS,
+        help=f"steps after which an episode is ended; default: {MAX_EPISODE_STEPS:,}",
+    )  # fmt: skip
     evaluation.add_argument("--greedy", action="store_true", help="take the most likely action instead of sampling")
     evaluation.add_argument("--json", action="store_true", help="print one JSON object with every episode")
     evaluation.add_argument("--threads", metavar="N", type=_count, help="threads; default: the cores it may use")

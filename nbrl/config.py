@@ -50,6 +50,9 @@ COMMON: dict[str, Setting] = {
     "reward_clip": Setting(
         1.0, "largest absolute reward that learning sees, none for no limit; paper: 1 (Atari)", above=0, type=float
     ),
+    "max_episode_steps": Setting(
+        None, "steps after which an episode is truncated, none for no limit", least=1, most=2**62, type=int
+    ),
     "sticky_actions": Setting(
         0.0, "probability that Atari repeats the last action for one frame; paper: 0", least=0, below=1
     ),

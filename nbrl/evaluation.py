@@ -15,18 +15,20 @@ from nbrl.actions import any_legal
 from nbrl.agent import Agent, chosen, draw_action
 from nbrl.config import available_cores
 from nbrl.envs.atari import human_normalised
-from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Env, EnvSpec
+from nbrl.envs.interface import TERMINATED, TRUNCATED, Env, EnvSpec, succeeded
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import address_at, atomic_load, call_reset, call_step
 from nbrl.kernels.random import ROW, next_uint64, seed_row
+from nbrl.settings import whole
 
 logger = logging.getLogger(__name__)
 
+MAX_EPISODE_STEPS = 100_000
 STREAM = 1 << 32  # random streams of evaluation begin here, far from those of training's actors
 ENDED, STOPPED, FAILED, NOT_FINITE, NOTHING_LEGAL = range(5)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """The episodes of one evaluation.
 
@@ -45,6 +47,12 @@ class Evaluation:
     returns: list[float]
     lengths: list[int]
     greedy: bool
+
+    def __repr__(self) -> str:
+        error = "" if self.standard_error is None else f" (standard error {self.standard_error:.2g})"
+        return (
+            f"Evaluation({self.environment!r}, mean return {self.mean_return:.4g}{error}, {len(self.returns)} episodes)"
+        )
 
     @property
     def mean_return(self) -> float:
@@ -80,13 +88,13 @@ class Evaluation:
 
 
 @jit
-def _play_episode(policy, actor, masked, functions, observation, state, reward, row, greedy, control):
-    """One episode: how it went, its return, its length."""
+def _play_episode(policy, actor, masked, functions, observation, state, reward, row, greedy, control, limit):
+    """One episode of at most `limit` steps: how it went, its return, its length."""
     reset, step, environment = functions
     total, length = 0.0, 0
     state[:] = 0
     seen, mask = address_at(observation, 0), address_at(actor.mask, 0) if masked else 0
-    if not call_reset(reset, environment, next_uint64(row), seen, mask, 0) & STEPPED:
+    if not succeeded(call_reset(reset, environment, next_uint64(row), seen, mask, 0)):
         return FAILED, total, length
     while True:
         if atomic_load(control.ctypes.data):
@@ -96,11 +104,11 @@ def _play_episode(policy, actor, masked, functions, observation, state, reward, 
         if not draw_action(policy, actor, observation, state, greedy, row):
             return NOT_FINITE, total, length
         status = call_step(step, environment, chosen(policy), seen, address_at(reward, 0), mask, 0)
-        if not status & STEPPED:
+        if not succeeded(status):
             return FAILED, total, length
         total += reward[0]
         length += 1
-        if status & (TERMINATED | TRUNCATED):
+        if status & (TERMINATED | TRUNCATED) or length == limit:
             return ENDED, total, length
 
 
@@ -112,6 +120,7 @@ def evaluate(
     greedy: bool = False,
     threads: int | None = None,
     seed: int = 0,
+    max_episode_steps: int = MAX_EPISODE_STEPS,
     on_episode: Callable[[int, float, int], None] | None = None,
 ) -> Evaluation:
     """Play whole episodes. Each has a seed of its own, so the result does not depend on the number of threads.
@@ -127,6 +136,8 @@ def evaluate(
     threads : int, optional
         By default the cores that this process may use.
     seed : int, optional
+    max_episode_steps : int, optional
+        Steps after which an episode ends here, since some never do by themselves.
     on_episode : callable, optional
         Called with the number of episodes done, the return and the length of each, from several threads in turn.
 
@@ -141,13 +152,21 @@ def evaluate(
     BaseException
         What the environment raised.
     """
-    for name, value in (("episodes", episodes), ("threads", 1 if threads is None else threads)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(agent, Agent):
+        raise ValueError(f"the agent is {agent!r}: it must be an Agent, as nbrl.Agent.load(path) gives it")
+    counts = {"episodes": episodes, "threads": 1 if threads is None else threads}
+    counts["max_episode_steps"] = max_episode_steps
+    for name, value in counts.items():
+        if (whole(value) or 0) < 1:
             raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1")
     check_seed(seed)
+    episodes, seed = int(episodes), int(seed)
     spec = environment_for(agent, environment)
-    thread_count = min(threads or available_cores(), episodes)
-    returns, lengths = _play(agent, spec, episodes, greedy, thread_count, seed, on_episode, np.zeros(1, np.int64))
+    thread_count, limit = min(int(threads or available_cores()), episodes), int(max_episode_steps)
+    control = np.zeros(1, np.int64)
+    returns, lengths = _play(agent, spec, episodes, greedy, thread_count, seed, on_episode, control, limit)
+    if limit in lengths:
+        logger.info("%d of %d episodes had %s steps, where they were ended", (lengths == limit).sum(), episodes, limit)
     return Evaluation(spec.name, returns.tolist(), lengths.tolist(), greedy)
 
 
@@ -160,6 +179,7 @@ def _play(
     seed: int,
     on_episode: Callable[[int, float, int], None] | None,
     control: np.ndarray,
+    limit: int = MAX_EPISODE_STEPS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The returns and lengths of some episodes, unless `control` is set meanwhile: then they mean nothing."""
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
@@ -170,7 +190,7 @@ def _play(
         nonlocal done
         try:
             with contextlib.closing(spec.make()) as instance:
-                player = _Player(agent, spec, instance, greedy, control)
+                player = _Player(agent, spec, instance, greedy, control, limit)
                 for episode in range(thread, episodes, threads):
                     ended, returns[episode], lengths[episode] = player.play(seed, episode)
                     if not ended:
@@ -208,10 +228,12 @@ class BackgroundEvaluation:
     ----------
     environment : str, callable or EnvSpec
     episodes : int
+    limit : int, optional
+        Steps after which an episode ends; by default `MAX_EPISODE_STEPS`.
     """
 
-    def __init__(self, environment: Any, episodes: int) -> None:
-        self._environment, self._episodes = environment, episodes
+    def __init__(self, environment: Any, episodes: int, limit: int | None = None) -> None:
+        self._environment, self._episodes, self._limit = environment, episodes, limit or MAX_EPISODE_STEPS
         self._control = np.zeros(1, np.int64)
         self._thread: threading.Thread | None = None
         self._result: tuple[Agent, float] | None = None
@@ -229,7 +251,7 @@ class BackgroundEvaluation:
     def _evaluate(self, agent: Agent) -> None:
         try:
             spec = environment_for(agent, self._environment)
-            returns, _ = _play(agent, spec, self._episodes, False, 1, 0, None, self._control)
+            returns, _ = _play(agent, spec, self._episodes, False, 1, 0, None, self._control, self._limit)
         except Exception as error:  # training goes on without
             logger.warning("an evaluation beside training failed: %s", error)
             return
@@ -250,7 +272,7 @@ class BackgroundEvaluation:
 
 def check_seed(seed: Any) -> None:
     """Raise ``ValueError`` for what is no seed of an evaluation."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+    if not 0 <= (-1 if whole(seed) is None else int(seed)) < 2**63:
         raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0 and under 2**63")
 
 
@@ -276,8 +298,10 @@ def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = F
 class _Player:
     """One thread's environment and scratch."""
 
-    def __init__(self, agent: Agent, spec: EnvSpec, instance: Env, greedy: bool, control: np.ndarray) -> None:
-        self.spec, self.instance, self.greedy, self.control = spec, instance, greedy, control
+    def __init__(
+        self, agent: Agent, spec: EnvSpec, instance: Env, greedy: bool, control: np.ndarray, limit: int
+    ) -> None:
+        self.spec, self.instance, self.greedy, self.control, self.limit = spec, instance, greedy, control, limit
         (self.policy, self.actor), self.state = agent.actor(), agent.initial_state()
         self.observation, self.row = np.zeros(spec.observations.bytes, np.uint8), np.zeros(ROW, np.uint64)
         self.reward = np.zeros(1, np.float32)
@@ -287,7 +311,7 @@ class _Player:
         functions = (self.instance.reset_address, self.instance.step_address, self.instance.state_address)
         outcome, total, length = _play_episode(
             self.policy, self.actor, self.spec.action_mask, functions, self.observation, self.state,
-            self.reward, self.row, self.greedy, self.control,
+            self.reward, self.row, self.greedy, self.control, self.limit,
         )  # fmt: skip
         if outcome == FAILED:
             error = self.instance.error

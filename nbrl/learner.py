@@ -60,6 +60,8 @@ class Learner:
 
     def __init__(self, config: Config, environment: Any = None) -> None:
         self.config = config = config.replace(seed=secrets.randbits(63) if config.seed is None else config.seed)
+        if environment is None and config.environment.startswith("<"):
+            envs.check_named_in_file(config.environment)
         self.environment = envs.make(
             config.environment if environment is None else environment,
             sticky_actions=config.sticky_actions,
@@ -78,6 +80,11 @@ class Learner:
         self.policy: Any = kinds[0]
         if "action" in self.policy.heads and self.environment.observations.image:
             raise ValueError(f"{config.method} takes vectors, and {self.environment.name} gives images")
+        if "action" in self.policy.heads and not np.isfinite(actions.bounds).all():
+            raise ValueError(
+                f"{config.method} takes actions with two bounds each, and {self.environment.name} has some without: "
+                "give them bounds, as gymnasium.wrappers.RescaleAction needs them too, or learn by a3c"
+            )
         self.network = Network(
             config.network,
             self.environment.observations,
@@ -182,11 +189,17 @@ class Learner:
 
     def attach(self, worker: int) -> list[Env]:
         """Make the environments of one worker's actors; the caller closes them when the worker is done."""
-        instances = [self.environment.make() for _ in self.actors[worker]]
-        for functions, instance in zip(self.workers[worker].actors.functions, instances, strict=True):
+        instances = self.instances[worker]
+        for functions, actor in zip(self.workers[worker].actors.functions, self.actors[worker].tolist(), strict=True):
+            try:
+                instance = self.environment.make()
+            except BaseException as error:
+                error.add_note(
+                    f"raised while the environment of actor {actor} was made; where only one may exist, set actors=1"
+                )
+                raise
+            instances.append(instance)
             functions[:] = instance.reset_address, instance.step_address, instance.state_address
-        self.instances[worker] = instances
-        for instance, actor in zip(instances, self.actors[worker].tolist(), strict=True):
             if actor in self.saved_environments:
                 instance.load(self.saved_environments.pop(actor))
         return instances

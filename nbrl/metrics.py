@@ -1,18 +1,25 @@
 """What a run reports and where it keeps it: reports, ``metrics.jsonl``, the progress line and the run directory."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import re
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbrl.checkpoint import replace_file, sweep, sync_directory
+from nbrl.checkpoint import CHECKPOINTS, POLICY, replace_file, sweep, sync_directory
 from nbrl.config import Config
+
+try:
+    import fcntl
+except ImportError:  # where there are no such locks, only this process is kept out
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +146,7 @@ def read_metrics(path: str | os.PathLike) -> list[Report]:
 
 def progress_line(report: Report, width: int | None = None) -> str:
     """Return a line of steps, speed, mean return of the last 100 episodes, time left, cut to ``width`` characters."""
-    recent = "-" if report.recent_return is None else f"{report.recent_return:,.4g}"
+    recent = "-, no episode has ended yet" if report.recent_return is None else f"{report.recent_return:,.4g}"
     left = report.total_steps - report.steps
     parts = [
         f"{report.steps:,} of {report.total_steps:,} steps",
@@ -165,6 +172,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
 
 
+# Run directories that this process trains in, by the path of their lock.
+_held: "weakref.WeakValueDictionary[str, RunDirectory]" = weakref.WeakValueDictionary()
+
+
+def _let_go(place: str, file: int, process: int) -> None:
+    _held.pop(place, None)
+    with contextlib.suppress(OSError):
+        if os.getpid() == process:  # a fork has the file, but not the lock
+            os.unlink(place)
+    with contextlib.suppress(OSError):
+        os.close(file)
+
+
 class RunDirectory:
     """Where a run keeps what it writes. ``create`` makes a new one, ``open`` takes one that is there."""
 
@@ -172,12 +192,14 @@ class RunDirectory:
         self.path = Path(path)
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
-        self.checkpoints = self.path / "checkpoints"
-        self.policy_file = self.path / "policy.safetensors"
+        self.checkpoints = self.path / CHECKPOINTS
+        self.policy_file = self.path / POLICY
         self.best_file = self.path / "best.safetensors"
         self.evaluation_file = self.path / "eval.json"
         self.curve_file = self.path / "curve.png"
         self.play_file = self.path / "play.gif"
+        self.lock_file = self.path / "lock"
+        self.release: Callable[[], object] = lambda: None  # lets others train here, after `hold`
 
     @classmethod
     def create(cls, path: str | os.PathLike, config: Config) -> "RunDirectory":
@@ -195,8 +217,7 @@ class RunDirectory:
             if any(run.path.iterdir()):
                 raise ValueError(f"{run.path} is not empty: a new run needs a directory of its own")
             run.checkpoints.mkdir()
-            text = json.dumps(config.to_dict(), indent=2, allow_nan=False) + "\n"
-            replace_file(run.config_file, [text.encode()])
+            run.write_config(config)
             for path in made:
                 sync_directory(path.parent)
         except OSError as error:
@@ -220,10 +241,39 @@ class RunDirectory:
             raise ValueError(f"{run.path} is not a run directory: it has no {run.config_file.name}")
         return run
 
+    def hold(self) -> None:
+        """Keep everybody else from training here, until `release` or this process's end.
+
+        Raises
+        ------
+        ValueError
+            Somebody trains here already.
+        """
+        place = os.path.realpath(self.lock_file)
+        if place in _held:
+            raise ValueError(f"{self.path} is in use: this process trains in it")
+        file = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.read(file, 20).decode(errors="replace") or "unknown"
+                os.close(file)
+                raise ValueError(f"{self.path} is in use: process {holder} trains in it") from None
+        os.ftruncate(file, 0)
+        os.write(file, str(os.getpid()).encode())
+        _held[place] = self
+        self.release = weakref.finalize(self, _let_go, place, file, os.getpid())
+
     def clear(self) -> None:
         """Remove what an earlier process left half written, before the run goes on."""
         for directory in (self.path, self.checkpoints):
             sweep(directory)
+
+    def write_config(self, config: Config) -> None:
+        """Write the run's settings, in place of those that are there."""
+        text = json.dumps(config.to_dict(), indent=2, allow_nan=False) + "\n"
+        replace_file(self.config_file, [text.encode()])
 
     def config(self) -> Config:
         """Return the run's settings; raises ``ValueError`` if they cannot be read."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbrl.checkpoint import CheckpointError, read_tensors
+from nbrl.checkpoint import CheckpointError, policy_file, read_tensors
 from nbrl.spaces import Actions, Observations
 
 FORMAT = "nbrl policy 2"  # of a policy's file
@@ -45,14 +45,14 @@ class NumpyPolicy(NamedTuple):
 
     @classmethod
     def load(cls, source: str | os.PathLike | bytes) -> "NumpyPolicy":
-        """Read what `Agent.save` or a run's checkpoint wrote.
+        """Read what `Agent.load` reads.
 
         Raises
         ------
         CheckpointError
             The file is damaged or holds no policy.
         """
-        arrays, metadata = read_tensors(source)
+        arrays, metadata = read_tensors(policy_file(source))
         try:
             if metadata["format"] != FORMAT:
                 raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT!r}")

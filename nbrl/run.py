@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 0.5  # how long a thread stays in compiled code
 MOST_ROLLOUTS = 1 << 40  # of one call
+FIRST_CHECKPOINT = 10.0  # seconds after the start; the next intervals grow up to the setting
 GRACE = 0.5  # seconds that a rollout has to end after a stop, before it is abandoned
 LONGEST_WAIT = 1e6  # seconds; the system's clocks take no arbitrary ones
 CHECKPOINTS_KEPT = 3
@@ -62,24 +63,36 @@ class Run:
         init: Agent | None,
     ) -> None:
         self.seeded = config.seed is not None
-        self.learner = Learner(config, environment)
-        if init is not None:
-            snapshot.begin_from(self.learner, init)
-        self.config, self.environment = self.learner.config, self.learner.environment
         self.seconds_before = 0.0  # of training, before this process, and less what pauses took
         self.paused_since = 0.0
-        if restore is not None:
-            self.seconds_before = _seconds(snapshot.restore(self.learner, restore))
         self.directory = None
-        if directory is not None and restore is None:
-            self.directory = RunDirectory.create(directory, self.config)
-        elif directory is not None:
-            self.directory = RunDirectory(directory)
-            self.directory.clear()
+        try:
+            if directory is not None and restore is not None:
+                self.directory = RunDirectory(directory)
+                self.directory.hold()
+            self.learner = Learner(config, environment)
+            self.config, self.environment = self.learner.config, self.learner.environment
+            if init is not None:
+                snapshot.begin_from(self.learner, init)
+            if restore is not None:
+                self.seconds_before = _seconds(snapshot.restore(self.learner, restore))
+            if self.directory is not None:
+                self.directory.clear()
+            elif directory is not None:
+                self.directory = RunDirectory.create(directory, self.config)
+                self.directory.hold()
+                # So that a run that is killed at once can be gone on with.
+                arrays, metadata = snapshot.take(self.learner, with_episodes=False)
+                begin = checkpoint.checkpoint_path(self.directory.checkpoints, 0)
+                checkpoint.write_tensors(begin, arrays, metadata | {"seconds": "0.0"})
+        except BaseException:
+            if self.directory is not None:
+                self.directory.release()
+            raise
         self.on_report = on_report
         has_id = environment is None or isinstance(environment, str)
         plays = (environment or self.config.environment) if has_id else self.environment
-        self.evaluation = BackgroundEvaluation(plays, self.config.eval_episodes)
+        self.evaluation = BackgroundEvaluation(plays, self.config.eval_episodes, self.config.max_episode_steps)
         self.best_return = -math.inf
 
         self.threads: list[threading.Thread] = []
@@ -87,8 +100,11 @@ class Run:
         self.error: BaseException | None = None
         self.state = "new"
         self._make_lock()
+        self.attached = 0  # workers whose environments are made
         self.active = 0
         self.parked = 0
+        self.metrics_failed = False  # and that was said
+        self.saved = False  # at the end: environments may be closed
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)
         _runs.add(self)
 
@@ -107,25 +123,35 @@ class Run:
             self.state, self.starter = "running", threading.current_thread()
         learner = self.learner
         try:
+            logger.info("%s: %s, %s", self.environment.name, self.environment.observations, self.environment.actions)
             if self.seeded and self.config.threads > 1:
                 logger.info("with %d threads the order of updates is not reproducible", self.config.threads)
             announce(driver.loop)
             learner.loop(0, 0)  # compiles, as does the next
             _ = learner.learning_rate
-            for worker in range(self.config.threads):
-                learner.attach(worker)
             if self.config.eval_interval is not None:
                 self.evaluation.compile(learner.agent())
             self._start_thread(self._watch, name="nbrl watcher")
+            self._wait_for_environments()
         except BaseException:
             with self.lock:
                 self._ask_to_stop()
                 if not self.threads:
-                    self._close(None)
                     self._end()
             raise
         finally:
             self.starter = None
+
+    def _wait_for_environments(self) -> None:
+        """Return when all workers have theirs; raise what one of them met, once the run has ended."""
+        with self.lock:
+            while self.attached < self.config.threads and self.state not in ("stopping", "ended"):
+                self.changed.wait(0.2)
+            if self.attached == self.config.threads or self.error is None:
+                return
+            while self.state != "ended":
+                self.changed.wait(0.2)
+            raise self.error
 
     def _start_thread(self, target: Callable[..., None], *args: Any, name: str) -> None:
         thread = threading.Thread(target=target, name=name, args=args, daemon=True)
@@ -178,6 +204,8 @@ class Run:
         return threading.current_thread() in (*self.threads, self.starter)
 
     def _ask_to_stop(self) -> None:
+        if self.state == "ended":
+            return
         self._leave_pause()
         self.state = "stopping"
         self.learner.shared.control[0] = max(self.learner.shared.control[0], state.PARK)
@@ -185,6 +213,8 @@ class Run:
 
     def _end(self) -> None:
         self.state = "ended"
+        if self.directory:
+            self.directory.release()
         self.changed.notify_all()
 
     def _wait_for_workers(self, timeout: float | None) -> bool:
@@ -223,10 +253,20 @@ class Run:
 
     def _work(self, thread: int) -> None:
         with self._keeping_errors():
+            self.learner.attach(thread)  # here, since some environments may be used in one thread alone
+            with self.lock:
+                self.attached += 1
+                self.changed.notify_all()
             self._learn(thread)
         with self.lock:
             self.active -= 1
             self.changed.notify_all()
+            self.changed.wait_for(lambda: self.saved)
+        for instance in self.learner.instances[thread]:
+            try:
+                instance.close()
+            except BaseException as error:  # what was learnt is worth more
+                logger.warning("an environment could not be closed: %s: %s", type(error).__name__, error)
 
     def _learn(self, thread: int) -> None:
         learner, rollouts = self.learner, 1
@@ -294,18 +334,23 @@ class Run:
             if self.directory:
                 self._write_checkpoint(*snapshot.take(self.learner, with_episodes=idle))
                 self.learner.agent().save(self.directory.policy_file)
+        if not idle:
+            where = f"saved in {self.directory.path}" if self.directory else "over"
+            logger.warning("the run is %s; it waits for an environment that has not returned", where)
+        with self.lock:
+            self.saved = True
+            self.changed.notify_all()
         self.evaluation.close()  # now that the run is saved: its environment may be stuck as well
-        self._wait_for_workers(None)
-        self._close(metrics)
+        for thread in self.threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        if metrics:
+            with self._keeping_errors():
+                metrics.close()
+        if self.error is not None:
+            logger.error("the run ended with an error: %s: %s", type(self.error).__name__, self.error)
         with self.lock:
             self._end()
-
-    def _close(self, metrics: MetricsFile | None) -> None:
-        instances = [instance for group in self.learner.instances for instance in group]
-        for closable in (metrics, *instances):
-            with self._keeping_errors():
-                if closable:
-                    closable.close()
 
     def _start_workers(self) -> None:
         for thread in range(self.config.threads):
@@ -321,7 +366,8 @@ class Run:
     def _accompany(self, metrics: MetricsFile | None) -> None:
         """Report and save, until all workers have finished or the run is asked to stop."""
         next_report = self.began + self.config.report_interval
-        next_checkpoint = self.began + (self.config.checkpoint_interval if self.directory else math.inf)
+        interval = min(FIRST_CHECKPOINT, self.config.checkpoint_interval)
+        next_checkpoint = self.began + (interval if self.directory else math.inf)
         next_evaluation = self.began + (self.config.eval_interval or math.inf)
         last = self._seconds(self.began) + 60 * (math.inf if self.config.minutes is None else self.config.minutes)
         while True:
@@ -343,8 +389,14 @@ class Run:
                 if self._is_good_enough():
                     return
             if time.perf_counter() >= next_checkpoint:
-                self._save_checkpoint()
-                next_checkpoint = time.perf_counter() + self.config.checkpoint_interval
+                try:
+                    self._save_checkpoint()
+                except FileNotFoundError:  # there is no directory any more
+                    raise
+                except OSError as error:  # such as a full disk
+                    logger.warning("a checkpoint could not be written, and the run goes on without: %s", error)
+                interval = min(2 * interval, self.config.checkpoint_interval)
+                next_checkpoint = time.perf_counter() + interval
             if time.perf_counter() >= next_evaluation:
                 self.evaluation.begin(self.learner.agent())
                 next_evaluation = time.perf_counter() + (self.config.eval_interval or math.inf)
@@ -402,7 +454,12 @@ class Run:
         )
         self.last_time, self.last_steps, self.last_sums = now, steps, sums
         if metrics:
-            metrics.append(report)
+            try:
+                metrics.append(report)
+            except OSError as error:  # what is not written waits for the next time
+                if not self.metrics_failed:
+                    logger.warning("metrics could not be written, and the run goes on without: %s", error)
+                self.metrics_failed = True
         if self.on_report:
             try:
                 self.on_report(report)
@@ -436,8 +493,10 @@ class Run:
         checkpoint.write_tensors(path, arrays, metadata)
         kept = sorted(self.directory.checkpoints.glob("step-*.safetensors"))
         this = kept.index(path)
-        # Those beyond are damaged, or of a run from which this one went back: they would count as the newest.
-        for other in (*kept[: max(this + 1 - CHECKPOINTS_KEPT, 0)], *kept[this + 1 :]):
+        # The first was for want of another. Those beyond are damaged, or of a run from which this one went back: they
+        # would count as the newest.
+        first = [other for other in kept[:1] if other == checkpoint.checkpoint_path(other.parent, 0) != path]
+        for other in (*first, *kept[: max(this + 1 - CHECKPOINTS_KEPT, 0)], *kept[this + 1 :]):
             other.unlink(missing_ok=True)
 
     def leave_to_parent(self) -> None:

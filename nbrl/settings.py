@@ -89,6 +89,20 @@ class Task(NamedTuple):
     given: Mapping[str, Any]  # the settings that are given
 
 
+# What others call our settings.
+SYNONYMS = {
+    "lr": "learning_rate", "alpha": "learning_rate", "gamma": "discount", "ent_coef": "entropy_weight",
+    "entropy_coef": "entropy_weight", "beta": "entropy_weight", "vf_coef": "value_weight", "n_steps": "rollout_length",
+    "num_steps": "rollout_length", "t_max": "rollout_length", "total_timesteps": "steps", "timesteps": "steps",
+    "num_envs": "actors", "n_envs": "actors", "num_workers": "threads", "n_jobs": "threads", "lambda": "gae_lambda",
+    "max_grad_norm": "gradient_clip", "clip_rewards": "reward_clip", "normalize_rewards": "normalise_rewards",
+    "normalize_observations": "normalise_observations", "norm_obs": "normalise_observations",
+    "optimizer": "optimiser", "net_arch": "network", "policy_kwargs": "network", "algorithm": "method",
+    "algo": "method", "time_limit": "max_episode_steps", "target_update_interval": "target_interval",
+    "eval_freq": "eval_interval", "initialization": "initialisation",
+}  # fmt: skip
+
+
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """The sentence for a name that is not in a list.
 
@@ -98,6 +112,8 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     "unknown optimiser 'sgd': it must be one of shared_rmsprop, shared_adam"
     """
     known = list(known)
+    if what == "setting" and SYNONYMS.get(str(name).lower()) in known:
+        return f"unknown setting {name!r}: here it is {SYNONYMS[str(name).lower()]!r}"
     close = difflib.get_close_matches(str(name), known, n=1)
     if close:
         return f"unknown {what} {name!r}: did you mean {close[0]!r}?"
@@ -105,10 +121,10 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
 
 
 def whole(value: object) -> int | None:
-    """A value as an ``int`` if it is a whole number, else None."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    """A value as an ``int`` if it is a whole number, such as 1e4, else None."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value // 1:
         return None
-    return int(value)
+    return int(value)  # type: ignore[call-overload]
 
 
 def _real(value: object) -> float | None:

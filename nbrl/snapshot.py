@@ -8,6 +8,7 @@ import numpy as np
 
 from nbrl.agent import Agent
 from nbrl.checkpoint import CheckpointError, read_tensors
+from nbrl.envs.interface import Env
 from nbrl.learner import Learner
 from nbrl.methods.replay import Replay, contents, refill
 from nbrl.methods.running_statistics import COUNT, LEAST_VARIANCE, M2, MEAN
@@ -42,7 +43,7 @@ def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
     }
     sizes, states = np.zeros(config.actors, np.int64), []
     for actor in np.flatnonzero(arrays["actors/begun"]).tolist():
-        saved = running[actor].save() if with_episodes and actor in running else None
+        saved = _saved(learner, actor, running[actor]) if with_episodes and actor in running else None
         if saved is None:  # this episode begins anew
             arrays["actors/begun"][actor] = False
         else:
@@ -55,6 +56,20 @@ def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
         arrays |= {"replay": np.concatenate(kept), "replay_sizes": np.array([len(rows) for rows in kept])}
     counters = {"steps": str(learner.steps), "updates": str(int(learner.shared.updates[0]))}
     return arrays, agent.metadata() | counters
+
+
+def _saved(learner: Learner, actor: int, instance: Env) -> bytes | None:
+    """The state of an actor's environment; None where it cannot be saved, or its episode cannot go on."""
+    thread = actor // learner.config.envs_per_batch % learner.config.threads
+    place = learner.actors[thread].tolist().index(actor)
+    seen = learner.workers[thread].actors.observation[place].view(learner.environment.observations.dtype)
+    if not np.isfinite(seen).all():
+        return None
+    try:
+        return instance.save()
+    except RuntimeError as error:  # the policy is worth more than an episode
+        logger.warning("the episode of actor %d could not be saved: %s", actor, error)
+        return None
 
 
 def restore(learner: Learner, path: str | os.PathLike) -> dict[str, str]:

@@ -1,14 +1,18 @@
 """One training run, in the background: the embedding point."""
 
+import logging
 import os
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+from nbrl import checkpoint, envs
 from nbrl.agent import Agent
 from nbrl.config import Config, configure
-from nbrl.metrics import Report
+from nbrl.metrics import Report, RunDirectory
 from nbrl.run import Run
+
+logger = logging.getLogger(__name__)
 
 EXIT_SECONDS = 2.0  # how long a host that exits waits for a run that it forgot
 
@@ -65,9 +69,62 @@ class Trainer:
         if init is not None and restore is not None:
             raise ValueError("init and restore are both given: a run begins with a policy or goes on from a checkpoint")
         policy = init if init is None or isinstance(init, Agent) else Agent.load(init)
+        if not isinstance(config, Config):
+            raise ValueError(f"config is {config!r}: it must be a Config, as nbrl.configure(environment) makes it")
         self._run = Run(config, environment, directory, on_report, restore, policy)
         # A host that forgets to stop: at exit, or when the trainer is dropped, its threads are stopped.
         self._finaliser = weakref.finalize(self, Run.stop, self._run, EXIT_SECONDS)
+
+    @classmethod
+    def from_run(
+        cls,
+        run: str | os.PathLike,
+        environment: Any = None,
+        *,
+        steps: int | None = None,
+        on_report: Callable[[Report], None] | None = None,
+    ) -> "Trainer":
+        """Go on with a run from its newest readable checkpoint, in its own directory.
+
+        Parameters
+        ----------
+        run : path
+            Its directory.
+        environment : str, callable or EnvSpec, optional
+            What it was trained on, where that was a Python object.
+        steps : int, optional
+            Another length of the whole run, for one that has ended too. The learning rate follows it.
+        on_report
+            As for `Trainer`.
+
+        Raises
+        ------
+        ValueError
+            There is no such run, another process trains in it, or it has nothing left to do.
+        """
+        directory = RunDirectory.open(run)
+        config = directory.config()
+        if environment is None:
+            envs.check_named_in_file(config.environment)
+        newest = checkpoint.newest(directory.checkpoints)
+        if newest is None:
+            raise ValueError(f"{directory.path} has no readable checkpoint to go on from")
+        longer = config if steps is None else config.replace(steps=steps)
+        trainer = cls(longer, environment, directory=directory.path, on_report=on_report, restore=newest)
+        if trainer.steps >= longer.steps:
+            trainer.stop()
+            raise ValueError(
+                f"{directory.path} has nothing left to do: it has taken {trainer.steps:,} of its {longer.steps:,} "
+                "steps; steps (--steps N) can be more"
+            )
+        if longer != config:
+            directory.write_config(longer)
+            rate = trainer._run.learner.learning_rate
+            logger.info("the run goes on to %s steps, at a learning rate of %.3g", f"{longer.steps:,}", rate)
+        return trainer
+
+    def __repr__(self) -> str:
+        return f"Trainer({self.config.environment!r}, {self._run.state}, {self.steps:,} of {self.config.steps:,} steps)"
 
     @property
     def config(self) -> Config:
@@ -128,12 +185,28 @@ class Trainer:
         """
         self._run.resume()
 
-    def stop(self) -> None:
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the run, if it was an error: what `join` raises."""
+        return self._run.error
+
+    def stop(self, timeout: float | None = None) -> bool:
         """End the run where it is, save it if it has a directory, and wait. Safe at any time, from any thread.
 
         From the run's own threads (`on_report`, an environment) it asks for the end and returns.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most, for an environment that does not return.
+
+        Returns
+        -------
+        bool
+            Whether the run has ended.
         """
-        self._run.stop()
+        self._run.stop(timeout)
+        return not self.running
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the run has ended; whether it has.

@@ -123,7 +123,16 @@ MAY_BE_ZERO = {
     "sticky_actions", "seed", "target_return", "noise_std", "buffer_size",
 }  # fmt: skip
 MAY_BE_NEGATIVE = {"target_return"}
-OPTIONAL = {"reward_clip", "initial_std", "tau", "seed", "minutes", "target_return", "eval_interval"}
+OPTIONAL = {
+    "reward_clip",
+    "max_episode_steps",
+    "initial_std",
+    "tau",
+    "seed",
+    "minutes",
+    "target_return",
+    "eval_interval",
+}
 
 
 @pytest.mark.parametrize("name", NUMBERS)

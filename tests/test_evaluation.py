@@ -265,7 +265,8 @@ def test_an_environment_of_another_kind_is_refused():
     ("settings", "sentence"),
     [
         ({"episodes": 0}, "episodes is 0: it must be a whole number of at least 1"),
-        ({"episodes": 2.0}, "episodes is 2.0: it must"),
+        ({"episodes": 2.5}, "episodes is 2.5: it must"),
+        ({"max_episode_steps": 0}, "max_episode_steps is 0: it must"),
         ({"episodes": True}, "episodes is True: it must"),
         ({"threads": 0}, "threads is 0: it must be a whole number of at least 1"),
         ({"threads": -1}, "threads is -1: it must"),

@@ -48,17 +48,17 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": set(),
     "numpy_policy": {"checkpoint", "spaces"},
     "agent": {"kernels", "nets", "nets.layers", "nets.table", "actions", "checkpoint", "numpy_policy", "spaces"},
-    "evaluation": {"kernels", "actions", "agent", "envs", "config"},
+    "evaluation": {"settings", "kernels", "actions", "agent", "envs", "config"},
     "learner": {
         "nets", "nets.table", "actions", "methods", "methods.optimisers", "methods.running_statistics", "methods.state",
         "methods.driver", "envs", "config", "agent",
     },
-    "snapshot": {"nets.table", "methods.running_statistics", "methods.*", "checkpoint", "agent", "learner"},
+    "snapshot": {"envs", "nets.table", "methods.running_statistics", "methods.*", "checkpoint", "agent", "learner"},
     "run": {
         "kernels", "learner", "snapshot", "methods.state", "methods.driver", "config", "metrics", "checkpoint", "agent",
         "evaluation",
     },
-    "trainer": {"run", "config", "metrics", "agent"},
+    "trainer": {"envs", "checkpoint", "run", "config", "metrics", "agent"},
     "online": {
         "kernels", "actions", "methods.driver", "envs", "config", "checkpoint", "agent", "learner", "snapshot", "run",
     },

@@ -65,7 +65,8 @@ class Disk:
         self.do("replace", old, new, note=("rename", str(old), str(new)), **options)
 
     def unlink(self, path, **options):
-        self.do("unlink", path, note=("remove", str(path)), **options)
+        note = None if Path(path).name == "lock" else ("remove", str(path))  # which a power cut ends as well
+        self.do("unlink", path, note=note, **options)
 
     def mkdir(self, path, *more, **options):
         self.do("mkdir", path, *more, note=("make", str(path), None), **options)
@@ -299,12 +300,15 @@ def saved(disk, monkeypatch):
     return known
 
 
-def train(directory, saved, checkpoints):
-    """Train, in a new directory or from what is there, until some more checkpoints have been saved."""
-    wanted = len(saved) + checkpoints
+def train(directory, saved, checkpoints, disk=None):
+    """Train, in a new directory or from what is there, until some more checkpoints have been saved.
+
+    Or until a disk that fails was asked often enough: the run would go on.
+    """
+    wanted, most = len(saved) + checkpoints, disk.asked + 100 if disk else 0
 
     def on_report(report):
-        if len(saved) >= wanted:
+        if len(saved) >= wanted or (disk and disk.asked > most):
             trainer.stop()
 
     config = tiny(steps=LONG, report_interval=1e-3, checkpoint_interval=1e-3)
@@ -331,6 +335,7 @@ def test_a_power_cut_at_any_moment_of_a_run_leaves_its_newest_checkpoint(disk, s
         assert (str(directory / "checkpoints" / path.name), path.read_bytes()) in saved
         assert RunDirectory.open(left.path).config() == config
         again = Trainer(config, directory=left.path, restore=path)
+        again.stop()
         assert checkpoint_path(left.checkpoints, again.steps) == path
         assert not list(left.path.rglob("*.tmp"))
         if left.metrics_file.exists():
@@ -339,22 +344,24 @@ def test_a_power_cut_at_any_moment_of_a_run_leaves_its_newest_checkpoint(disk, s
 
 
 @pytest.mark.parametrize(("number", "once"), [(errno.EIO, True), (errno.ENOSPC, False)], ids=["once", "for ever"])
-def test_a_disk_that_fails_at_any_call_of_a_run_ends_it_with_its_newest_checkpoint(disk, saved, number, once):
+def test_a_disk_that_fails_at_any_call_of_a_run_leaves_its_newest_checkpoint(disk, saved, number, once):
     for failing in itertools.count():
         run = RunDirectory(Path(disk.folder) / str(failing))
         first = disk.asked + failing
         disk.error = lambda asked, at=first: number if asked == at or (asked > at and not once) else None
         error = None
         try:
-            train(run.path, saved, 2)
-            train(run.path, saved, 1)
+            train(run.path, saved, 2, disk)
+            train(run.path, saved, 1, disk)
         except (OSError, ValueError) as caught:  # a directory that cannot be used is a ValueError
             error = caught
         disk.error = lambda asked: None
         assert our_threads() == []
         if disk.asked <= first:
             break
-        assert isinstance(error if isinstance(error, OSError) else error.__cause__, OSError)
+        # A checkpoint that fails on the way is tried again; what matters is whether the last ones were written.
+        assert error is None or isinstance(error if isinstance(error, OSError) else error.__cause__, OSError)
+        assert error is not None or once or disk.asked - first < 20
         safe = [path for path, _ in saved if Path(path).is_relative_to(run.path)]
         found = newest(run.checkpoints)
         assert found is not None or not safe

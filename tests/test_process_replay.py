@@ -68,7 +68,13 @@ class Levers(Parcels):
         return float(self.seen["load"][0] * np.float32(action[0]) - np.abs(action).sum())
 
 
-OWN = {"<Parcels>": Parcels, "<Levers>": Levers}
+class Sliders(Levers):
+    """The same with bounds for both, as dpg needs them."""
+
+    action_space = spaces.Box(np.array([-1.5, -2], np.float32), np.array([0.5, 4], np.float32))
+
+
+OWN = {"<Parcels>": Parcels, "<Levers>": Levers, "<Sliders>": Sliders}
 
 
 def table():

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 
@@ -57,13 +58,23 @@ def check_named_in_file(name: str) -> None:
     if name.startswith("<"):
         raise ValueError(
             f"the environment was the Python object {name}, which no file can hold: give it again from Python, as the "
-            "environment of nbrl.evaluate or Trainer"
+            "environment of nbrl.evaluate or Trainer, or by --env module:name"
         )
     if ":" in name:
         raise ValueError(
             f'the file names the environment "{name}", which would import the module {name.partition(":")[0]}: '
             f"if you trust it, give it again with --env {name}, or from Python as the environment"
         )
+
+
+def _from_module(environment: str) -> Any:
+    """What ``module:name`` stands for: a class or function of the module, or else an id that it registers."""
+    module, _, name = environment.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name, environment)
+    except ImportError as problem:
+        raise ValueError(f"{environment} needs a package that is not installed: {problem}") from None
+    return found if callable(found) or isinstance(found, EnvSpec) else environment
 
 
 def make(
@@ -117,6 +128,10 @@ def make(
         module, function = NATIVE[name].function.split(":")
         maker = getattr(importlib.import_module(f"nbrl.envs.{module}"), function)
         return maker(**NATIVE[name].settings).laid_out(observation_layout)
+    if isinstance(environment, str) and ":" in environment:
+        environment = _from_module(environment)
+    if isinstance(environment, EnvSpec):
+        return environment.laid_out(observation_layout)
     if isinstance(environment, str) or callable(environment):
         from nbrl.envs.gym import GymEnvironment
 

@@ -7,7 +7,8 @@
     void    close(void *state);
 
 The int32 is a status: bit 0 stepped, set on every success; bit 1 terminated; bit 2 truncated; bit 3 "the return is cut
-here, but the episode goes on" (a lost life). Without bit 0 the call failed. Observations are float32 or uint8 rows;
+here, but the episode goes on" (a lost life). Without bit 0, or with any other bit, such as those of -1, the call
+failed. Observations are float32 or uint8 rows;
 actions one int32 (discrete) or float32 (continuous). Reset is explicit: after an end the observation is the episode's
 last, and the next call must be a reset. `save`, `load` and `close` may be absent.
 
@@ -29,9 +30,11 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from nbrl.kernels.compile import jit
 from nbrl.spaces import LARGEST_FLOAT, Actions, Observations
 
 STEPPED, TERMINATED, TRUNCATED, CUT = 1, 2, 4, 8
+ALL_BITS = STEPPED | TERMINATED | TRUNCATED | CUT
 
 ResetFunction = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_int64] * 3)
 StepFunction = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 6)
@@ -47,6 +50,12 @@ def suggestion(name: str, candidates: Iterable[str]) -> str:
     known = {candidate.lower(): candidate for candidate in candidates}
     close = [known[match] for match in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.7)]
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+@jit
+def succeeded(status):
+    """Whether a function of an environment says that it did what it should."""
+    return status & STEPPED != 0 and status & ~ALL_BITS == 0
 
 
 def read_number(what: str, value: Any) -> float:
@@ -170,7 +179,7 @@ class Env:
             return ctypes.string_at(self.state_address, self.saved_size)
         buffer = ctypes.create_string_buffer(self.saved_size)
         status = SaveFunction(self.save_address)(self.state_address, ctypes.addressof(buffer))
-        if not status & STEPPED:
+        if not succeeded(status):
             raise RuntimeError(f"the environment could not save its state: status {status}")
         return buffer.raw
 
@@ -194,7 +203,7 @@ class Env:
             return
         buffer = ctypes.create_string_buffer(saved, len(saved))
         status = SaveFunction(self.load_address)(self.state_address, ctypes.addressof(buffer))
-        if not status & STEPPED:
+        if not succeeded(status):
             raise RuntimeError(f"the environment could not load a state: status {status}")
 
     def close(self) -> None:
@@ -489,7 +498,7 @@ class EnvStepper:
         self.mask = np.ones(environment.mask_size, np.uint8)
 
     def _checked(self, status: int) -> int:
-        if not status & STEPPED:
+        if not succeeded(status):
             error = self.instance.error
             raise RuntimeError(f"the environment failed with status {status}") if error is None else error
         return status

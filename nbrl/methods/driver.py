@@ -20,7 +20,7 @@ import numpy as np
 from numba import boolean, float64, int64
 
 from nbrl.actions import any_legal, env_address, mask_outputs
-from nbrl.envs.interface import CUT, STEPPED, TERMINATED, TRUNCATED
+from nbrl.envs.interface import CUT, TERMINATED, TRUNCATED, succeeded
 from nbrl.kernels.compile import generic, jit
 from nbrl.kernels.native import (
     address_at,
@@ -85,6 +85,7 @@ class Method(Struct):
     gradient_clip = float64
     reward_clip = float64
     normalise_rewards = boolean
+    max_episode_steps = int64  # 0 for no limit
 
     policies: tuple[Any, ...] = ()
     critic: tuple[str, ...] = ()
@@ -218,7 +219,7 @@ def _begin_episodes(worker, first, mode):
             restore_denormals(mode)
             status = call_reset(functions[0], functions[2], seed, observation, mask, 0)
             flush_denormals()
-            if not status & STEPPED:
+            if not succeeded(status):
                 worker.failed = actor
                 return FAILED_ENVIRONMENT
             begin_episode(actors, actor)
@@ -305,11 +306,13 @@ def record_step(method, worker, first, t, i, reward, status):
     """Write down what step t of a group's actor i gave; a code other than GO_ON if it cannot be used."""
     actors, rollout, actor = worker.actors, worker.rollout, first + i
     worker.failed = actor
-    if not status & STEPPED:
+    if not succeeded(status):
         return FAILED_ENVIRONMENT
     if not np.isfinite(reward):
         return BAD_REWARD
     terminated, truncated = status & TERMINATED != 0, status & TRUNCATED != 0
+    if method.max_episode_steps and actors.episode_length[actor] + 1 >= method.max_episode_steps:
+        truncated = True
     scaled = reward
     if worker.work.normal.shape[1] or method.normalise_rewards:
         statistics = worker.statistics

@@ -49,8 +49,8 @@ def assert_same_gradient(dtheta, gradient, norm):
 
 def in_the_space_s_units(motion):
     """Continuous actions of `Scripted`: the first part has two bounds, which are -1 and 1 of the policy; both clip."""
-    middle, half = (LOW[0] + HIGH[0]) / 2, (HIGH[0] - LOW[0]) / 2
-    return np.clip(motion * [half, 1] + [middle, 0], LOW, HIGH)
+    middle, half = (np.array(LOW) + HIGH) / 2, (np.array(HIGH) - LOW) / 2
+    return np.clip(motion * half + middle, LOW, HIGH)
 
 
 def follow(config, make_reference, *, continuous=False):

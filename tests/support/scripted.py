@@ -18,7 +18,7 @@ SIZE = 6  # of an observation
 ACTIONS = 4
 RECORDS = 4000
 PARTS = 2  # of a continuous action
-LOW, HIGH = (-1.5, -np.inf), (0.5, 2.0)  # its bounds
+LOW, HIGH = (-1.5, -4.0), (0.5, 2.0)  # its bounds
 # float64: the observation given, the action (-1 for a reset, 0 for a continuous one), the reward, the status, and the
 # parts of a continuous action.
 RECORD = SIZE + 3 + PARTS
