@@ -112,6 +112,10 @@ def make(
     """
     if isinstance(environment, EnvSpec):
         return environment.laid_out(observation_layout)
+    if isinstance(environment, str) and (game := atari.today_s_name(environment)) and game != environment:
+        theirs = gymnasium.registry.get(environment)
+        if theirs is None or str(theirs.entry_point).startswith("ale_py"):
+            raise ValueError(f'unknown environment "{environment}"; did you mean {game}?')
     if isinstance(environment, str) and atari.is_game(environment):
         return atari.AtariEnvironment(
             environment,

@@ -8,6 +8,7 @@ after 108,000 frames. Rewards are raw.
 import csv
 import functools
 import importlib.resources
+import re
 from typing import Any
 
 import gymnasium
@@ -53,6 +54,19 @@ def is_game(name: str) -> bool:
     """Whether an id means one of ale-py's games, known or not; it does not where somebody else registered it."""
     theirs = gymnasium.registry.get(name)
     return name.startswith(PREFIX) and (theirs is None or str(theirs.entry_point).startswith("ale_py"))
+
+
+OLD_NAME = re.compile(r"(?:ale_py:)?(?:ALE/)?([A-Za-z]+?)(-ram|-?Ramv?)?(NoFrameskip|Deterministic)?(-v\d+)?")
+
+
+def today_s_name(name: str) -> str | None:
+    """The id of the game that an older id, or a game's bare name, means; None where it means none."""
+    old = OLD_NAME.fullmatch(name)
+    try:
+        known = {game.lower(): game for game in names()} if old else {}
+    except ValueError:  # without ale-py
+        known = {}
+    return known.get(f"{PREFIX}{old[1]}-v5".lower()) if old else None
 
 
 def _vector_environment(game: str, sticky_actions: float) -> Any:

@@ -105,8 +105,17 @@ def _make(name: str, **options: Any) -> gymnasium.Env:
 
 
 def _lacking(name: str, problem: BaseException) -> ValueError:
+    newest = _newest(name)
+    if newest != name:
+        return ValueError(f"{name} cannot be made any more: {newest} is its newest version ({_line(problem)})")
     extra = ' (for MuJoCo: pip install "nbrl[mujoco]")' if "mujoco" in str(problem).lower() else ""
     return ValueError(f"{name} needs a package that is not installed: {_line(problem)}{extra}")
+
+
+def _newest(name: str) -> str:
+    """The id of the newest version of an environment that gymnasium has."""
+    specs = [spec for spec in gymnasium.registry.values() if spec.id.rpartition("-v")[0] == name.rpartition("-v")[0]]
+    return max(specs, key=lambda spec: spec.version or 0).id if specs else name
 
 
 def _line(problem: BaseException) -> str:
@@ -117,9 +126,6 @@ def _hint(name: str) -> str:
     from nbrl.envs import names
 
     known = [name for group in names().values() for name in group]
-    atari = f"ALE/{name.partition('-v')[0]}-v5"
-    if atari in known:
-        return f"; did you mean {atari}?"
     others = "; `nbrl envs` lists the known ones, and package:id imports a package of one's own first"
     return suggestion(name, known) or others
 

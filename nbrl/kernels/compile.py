@@ -23,6 +23,9 @@ from numba.core.sigutils import normalize_signature
 from numba.extending import overload
 from numba.misc.appdirs import AppDirs
 
+if numba.config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set, but everything here is compiled: unset it")
+
 logger = logging.getLogger("nbrl")
 Result = TypeVar("Result")
 

@@ -257,7 +257,7 @@ def test_errors_are_kept(path, monkeypatch):
     ("name", "sentence"),
     [
         ("ALE/Pon-v5", 'unknown Atari game "ALE/Pon-v5"; did you mean ALE/Pong-v5'),
-        ("ALE/Pong", 'unknown Atari game "ALE/Pong"; did you mean ALE/Pong-v5'),
+        ("ALE/Pong", 'unknown environment "ALE/Pong"; did you mean ALE/Pong-v5'),
         ("ALE/ms_pacman-v5", "did you mean ALE/MsPacman-v5"),
         ("ALE/Combat-v5", 'unknown Atari game "ALE/Combat-v5"'),
         ("ALE/", 'unknown Atari game "ALE/"$'),
