@@ -12,7 +12,7 @@ import pytest
 
 from nbrl import cli
 from nbrl.config import Config
-from nbrl.registration import MAZES
+from nbrl.registration import NATIVE
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -142,7 +142,9 @@ def paths() -> list[str]:
     """Every file and folder of the tree that the README names: in listings, links and between backticks."""
     top = {path.name for path in ROOT.iterdir()}
     words = [word for text in [*inline(), *blocks("text"), *blocks("sh")] for word in text.split()]
-    named = {word.strip(",;:.") for word in words if "/" in word or "." in word} - set(MAZES)
+    named = {word.strip(",;:.") for word in words if "/" in word or "." in word} - {
+        f"nbrl/{name.removeprefix('nbrl/')}" for name in NATIVE
+    }
     linked = {link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link}
     return sorted(linked | {name for name in named if name.split("/")[0] in top and name != "runs/"})
 
