@@ -48,6 +48,9 @@ def _learn(method, policy, shared, worker):
     return driver.finish_rollout(method, policy, shared, worker, 0)
 
 
+FOR_LIFE = 10**15  # steps, of which no share is ever noticed
+
+
 class OnlineLearner:
     """An actor-learner that is told what happens and answers with actions. It learns in the thread that calls it.
 
@@ -56,7 +59,8 @@ class OnlineLearner:
     config : Config or mapping
         Settings; a mapping has those that differ from the defaults of this kind of observation, as for
         `nbrl.configure`. `actors` (in a mapping 1, unless it says otherwise) is how many learners may share the
-        parameters; `threads` and `envs_per_batch` mean nothing here.
+        parameters; `threads` and `envs_per_batch` mean nothing here. Without `steps` in a mapping, or with None, it
+        learns for life, at the rate that it begins with.
     observation_space : gymnasium.Space
         Box, Discrete, MultiDiscrete, or a Dict or Tuple of these.
     action_space : gymnasium.spaces.Discrete or gymnasium.spaces.Box
@@ -97,7 +101,10 @@ class OnlineLearner:
         )
         environment = EnvSpec("host", observation_space, action_space, action_mask=masks, observation_layout=layout)
         if isinstance(config, Mapping):
-            config = configure(environment, **{"actors": 1, "threads": None, "envs_per_batch": 1} | dict(config))
+            given = {"actors": 1, "threads": None, "envs_per_batch": 1} | dict(config)
+            steps = given.pop("steps", None)
+            config = configure(environment, **given | ({} if steps is None else {"steps": steps}))
+            config = config if steps is not None else config.replace(steps=FOR_LIFE)
         config = config.replace(threads=config.actors, envs_per_batch=1)
         self._learner = Learner(config, environment)
         if restore is not None:

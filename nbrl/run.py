@@ -35,6 +35,7 @@ GRACE = 0.5  # seconds that a rollout has to end after a stop, before it is aban
 LONGEST_WAIT = 1e6  # seconds; the system's clocks take no arbitrary ones
 CHECKPOINTS_KEPT = 3
 RECENT_EPISODES = 100
+SMALL_RETURN = 0.01  # in size; where all are below, learning hardly sees them
 FAILURES = {
     driver.BAD_OBSERVATION: "an observation has a number that is not finite",
     driver.BAD_REWARD: "a reward is not finite",
@@ -103,7 +104,7 @@ class Run:
         self.attached = 0  # workers whose environments are made
         self.active = 0
         self.parked = 0
-        self.metrics_failed = False  # and that was said
+        self.metrics_failed = self.told_of_small = False  # and that was said
         self.saved = False  # at the end: environments may be closed
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)
         _runs.add(self)
@@ -453,6 +454,15 @@ class Run:
             updates=int(self.learner.shared.updates[0]),
         )
         self.last_time, self.last_steps, self.last_sums = now, steps, sums
+        sizes = [abs(episode) for episode in self.recent]
+        if not self.told_of_small and len(sizes) == RECENT_EPISODES and 0 < max(sizes) < SMALL_RETURN:
+            self.told_of_small = True
+            logger.warning(
+                "the last %d returns are all below %s in size, which is hardly learnt: multiply the rewards, as "
+                "gymnasium.wrappers.TransformReward does",
+                RECENT_EPISODES,
+                SMALL_RETURN,
+            )
         if metrics:
             try:
                 metrics.append(report)

@@ -249,6 +249,27 @@ def test_a_limit_bootstraps_as_a_truncation_does():
     assert agent.to_numpy().outputs(np.zeros(3))["value"][0] == pytest.approx(10, abs=1.5)
 
 
+def test_rewards_too_small_to_learn_from_are_told_of(caplog):
+    with caplog.at_level(logging.WARNING):
+        trained(changed(pays=1e-4), steps=3000, report_interval=0.01)
+        assert caplog.text.count("the last 100 returns are all below 0.01 in size, which is hardly learnt") == 1
+        caplog.clear()
+        trained(changed(pays=1e-1), steps=3000, report_interval=0.01)
+        trained(changed(pays=0.0), steps=3000, report_interval=0.01)
+    assert "hardly learnt" not in caplog.text
+
+
+@pytest.mark.parametrize("settings", [{}, {"steps": None}])
+def test_a_host_s_learner_learns_for_life(settings):
+    learner = OnlineLearner(settings | {"seed": 1}, Line.observation_space, Line.action_space)
+    for _ in range(1000):
+        learner.step(np.zeros(3))
+    assert not learner.finished
+    inner = learner._learner
+    assert inner.learning_rate == pytest.approx(inner.config.learning_rate, rel=1e-9)
+    assert inner.config.learning_rate == configure(Line).learning_rate
+
+
 def test_dpg_refuses_actions_without_bounds():
     class Free(Line):
         action_space = spaces.Box(np.array([-1, 0], np.float32), np.array([1, np.inf], np.float32))
