@@ -258,6 +258,9 @@ class Run:
             with self.lock:
                 self.attached += 1
                 self.changed.notify_all()
+                self.changed.wait_for(
+                    lambda: self.attached == self.config.threads or self.state in ("stopping", "ended")
+                )
             self._learn(thread)
         with self.lock:
             self.active -= 1

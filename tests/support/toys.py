@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -157,6 +158,14 @@ class Walk(gymnasium.Env):
             self.on_close(self)
 
 
+def actor_at_hand():
+    """The number of the actor whose environment is being made: threads make theirs side by side."""
+    frame = sys._getframe()
+    while frame.f_code.co_name != "attach":
+        frame = frame.f_back
+    return frame.f_locals["actor"]
+
+
 class Walks:
     """Makes walks; `arguments` maps an actor's number to those of its walk. Keeps all that were made for actors.
 
@@ -174,7 +183,7 @@ class Walks:
             if self.probes:
                 self.probes -= 1
                 return Walk()
-            arguments = {"on_close": self.closed.append, **self.every, **self.arguments.get(len(self.made), {})}
+            arguments = {"on_close": self.closed.append, **self.every, **self.arguments.get(actor_at_hand(), {})}
             self.made.append(Walk(**arguments))
             return self.made[-1]
 
