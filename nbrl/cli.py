@@ -62,8 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # which may not know all the letters of a folder's name
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # for environments in a module here, as module:name
+    with contextlib.suppress(FileNotFoundError):  # in a folder that is gone
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # for environments in a module here, as module:name
     parsed = _parser().parse_args(arguments)
     console = _Console()
     logger.addHandler(console)
@@ -114,7 +115,8 @@ def _signals_interrupt() -> Iterator[None]:
         raise _Terminated(number)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = [(number, signal.signal(number, interrupt)) for number in numbers]
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup lets one be ignored
+    before = [(number, signal.signal(number, interrupt)) for number in heard]
     try:
         yield
     finally:

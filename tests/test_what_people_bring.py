@@ -381,6 +381,21 @@ def test_a_closed_terminal_saves_the_run(tmp_path, environment_variables):
     assert newest != checkpoint.checkpoint_path(newest.parent, 0)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that close")
+def test_a_run_that_shall_outlive_its_terminal_does(tmp_path, environment_variables):
+    words = [sys.executable, "-m", "nbrl", "train", "Catch-v0", "--steps", "1e12", "--out", "run"]
+    process = subprocess.Popen(
+        ["nohup", *words], env=environment_variables, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_until(lambda: (tmp_path / "run/metrics.jsonl").exists())
+    process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
 def test_the_command_finds_modules_in_its_folder(tmp_path, environment_variables):
     (tmp_path / "mine.py").write_text(
         "import numpy as np, gymnasium\nfrom gymnasium import spaces\n"
