@@ -369,8 +369,9 @@ def test_a_close_that_fails_does_not_cost_the_agent():
 def test_a_closed_terminal_saves_the_run(tmp_path, environment_variables):
     words = [sys.executable, "-m", "nbrl", "train", "Catch-v0", "--steps", "1e12", "--out", "a run"]
     process = subprocess.Popen(
-        words, env=environment_variables, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        words, env=environment_variables, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which who runs the tests may ignore
+    )  # fmt: skip
     wait_until(lambda: (tmp_path / "a run/metrics.jsonl").exists())
     time.sleep(1.5)
     process.send_signal(signal.SIGHUP)

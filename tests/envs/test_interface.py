@@ -2,13 +2,11 @@
 
 import ctypes
 import gc
-import shutil
-import subprocess
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
+import toys
 from gymnasium import spaces
 from numba import njit
 
@@ -196,21 +194,7 @@ def test_kinds_and_shapes():
 
 @pytest.fixture(scope="module")
 def corridor(tmp_path_factory):
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler on this machine")
-    library = tmp_path_factory.mktemp("corridor") / "corridor.so"
-    source = Path(__file__).parent.parent / "support/corridor.c"
-    subprocess.run([compiler, "-Wall", "-Werror", "-O2", "-shared", "-fPIC", source, "-o", library], check=True)
-    functions = ctypes.CDLL(str(library))
-    return NativeEnvironment(
-        functions.corridor_reset,
-        functions.corridor_step,
-        state_size=8,
-        observation_space=spaces.Box(0.0, 1.0, (8,), np.float32),
-        action_space=TWO,
-        name="corridor",
-    )
+    return toys.corridor(tmp_path_factory.mktemp("corridor"))
 
 
 def test_c_environment(corridor):

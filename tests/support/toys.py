@@ -158,16 +158,16 @@ class Walk(gymnasium.Env):
             self.on_close(self)
 
 
-def actor_at_hand():
-    """The number of the actor whose environment is being made: threads make theirs side by side."""
+def actor_at_hand(otherwise):
+    """The number of the actor whose environment is being made, since threads make theirs side by side."""
     frame = sys._getframe()
-    while frame.f_code.co_name != "attach":
+    while frame is not None and frame.f_code.co_name != "attach":
         frame = frame.f_back
-    return frame.f_locals["actor"]
+    return otherwise if frame is None else frame.f_locals["actor"]
 
 
 class Walks:
-    """Makes walks; `arguments` maps an actor's number to those of its walk. Keeps all that were made for actors.
+    """Makes walks; `arguments` maps an actor's number, or without an actor how many there were, to those of its walk.
 
     The first two are those whose spaces `configure` and `Trainer` read.
     """
@@ -183,7 +183,11 @@ class Walks:
             if self.probes:
                 self.probes -= 1
                 return Walk()
-            arguments = {"on_close": self.closed.append, **self.every, **self.arguments.get(actor_at_hand(), {})}
+            arguments = {
+                "on_close": self.closed.append,
+                **self.every,
+                **self.arguments.get(actor_at_hand(len(self.made)), {}),
+            }
             self.made.append(Walk(**arguments))
             return self.made[-1]
 
