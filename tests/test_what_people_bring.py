@@ -365,15 +365,31 @@ def test_a_close_that_fails_does_not_cost_the_agent():
     assert isinstance(trained(changed(close=hang_up)), Agent)
 
 
+@pytest.fixture
+def train_for_ever(tmp_path, environment_variables):
+    """Starts ``nbrl train``, and returns its process once it trains."""
+    started = []
+
+    def start(*before):
+        words = [*before, sys.executable, "-m", "nbrl", "train", "Catch-v0", "--steps", "1e12", "--out", "a run"]
+        process = subprocess.Popen(
+            words, env=environment_variables, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which who runs the tests may ignore
+        )  # fmt: skip
+        started.append(process)
+        wait_until(lambda: (tmp_path / "a run/metrics.jsonl").exists())
+        time.sleep(1.5)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that close")
-def test_a_closed_terminal_saves_the_run(tmp_path, environment_variables):
-    words = [sys.executable, "-m", "nbrl", "train", "Catch-v0", "--steps", "1e12", "--out", "a run"]
-    process = subprocess.Popen(
-        words, env=environment_variables, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which who runs the tests may ignore
-    )  # fmt: skip
-    wait_until(lambda: (tmp_path / "a run/metrics.jsonl").exists())
-    time.sleep(1.5)
+def test_a_closed_terminal_saves_the_run(tmp_path, train_for_ever):
+    process = train_for_ever()
     process.send_signal(signal.SIGHUP)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGHUP
@@ -383,12 +399,8 @@ def test_a_closed_terminal_saves_the_run(tmp_path, environment_variables):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that close")
-def test_a_run_that_shall_outlive_its_terminal_does(tmp_path, environment_variables):
-    words = [sys.executable, "-m", "nbrl", "train", "Catch-v0", "--steps", "1e12", "--out", "run"]
-    process = subprocess.Popen(
-        ["nohup", *words], env=environment_variables, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    wait_until(lambda: (tmp_path / "run/metrics.jsonl").exists())
+def test_a_run_that_shall_outlive_its_terminal_does(train_for_ever):
+    process = train_for_ever("nohup")
     process.send_signal(signal.SIGHUP)
     time.sleep(1)
     assert process.poll() is None
