@@ -260,6 +260,9 @@ class RunDirectory:
                 holder = os.read(file, 20).decode(errors="replace") or "unknown"
                 os.close(file)
                 raise ValueError(f"{self.path} is in use: process {holder} trains in it") from None
+        if not os.path.exists(place) or not os.path.samestat(os.fstat(file), os.stat(place)):
+            os.close(file)  # its holder let go of it, and removed it, in between
+            return self.hold()
         os.ftruncate(file, 0)
         os.write(file, str(os.getpid()).encode())
         _held[place] = self

@@ -69,7 +69,7 @@ def register() -> None:
             if name in MAZES:
                 gymnasium.register(own, "nbrl.envs.maze.gym:MazeEnv", kwargs=native.settings)
             else:
-                gymnasium.register(own, "nbrl.envs.native_env:NativeEnv", kwargs={"environment": name})
+                gymnasium.register(own, "nbrl.envs.native_env:NativeEnv", kwargs={"environment": own})
 
 
 def native_name(environment: str) -> str | None:

@@ -43,7 +43,9 @@ def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
     }
     sizes, states = np.zeros(config.actors, np.int64), []
     for actor in np.flatnonzero(arrays["actors/begun"]).tolist():
-        saved = _saved(learner, actor, running[actor]) if with_episodes and actor in running else None
+        seen = arrays["actors/observation"][actor].view(learner.environment.observations.dtype)
+        can_go_on = with_episodes and actor in running and np.isfinite(seen).all()
+        saved = _saved(actor, running[actor]) if can_go_on else None
         if saved is None:  # this episode begins anew
             arrays["actors/begun"][actor] = False
         else:
@@ -58,13 +60,8 @@ def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
     return arrays, agent.metadata() | counters
 
 
-def _saved(learner: Learner, actor: int, instance: Env) -> bytes | None:
-    """The state of an actor's environment; None where it cannot be saved, or its episode cannot go on."""
-    thread = actor // learner.config.envs_per_batch % learner.config.threads
-    place = learner.actors[thread].tolist().index(actor)
-    seen = learner.workers[thread].actors.observation[place].view(learner.environment.observations.dtype)
-    if not np.isfinite(seen).all():
-        return None
+def _saved(actor: int, instance: Env) -> bytes | None:
+    """The state of an actor's environment; None where it cannot be saved."""
     try:
         return instance.save()
     except RuntimeError as error:  # the policy is worth more than an episode

@@ -103,7 +103,7 @@ def check(description: Any) -> None:
     }
     if not isinstance(kind, str) or kind not in fields or set(description) != fields[kind] | {"kind"}:
         raise ValueError(f"a space of the kind {kind!r} with the fields {sorted(map(str, description))} cannot be")
-    if "shape" in description and not is_shape(description["shape"]):
+    if "shape" in description and not _is_shape(description["shape"]):
         raise ValueError(f"a space cannot have the shape {description['shape']!r}")
     if "dtype" in description and description["dtype"] not in _DTYPES:
         raise ValueError(f"a space cannot have the dtype {description['dtype']!r}")
@@ -142,7 +142,7 @@ _DTYPES = frozenset(
 )
 
 
-def is_shape(shape: Any) -> bool:
+def _is_shape(shape: Any) -> bool:
     """Whether a file's value is a shape of something that is not empty."""
     return isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
 
@@ -221,6 +221,12 @@ class Observations:
     def image(self) -> bool:
         """Whether it is one."""
         return self.layout != "vector"
+
+    @property
+    def as_it_lies(self) -> bool:
+        """Whether a row is a value of the space as it lies in memory, so that C functions can write it."""
+        stacked = len(self.space.get("shape", ())) == 4 and self.layout == "HWC"
+        return self.space["kind"] == "Box" and self.space["dtype"] == self.dtype.name and not stacked
 
     @property
     def size(self) -> int:

@@ -150,7 +150,7 @@ def changed(**methods):
         ),
         (
             changed(step=lambda self, action: (np.zeros(3), 0.0, None, False, {})),
-            "^terminated, as Odd.step gave it, is None: it must be a number",
+            "^terminated, as Odd.step gave it, is None: it must be true or false",
         ),
     ],
 )

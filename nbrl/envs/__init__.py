@@ -122,7 +122,7 @@ def make(
             sticky_actions=sticky_actions,
             cut_on_life_loss=cut_on_life_loss,
             seed_every_reset=seed_every_reset,
-        )
+        ).laid_out(observation_layout)
     if sticky_actions:
         raise ValueError(f"sticky_actions is for Atari games (ids with ALE/), and {environment} is none: leave it at 0")
     name = native_name(environment) if isinstance(environment, str) else None

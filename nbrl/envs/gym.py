@@ -49,6 +49,8 @@ class GymEnvironment(EnvSpec):
         With one sentence, when it is unknown, needs an absent package, or has spaces of another kind.
     """
 
+    converts = True
+
     def __init__(
         self,
         environment: str | Callable[[], gymnasium.Env],
@@ -182,7 +184,7 @@ class _Adapter(PythonEnvironment):
         self._rewards[reward][0] = read_number(f"the reward that {self._class}.step gave", got)
         status = STEPPED
         for bit, name, flag in ((TERMINATED, "terminated", terminated), (TRUNCATED, "truncated", truncated)):
-            status |= bit if read_number(f"{name}, as {self._class}.step gave it,", flag) else 0
+            status |= bit if read_number(f"{name}, as {self._class}.step gave it,", flag, "true or false") else 0
         self._observe("step", value, observation)
         self._read_mask("step", info, status != STEPPED)
         return status

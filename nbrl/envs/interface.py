@@ -58,12 +58,12 @@ def succeeded(status):
     return status & STEPPED != 0 and status & ~ALL_BITS == 0
 
 
-def read_number(what: str, value: Any) -> float:
+def read_number(what: str, value: Any, wanted: str = "a number") -> float:
     """A number, or an array of one, as a float; ValueError for anything else, and for what float32 cannot hold."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     if not isinstance(value, numbers.Real | np.bool_):
-        raise ValueError(f"{what} is {value!r}: it must be a number")
+        raise ValueError(f"{what} is {value!r}: it must be {wanted}")
     number = float(value)
     if LARGEST_FLOAT < abs(number) < math.inf:
         raise ValueError(f"{what} is {value!r}: it must be within what a float32 can hold")
@@ -301,6 +301,8 @@ class EnvSpec:
     actions : Actions
     clips_rewards : bool
         Whether learning clips rewards to [-1, 1] by default: Atari's, whose scores are of all sizes.
+    converts : bool
+        Whether values of the space are written as rows by `Observations.write`, and not by compiled functions.
 
     Raises
     ------
@@ -309,6 +311,7 @@ class EnvSpec:
     """
 
     clips_rewards = False
+    converts = False
 
     def __init__(
         self,
@@ -342,6 +345,11 @@ class EnvSpec:
             return self
         other = copy.copy(self)
         other.observations = Observations(self.observations.space, observation_layout)
+        if not self.converts and not other.observations.as_it_lies:
+            raise ValueError(
+                f"{self.name}: observation_layout is {observation_layout!r}, but its compiled functions write "
+                f"{self.observations}"
+            )
         return other
 
     @property
@@ -430,7 +438,7 @@ class NativeEnvironment(EnvSpec):
             action_mask=action_mask,
             observation_layout=observation_layout,
         )
-        if not isinstance(observation_space, spaces.Box) or observation_space.dtype != self.observations.dtype:
+        if not self.observations.as_it_lies:
             raise ValueError(
                 f"{name}: the observation space {observation_space} cannot be used: it must be a Box of float32, or of "
                 "uint8 for images"

@@ -106,3 +106,30 @@ def test_what_is_mirrored_is_what_gymnasium_has():
             assert (theirs.entry_point, theirs.max_episode_steps) == (native.mirrors, native.max_episode_steps)
         else:
             assert name.startswith("nbrl/") or name not in gymnasium.registry
+
+
+def test_a_program_s_own_id_leaves_nbrl_s_to_nbrl(registered):
+    registered("CartPole-v1")
+    with gymnasium.make("nbrl/CartPole-v1") as environment:
+        assert environment.observation_space.shape == (4,)
+
+
+@pytest.mark.parametrize("name", ["ALE/Pong-v5", "Bricks-v0", "nbrl/Maze-v0"])
+def test_a_layout_that_compiled_functions_do_not_write_is_refused(name):
+    if name.startswith("ALE/"):
+        pytest.importorskip("ale_py")
+    with pytest.raises(
+        ValueError, match="observation_layout is 'vector', but its compiled functions write uint8 images"
+    ):
+        envs.make(name, observation_layout="vector")
+    assert envs.make(name, observation_layout="HWC").observations.layout == "HWC"
+
+
+def test_a_native_stack_of_frames_is_refused():
+    catch = envs.make("Catch-v0")
+    stack = gymnasium.spaces.Box(0, 255, (2, 9, 9, 3), gymnasium.spaces.Box(0, 255, (1,), "uint8").dtype)
+    with pytest.raises(ValueError, match=r"it must be a Box of float32, or of uint8 for images$"):
+        envs.NativeEnvironment(
+            catch._functions["reset"], catch._functions["step"], state_size=8, observation_space=stack,
+            action_space=gymnasium.spaces.Discrete(3),
+        )  # fmt: skip
