@@ -9,7 +9,8 @@ bounds has them at -1 and 1, and `rescale_action` turns them into the action spa
     mask_outputs(policy, work, sample, mask)   make illegal ones impossible, after `forward`
     choose(policy, work, sample, action)       the action that the noise decides, after `forward`
     most_likely(policy, work, sample, action)  the best one
-    env_address(policy, action)                where the environment finds it
+    to_env(policy, t)                          turn the actions of step t into the environment's units
+    env_address(policy, t, i)                  where the environment then finds that of actor i
     policy_gradient(policy, work, sample, action, advantage, entropy_weight)
                                                fill the gradients of the outputs; the log-probability and the entropy
 
@@ -80,10 +81,10 @@ class Continuous(Policy):
 
     action = float32[:, :, ::1]  # (t_max, k, parts): those of a rollout
     bounds = float32[:, ::1]  # (4, parts): of the action space
-    env_action = float32[::1]  # (parts,): the last one in the action space's units
+    env_action = float32[:, ::1]  # (k, parts): those of the last step in the action space's units
 
     def taken(self, t: int) -> np.ndarray:
-        return self.env_action
+        return self.env_action[0]
 
     @classmethod
     def make(cls, head: int, shape: tuple[int, int], actions: Actions, **more: Any) -> "Continuous":
@@ -94,7 +95,7 @@ class Continuous(Policy):
             head=head,
             action=np.zeros((*shape, parts), np.float32),
             bounds=actions.bounds,
-            env_action=np.zeros(parts, np.float32),
+            env_action=np.zeros((shape[1], parts), np.float32),
             **more,
         )
 
@@ -168,8 +169,13 @@ def most_likely(policy, work, sample, action):
 
 
 @generic
-def env_address(policy, action):
-    """Where the environment finds an action in its own units."""
+def to_env(policy, t):
+    """Turn the actions of step t, one for each actor of the group, into the environment's units."""
+
+
+@generic
+def env_address(policy, t, i):
+    """Where the environment finds the action of actor i, after `to_env`; those of the actors after it follow there."""
 
 
 @generic
@@ -228,9 +234,14 @@ def _most_likely_discrete(policy, work, sample, action):
         at += policy.counts[i]
 
 
+@part(to_env, Discrete)
+def _as_they_are(policy, t):
+    pass
+
+
 @part(env_address, Discrete)
-def _discrete_address(policy, action):
-    return address_at(action, 0)
+def _discrete_address(policy, t, i):
+    return address_at(policy.action[t, i], 0)
 
 
 @part(choose, Categorical)
@@ -351,10 +362,15 @@ def categorical_gradient(logits, action, advantage, entropy_weight, dlogits):
 # Continuous actions
 
 
+@part(to_env, Continuous)
+def _rescaled(policy, t):
+    for i in range(policy.env_action.shape[0]):
+        rescale_action(policy.bounds, policy.action[t, i], policy.env_action[i])
+
+
 @part(env_address, Continuous)
-def _continuous_address(policy, action):
-    rescale_action(policy.bounds, action, policy.env_action)
-    return address_at(policy.env_action, 0)
+def _continuous_address(policy, t, i):
+    return address_at(policy.env_action[i], 0)
 
 
 @part(any_legal, Continuous)

@@ -20,6 +20,7 @@ from nbrl.actions import (
     env_address,
     mask_outputs,
     most_likely,
+    to_env,
 )
 from nbrl.checkpoint import CheckpointError, policy_file, read_tensors, write_tensors
 from nbrl.kernels.compile import jit
@@ -83,7 +84,8 @@ def draw_action(policy, actor, observation, state, greedy, row):
 @jit
 def chosen(policy):
     """Where the environment finds what `choose_action` chose."""
-    return env_address(policy, policy.action[0, 0])
+    to_env(policy, 0)
+    return env_address(policy, 0, 0)
 
 
 class Agent:

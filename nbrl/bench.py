@@ -22,7 +22,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
-from nbrl.actions import env_address, random_action
+from nbrl.actions import env_address, random_action, to_env
 from nbrl.config import Config, available_cores
 from nbrl.envs.interface import TERMINATED, TRUNCATED, succeeded
 from nbrl.kernels.compile import jit
@@ -272,7 +272,8 @@ def _step_environments(method, policy, shared, worker, rollouts):
                 ):
                     return False
                 random_action(policy, row, actors.mask[actor], action)
-                sent, reward = env_address(policy, action), address_at(worker.raw_reward, 0)
+                to_env(policy, 0)
+                sent, reward = env_address(policy, 0, 0), address_at(worker.raw_reward, 0)
                 status = call_step(functions[1], functions[2], sent, observation, reward, mask, 0)
                 if not succeeded(status):
                     return False

@@ -11,6 +11,9 @@ from nbrl.nets.layers import NETWORKS, Dense, Layer, Lstm, layers_from_list, lay
 from nbrl.settings import Setting, Task, unknown, whole
 from nbrl.spaces import LAYOUTS, Observations
 
+if TYPE_CHECKING:
+    from nbrl.envs.interface import EnvSpec
+
 INITIALISATIONS = ("uniform", "orthogonal")
 
 # The settings of all methods, besides environment and network. Those of a method or of an optimiser stand with it.
@@ -261,12 +264,14 @@ def resolve(
     if preset != "paper" and method in METHODS:  # Config refuses others
         found.append((method, method_class(method).defaults(task)))
     network = layers_from_list(_merged([*found, ("given", settings)]).get("network", Config.network))
+    if spec.group > 1:
+        found.append(("vector environment", {"envs_per_batch": spec.group, "actors": _actors(spec, settings)}))
     if any(isinstance(layer, Lstm) for layer in network):
         found.append((f"preset {preset}, with an LSTM", RECURRENT.get(preset or "", {}).get(kind, {})))
     found.append(("given", settings))
     values = _merged(found)
     sources = {key: source for source, overlay in found for key in overlay}
-    if "envs_per_batch" not in settings:
+    if "envs_per_batch" not in settings and spec.group == 1:
         values["envs_per_batch"] = _envs_per_batch(values)
     if values.get("threads") is None:
         # Values that are wrong here are refused by Config, which names them.
@@ -274,6 +279,12 @@ def resolve(
         values["threads"] = max(1, min(available_cores(), (actors or 1) // (batch or 1)))
         sources["threads"] = "cores of this machine"
     return Config(environment=name, **values), sources
+
+
+def _actors(spec: "EnvSpec", settings: Mapping[str, Any]) -> int:
+    """The default of `actors` with a vector environment: that many groups as make about the usual number."""
+    groups = max(spec.groups or SETTINGS["actors"].default // spec.group, whole(settings.get("threads")) or 1)
+    return spec.group * min(groups, spec.groups or groups)
 
 
 def _merged(found: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from nbrl.actions import any_legal
 from nbrl.agent import Agent, chosen, draw_action
 from nbrl.config import available_cores
 from nbrl.envs.atari import human_normalised
-from nbrl.envs.interface import TERMINATED, TRUNCATED, Env, EnvSpec, succeeded
+from nbrl.envs.interface import TERMINATED, TRUNCATED, VOID, Env, EnvSpec, succeeded
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import address_at, atomic_load, call_reset, call_step
 from nbrl.kernels.random import ROW, next_uint64, seed_row
@@ -106,6 +106,9 @@ def _play_episode(policy, actor, masked, functions, observation, state, reward, 
         status = call_step(step, environment, chosen(policy), seen, address_at(reward, 0), mask, 0)
         if not succeeded(status):
             return FAILED, total, length
+        if status & VOID:  # the episode begins with what is seen now
+            state[:] = 0
+            continue
         total += reward[0]
         length += 1
         if status & (TERMINATED | TRUNCATED) or length == limit:
@@ -182,6 +185,8 @@ def _play(
     limit: int = MAX_EPISODE_STEPS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The returns and lengths of some episodes, unless `control` is set meanwhile: then they mean nothing."""
+    if spec.group > 1:
+        return _play_together(agent, spec, episodes, greedy, seed, on_episode, control, limit)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     lock, done = threading.Lock(), 0
     errors: list[BaseException] = []
@@ -218,6 +223,56 @@ def _play(
             worker.join()
     if errors:
         raise errors[0]
+    return returns, lengths
+
+
+def _play_together(
+    agent: Agent,
+    spec: Any,
+    episodes: int,
+    greedy: bool,
+    seed: int,
+    on_episode: Callable[[int, float, int], None] | None,
+    control: np.ndarray,
+    limit: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_play`, in a vector environment. Each of its k environments plays every k-th episode: were it those that end
+    first, short ones would count for more."""
+    returns, lengths, done = np.zeros(episodes), np.zeros(episodes, np.int64), 0
+    k, rng = spec.group, np.random.default_rng(seed)
+    playing = list(range(k))  # the episode of each environment
+    states = [agent.initial_state() for _ in range(k)]
+    with contextlib.closing(spec.stepper()) as vector:
+        for i in range(k):
+            vector.reset(i, seed)
+        while min(playing) < episodes and not control[0]:
+            actions = [
+                agent.act(
+                    seen,
+                    state if agent.recurrent else None,
+                    action_mask=None if mask is None else spec.actions.as_sample_mask(mask),
+                    greedy=greedy,
+                    rng=rng,
+                )
+                for seen, state, mask in zip(vector.observations, states, vector.masks, strict=True)
+            ]
+            vector.step(actions)
+            for i, episode in enumerate(playing):
+                _, reward, status = vector.result(i)
+                if status & VOID:
+                    states[i][:] = 0
+                elif episode < episodes:
+                    returns[episode] += reward
+                    lengths[episode] += 1
+                over = status & (TERMINATED | TRUNCATED) or (episode < episodes and lengths[episode] == limit)
+                if over:
+                    vector.reset(i, seed)
+                    states[i][:] = 0
+                    playing[i] += k
+                    if episode < episodes:
+                        done += 1
+                        if on_episode:
+                            on_episode(done, float(returns[episode]), int(lengths[episode]))
     return returns, lengths
 
 

@@ -68,6 +68,18 @@ class Learner:
             cut_on_life_loss=config.cut_on_life_loss,
             observation_layout=config.observation_layout,
         )
+        group, most = self.environment.group, self.environment.groups
+        if group > 1 and config.envs_per_batch != group:
+            raise ValueError(
+                f"envs_per_batch is {config.envs_per_batch}: {self.environment.name} steps {group} environments at "
+                f"once, so it must be {group}"
+            )
+        if most is not None and (config.actors > most * group or config.eval_interval is not None):
+            setting = "actors" if config.actors > most * group else "eval_interval"
+            raise ValueError(
+                f"{setting} is {getattr(config, setting)}: {self.environment.name} is one object that serves {group} "
+                "actors; give a function that makes such objects instead"
+            )
         self.method: type[Method] = method_class(config.method)
         actions = self.environment.actions
         kinds = [kind for kind in self.method.policies if kind.takes(actions)]
@@ -189,16 +201,17 @@ class Learner:
 
     def attach(self, worker: int) -> list[Env]:
         """Make the environments of one worker's actors; the caller closes them when the worker is done."""
-        instances = self.instances[worker]
+        instances, environment = self.instances[worker], self.environment
         for functions, actor in zip(self.workers[worker].actors.functions, self.actors[worker].tolist(), strict=True):
             try:
-                instance = self.environment.make()
+                if actor % environment.group == 0:
+                    instances += environment.make_group()
             except BaseException as error:
                 error.add_note(
                     f"raised while the environment of actor {actor} was made; where only one may exist, set actors=1"
                 )
                 raise
-            instances.append(instance)
+            instance = instances[len(instances) - environment.group + actor % environment.group]
             functions[:] = instance.reset_address, instance.step_address, instance.state_address
             if actor in self.saved_environments:
                 instance.load(self.saved_environments.pop(actor))

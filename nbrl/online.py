@@ -9,7 +9,7 @@ import numba
 from gymnasium import spaces
 
 from nbrl import snapshot
-from nbrl.actions import env_address
+from nbrl.actions import to_env
 from nbrl.agent import Agent
 from nbrl.checkpoint import write_tensors
 from nbrl.config import Config, configure
@@ -31,7 +31,7 @@ def _act(method, policy, shared, worker, t):
     code = driver.observe(policy, worker, 0, t)
     if code == GO_ON:
         driver.act(method, policy, shared, worker, 0, t)
-        env_address(policy, policy.action[t, 0])  # turns it into the environment's units
+        to_env(policy, t)
     return code
 
 

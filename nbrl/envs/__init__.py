@@ -78,7 +78,7 @@ def _from_module(environment: str) -> Any:
 
 
 def make(
-    environment: str | Callable[[], gymnasium.Env] | EnvSpec,
+    environment: Any,
     *,
     sticky_actions: float = 0.0,
     cut_on_life_loss: bool = False,
@@ -90,10 +90,10 @@ def make(
 
     Parameters
     ----------
-    environment : str, callable or EnvSpec
+    environment : str, callable, gymnasium.vector.VectorEnv or EnvSpec
         An id (see `nbrl.registration`: those of `NATIVE` are compiled here, MuJoCo's tasks if `mujoco.works`; "ALE/..."
-        is Atari, all others gymnasium's), a function that returns a gymnasium environment, or a description, which is
-        returned as it is.
+        is Atari, all others gymnasium's), a function that returns a gymnasium environment or vector environment, such
+        an object, or a description, which is returned as it is.
     sticky_actions, cut_on_life_loss, seed_every_reset
         As in `nbrl.envs.atari.AtariEnvironment`, for "ALE/..." ids; the last two mean nothing elsewhere.
     pictures
@@ -136,11 +136,19 @@ def make(
         environment = _from_module(environment)
     if isinstance(environment, EnvSpec):
         return environment.laid_out(observation_layout)
-    if isinstance(environment, str) or callable(environment):
-        from nbrl.envs.gym import GymEnvironment
+    from nbrl.envs.gym import GymEnvironment
+    from nbrl.envs.vector import VectorEnvironment
 
+    if isinstance(environment, str):
         return GymEnvironment(environment, pictures=pictures, observation_layout=observation_layout)
+    if isinstance(environment, gymnasium.vector.VectorEnv):  # before what can be called: some are both
+        return VectorEnvironment(environment, observation_layout=observation_layout)
+    if callable(environment):
+        probe = environment()
+        if isinstance(probe, gymnasium.vector.VectorEnv):  # EnvPool's are gymnasium.Env as well
+            return VectorEnvironment(environment, probe, observation_layout=observation_layout)
+        return GymEnvironment(environment, probe, observation_layout=observation_layout)
     raise ValueError(
-        "an environment is an id, a function that returns a gymnasium environment, or a NativeEnvironment, "
-        f"not {environment!r}"
+        "an environment is an id, a function that returns a gymnasium environment, a vector environment, or a "
+        f"NativeEnvironment, not {environment!r}"
     )

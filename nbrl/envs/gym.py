@@ -38,6 +38,8 @@ class GymEnvironment(EnvSpec):
     Parameters
     ----------
     environment : str or callable
+    probe : gymnasium.Env, optional
+        What the function returned at a first call, to read its spaces from; it is closed.
     pictures : bool, optional
         Whether an environment known by its id is made to be drawn, where it can be.
     observation_layout : str, optional
@@ -54,12 +56,13 @@ class GymEnvironment(EnvSpec):
     def __init__(
         self,
         environment: str | Callable[[], gymnasium.Env],
+        probe: gymnasium.Env | None = None,
         *,
         pictures: bool = False,
         observation_layout: str = "auto",
     ) -> None:
         self._build = (lambda: _make(environment)) if isinstance(environment, str) else environment
-        probe = self._build()
+        probe = self._build() if probe is None else probe
         if not isinstance(probe, gymnasium.Env):
             raise ValueError(f"{environment!r} must return a gymnasium environment, not {type(probe).__name__}")
         try:
@@ -169,7 +172,7 @@ class _Adapter(PythonEnvironment):
     def reset(self, seed: int, observation: int) -> None:
         given = self._environment.reset(seed=seed % SEEDS)
         if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], dict):
-            raise ValueError(f"{self._class}.reset returned {_words(given)}: it must return an observation and a dict")
+            raise ValueError(f"{self._class}.reset returned {words(given)}: it must return an observation and a dict")
         self._observe("reset", given[0], observation)
         self._read_mask("reset", given[1])
 
@@ -177,7 +180,7 @@ class _Adapter(PythonEnvironment):
         given = self._environment.step(self._decode(self._actions[action]))
         if not isinstance(given, tuple) or len(given) != 5 or not isinstance(given[4], dict):
             raise ValueError(
-                f"{self._class}.step returned {_words(given)}: it must return five values, an observation, a reward, "
+                f"{self._class}.step returned {words(given)}: it must return five values, an observation, a reward, "
                 "terminated, truncated and a dict"
             )
         value, got, terminated, truncated, info = given
@@ -202,5 +205,6 @@ class _Adapter(PythonEnvironment):
         self._environment.close()
 
 
-def _words(given: Any) -> str:
+def words(given: Any) -> str:
+    """What a call returned, for the sentence that it is the wrong thing."""
     return f"{len(given)} values" if isinstance(given, tuple) else f"one {type(given).__name__}"

@@ -7,10 +7,11 @@
     void    close(void *state);
 
 The int32 is a status: bit 0 stepped, set on every success; bit 1 terminated; bit 2 truncated; bit 3 "the return is cut
-here, but the episode goes on" (a lost life). Without bit 0, or with any other bit, such as those of -1, the call
-failed. Observations are float32 or uint8 rows;
-actions one int32 (discrete) or float32 (continuous). Reset is explicit: after an end the observation is the episode's
-last, and the next call must be a reset. `save`, `load` and `close` may be absent.
+here, but the episode goes on" (a lost life); bit 4 void, "the action was not used: this step only began the episode",
+for those that begin the next episode by themselves, a step late. From such a step nothing is learnt. Without bit 0, or
+with any other bit, such as those of -1, the call failed. Observations are float32 or uint8 rows; actions one int32
+(discrete) or float32 (continuous). Reset is explicit: after an end the observation is the episode's last, and the next
+call must be a reset. `save`, `load` and `close` may be absent.
 
 `mask` is a row of uint8, one for each number that a part of a discrete action may be: 1 where that is legal now. It is
 written by both functions where the environment's description says that it has masks, and NULL elsewhere; `alive`, which
@@ -33,8 +34,8 @@ from gymnasium import spaces
 from nbrl.kernels.compile import jit
 from nbrl.spaces import LARGEST_FLOAT, Actions, Observations
 
-STEPPED, TERMINATED, TRUNCATED, CUT = 1, 2, 4, 8
-ALL_BITS = STEPPED | TERMINATED | TRUNCATED | CUT
+STEPPED, TERMINATED, TRUNCATED, CUT, VOID = 1, 2, 4, 8, 16
+ALL_BITS = STEPPED | TERMINATED | TRUNCATED | CUT | VOID
 
 ResetFunction = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_int64] * 3)
 StepFunction = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 6)
@@ -303,6 +304,10 @@ class EnvSpec:
         Whether learning clips rewards to [-1, 1] by default: Atari's, whose scores are of all sizes.
     converts : bool
         Whether values of the space are written as rows by `Observations.write`, and not by compiled functions.
+    group : int
+        How many actors one object serves.
+    groups : int or None
+        How many such objects there can be, None for any number.
 
     Raises
     ------
@@ -312,6 +317,8 @@ class EnvSpec:
 
     clips_rewards = False
     converts = False
+    group = 1
+    groups: int | None = None
 
     def __init__(
         self,
@@ -360,6 +367,10 @@ class EnvSpec:
     def make(self) -> Env:
         """A new running environment, to be reset before it is stepped."""
         raise NotImplementedError
+
+    def make_group(self) -> list[Env]:
+        """As `make`, for so many actors as one object serves, which step in turn, each once."""
+        return [self.make()]
 
     def for_evaluation(self) -> "EnvSpec":
         """Where policies that were trained here are evaluated: here, unless it keeps something back for that."""
@@ -540,7 +551,7 @@ class EnvStepper:
         observation : numpy.ndarray
         reward : float
         status : int
-            Bits STEPPED, TERMINATED, TRUNCATED and CUT.
+            Bits STEPPED, TERMINATED, TRUNCATED, CUT and VOID.
         """
         self._action[...] = np.ravel(action)
         pointers = (array.ctypes.data for array in (self._action, self._observation, self._reward))

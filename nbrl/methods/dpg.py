@@ -26,6 +26,7 @@ from nbrl.methods.driver import ABANDONED, GO_ON, Method, count_steps, descend, 
 from nbrl.methods.q_values import TARGET_INTERVAL, refresh_target
 from nbrl.methods.replay import (
     RETURN,
+    VOID_ROW,
     WEIGHT,
     Replay,
     draw,
@@ -204,7 +205,7 @@ def learn(method, policy, shared, worker, first):
     """Update theta and theta^- from a rollout, or from the memory that it is added to."""
     steps, count, samples = worker.rollout.reward.size, 1, worker.rollout.reward.size
     if method.uses_replay:
-        remember_rollout(method.replay, worker.rollout, worker.actors.observation, first)
+        remember_rollout(method.replay, worker.rollout, worker.work.void, worker.actors.observation, first)
         count, samples = _updates_due(method, shared, worker), method.replay.drawn.size
     for number in range(count):
         if number > 0:
@@ -258,6 +259,7 @@ def _targets_from_memory(method, worker, random):
     for i in range(batch):
         row = replay.rows[replay.drawn[i]]
         y[i, 0] = row[RETURN] + row[WEIGHT] * q_next[i]
+        work.void[i] = row[WEIGHT] == VOID_ROW
 
 
 @jit
@@ -270,12 +272,14 @@ def _update(method, shared, worker, first, samples):
     q = outputs(work, end - 1, 0, samples)[:, 0]
     for i in range(samples):  # d theta of Q: the gradient of (y - Q(s, a))^2 / 2
         error = dq[i] - q[i]
+        if work.void[i]:
+            error = np.float32(0.0)
         dq[i] = -error / n
         worker.sums[VALUE_LOSS] += error * error / 2
     backward_part(work, half, end, samples, NO_INPUTS)
     q = _q_of_mu(work, 0, samples)
     for i in range(samples):  # d theta of mu: the gradient of -Q(s, mu(s)), by the chain rule through a = mu(s)
-        dq[i] = -1 / n
+        dq[i] = 0 if work.void[i] else -1 / n
         worker.sums[POLICY_LOSS] -= q[i]
     backward_part(work, half, end, samples, size)
     _copy_rows(output_gradients(work, half - 1, 0, samples), input_gradients(work, 0, samples)[:, size:])

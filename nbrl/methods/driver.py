@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numba import boolean, float64, int64
 
-from nbrl.actions import any_legal, env_address, mask_outputs
-from nbrl.envs.interface import CUT, TERMINATED, TRUNCATED, succeeded
+from nbrl.actions import any_legal, env_address, mask_outputs, to_env
+from nbrl.envs.interface import CUT, TERMINATED, TRUNCATED, VOID, succeeded
 from nbrl.kernels.compile import generic, jit
 from nbrl.kernels.native import (
     address_at,
@@ -286,11 +286,12 @@ def _step(method, policy, shared, worker, first, t, mode):
     `mode` is the floating-point mode of environments. A code other than GO_ON if the rollout cannot go on.
     """
     actors = worker.actors
+    to_env(policy, t)  # all at once: one object may step the whole group
     for i in range(worker.rollout.reward.shape[1]):
         if atomic_load(address_at(shared.control, 0)) == ABANDON:
             return ABANDONED
         functions = actors.functions[first + i]
-        action, observation = env_address(policy, policy.action[t, i]), address_at(actors.observation[first + i], 0)
+        action, observation = env_address(policy, t, i), address_at(actors.observation[first + i], 0)
         reward, mask = address_at(worker.raw_reward, 0), mask_address(actors, first + i)
         restore_denormals(mode)
         status = call_step(functions[1], functions[2], action, observation, reward, mask, 0)
@@ -310,6 +311,12 @@ def record_step(method, worker, first, t, i, reward, status):
         return FAILED_ENVIRONMENT
     if not np.isfinite(reward):
         return BAD_REWARD
+    worker.work.void[t * rollout.reward.shape[1] + i] = status & VOID != 0
+    if status & VOID:  # the next episode begins with what is seen now, and nothing went before
+        begin_episode(actors, actor)
+        rollout.reward[t, i] = rollout.discount[t, i] = rollout.end_value[t, i] = 0
+        rollout.ended[t, i], rollout.truncated[t, i] = True, False
+        return GO_ON
     terminated, truncated = status & TERMINATED != 0, status & TRUNCATED != 0
     if method.max_episode_steps and actors.episode_length[actor] + 1 >= method.max_episode_steps:
         truncated = True

@@ -20,6 +20,7 @@ from nbrl.nets.layout import aligned_zeros
 from nbrl.nets.table import actions, load_vector
 
 RETURN, WEIGHT, START = 0, 1, 2  # columns of a row; from START on s, a and s'
+VOID_ROW = np.float32(-1.0)  # the weight of a row that nothing is learnt from
 
 
 class Replay(Struct):
@@ -110,7 +111,7 @@ def remember_next(replay, number, observation):
 
 
 @jit
-def remember_rollout(replay, rollout, observation, first):
+def remember_rollout(replay, rollout, void, observation, first):
     """R, w and s' of all steps, whose s and a were put down, and s' where an episode was truncated."""
     t_max, k = rollout.reward.shape
     size = observation.shape[1] // 4
@@ -129,5 +130,5 @@ def remember_rollout(replay, rollout, observation, first):
                 copy(following, span(staged(replay, (t + 1) * k + i), row.size - size, size))
             R = rollout.reward[t, i] + rollout.discount[t, i] * R
             w *= rollout.discount[t, i]
-            row[RETURN], row[WEIGHT] = R, w
+            row[RETURN], row[WEIGHT] = R, VOID_ROW if void[t * k + i] else w
     replay.written += t_max * k

@@ -198,6 +198,7 @@ class Network:
             dactivations=aligned_zeros(int(blocks[-1]), np.float32),
             scratch=aligned_zeros(max(plan.scratch for plan in self.plans), np.float32),
             continues=np.zeros(capacity, np.bool_),
+            void=np.zeros(capacity, np.bool_),
             normal=self.normal(scales),
             observation_size=self.observations.size,
             of_bytes=self.observations.dtype == np.uint8,

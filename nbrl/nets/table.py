@@ -40,6 +40,7 @@ class Workspace(Struct):
     dactivations = float32[::1]  # laid out like activations
     scratch = float32[::1]
     continues = boolean[::1]  # (capacity,): its state is what the sample k before it left, in `backward`
+    void = boolean[::1]  # (capacity,): nothing is learnt from it
     normal = float32[:, ::1]  # (2, observation, 1 or 0): MEAN and SCALE, one over the standard deviation
     observation_size = int64  # numbers in an observation; where block 0 has more, an action follows it
     of_bytes = boolean  # whether these are uint8, else float32
@@ -92,7 +93,12 @@ def backward(work, samples, k):
     """Fill dtheta from the heads' gradients (`output_gradients`) of samples 0 to `samples` - 1, after `forward`.
 
     Through a layer that remembers the gradient flows from sample s to sample s - k where `work.continues` says so.
+    Void samples add nothing.
     """
+    for sample in range(samples):
+        if work.void[sample]:
+            for layer in range(work.table.shape[0]):
+                output_gradients(work, layer, sample, 1)[0, :] = 0
     _backward(work, 0, work.table.shape[0], samples, k, NO_INPUTS)
 
 
