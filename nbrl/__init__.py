@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbrl.agent import Agent
+    from nbrl.animation import play
+    from nbrl.callbacks import Callback
     from nbrl.checkpoint import CheckpointError
     from nbrl.config import Config, configure
     from nbrl.envs.interface import NativeEnvironment
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Agent",
+    "Callback",
     "CheckpointError",
     "Config",
     "Conv",
@@ -36,12 +39,14 @@ __all__ = [
     "Trainer",
     "configure",
     "evaluate",
+    "play",
     "train",
 ]
 
 # Each name is imported when it is first asked for: numba and gymnasium take a third of a second.
 _MODULES = {
     "Agent": "agent",
+    "Callback": "callbacks",
     "CheckpointError": "checkpoint",
     "Config": "config",
     "Conv": "nets.layers",
@@ -57,6 +62,7 @@ _MODULES = {
     "Trainer": "trainer",
     "configure": "config",
     "evaluate": "evaluation",
+    "play": "animation",
     "train": "trainer",
 }
 

@@ -104,6 +104,8 @@ class Agent:
         The id of what it was trained on.
     sticky_actions : float, optional
         The probability, there, that an Atari frame repeats the action before.
+    environment_arguments : mapping, optional
+        The keywords that it was made with.
     normal : numpy.ndarray, optional
         float32 (2, observation): means of the observation's numbers, and one over their standard deviations; (2, 1)
         for all pixels of an image.
@@ -122,10 +124,11 @@ class Agent:
         *,
         environment: str = "",
         sticky_actions: float = 0.0,
+        environment_arguments: Mapping[str, Any] | None = None,
         normal: np.ndarray | None = None,
     ) -> None:
         self.network, self.actions, self.environment = network, actions, environment
-        self.sticky_actions = sticky_actions
+        self.sticky_actions, self.environment_arguments = sticky_actions, dict(environment_arguments or {})
         self.kind = kind_of(network.heads)
         self.normal = np.zeros((2, 0), np.float32) if normal is None else normal
         self.parameters = np.array(parameters, np.float32)
@@ -266,6 +269,7 @@ class Agent:
             "actions": json.dumps(self.actions.space),
             "environment": self.environment,
             "sticky_actions": json.dumps(self.sticky_actions),
+            "environment_arguments": json.dumps(self.environment_arguments),
         }
 
     def save(self, path: str | os.PathLike) -> None:
@@ -293,6 +297,9 @@ class Agent:
             sticky = json.loads(metadata["sticky_actions"])
             if not isinstance(sticky, int | float) or not 0 <= sticky < 1:
                 raise ValueError("its sticky_actions is no probability below 1")
+            arguments = json.loads(metadata.get("environment_arguments", "{}"))
+            if not isinstance(arguments, dict):
+                raise ValueError("its environment_arguments are no keywords")
             # Before memory is taken: the file holds all that its network claims.
             for name, expected in network.shapes().items():
                 if arrays[name].shape != expected or arrays[name].dtype != np.float32:
@@ -310,6 +317,7 @@ class Agent:
                 actions,
                 environment=metadata["environment"],
                 sticky_actions=float(sticky),
+                environment_arguments=arguments,
                 normal=np.array(normal),
             )
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:

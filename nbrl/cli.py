@@ -1,4 +1,4 @@
-"""The command ``nbrl``: train, resume, eval, play, plot, bench, envs.
+"""The command ``nbrl``: train, resume, eval, play, plot, export, bench, envs.
 
 Only this file handles signals and prints. Bad input ends with code 2 and one sentence on standard error.
 """
@@ -25,15 +25,15 @@ from typing import Any, NoReturn
 
 from nbrl import __version__, checkpoint, envs, evaluate
 from nbrl.agent import Agent
+from nbrl.animation import play
 from nbrl.bench import benchmark
 from nbrl.config import COMMON, PRESETS, SETTINGS, Config, check_names, configure, describe, resolve
 from nbrl.evaluation import MAX_EPISODE_STEPS
 from nbrl.human import play_human
 from nbrl.methods import method_class
 from nbrl.methods.optimisers import OPTIMISERS
-from nbrl.metrics import Report, RunDirectory, default_directories, progress_line, read_metrics
-from nbrl.play import play
-from nbrl.plots import learning_curves
+from nbrl.metrics import Report, RunDirectory, default_directories, progress_line, read_metrics, write_csv
+from nbrl.plots import learning_curves, mean_curves
 from nbrl.registration import MAZES
 from nbrl.settings import Setting
 from nbrl.trainer import Trainer
@@ -48,6 +48,7 @@ ASSIGNMENT = re.compile(r"[A-Za-z_]+=")
 FLAGS = ("--show", "--json")  # options without a value
 RUN_HELP = "a run directory, a checkpoint or a saved policy"
 ENV_HELP = "id of the environment; by default the one it was trained on"
+ARGUMENT_HELP = "a keyword that the environment is made with; may be given several times"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -258,6 +259,7 @@ def _eval(parsed: argparse.Namespace, console: _Console) -> int:
         evaluation = evaluate(
             Agent.load(policy),
             parsed.env,
+            environment_arguments=_environment_arguments(parsed),
             episodes=parsed.episodes,
             max_episode_steps=parsed.max_episode_steps,
             greedy=parsed.greedy,
@@ -300,7 +302,16 @@ def _play(parsed: argparse.Namespace, console: _Console) -> int:
         seed = parsed.seed or 0
         shown = 60 if parsed.seconds is None else parsed.seconds
         agent = Agent.load(policy)
-        played = play(agent, picture, parsed.env, seed=seed, greedy=parsed.greedy, seconds=shown, on_step=on_step)
+        played = play(
+            agent,
+            parsed.env,
+            picture,
+            environment_arguments=_environment_arguments(parsed),
+            seed=seed,
+            greedy=parsed.greedy,
+            seconds=shown,
+            on_step=on_step,
+        )
     console.end_progress()
     cut = f"; the picture shows the first {played.shown:,}" if played.shown < played.length else ""
     print(picture)
@@ -339,8 +350,28 @@ def _plot(parsed: argparse.Namespace, console: _Console) -> int:
         names = _short_names([run.path for run in runs])
         reports = {name: read_metrics(run.metrics_file) for name, run in zip(names, runs, strict=True)}
         titles = dict.fromkeys(f"{config.environment.strip('<>')}, {config.method}" for config in configs)
-        learning_curves(picture, "; ".join(titles), reports, parsed.by)
+        if parsed.mean:
+            groups: dict[str, list[str]] = {}
+            for name, config in zip(names, configs, strict=True):
+                groups.setdefault(json.dumps(config.replace(seed=None).to_dict()), []).append(name)
+            mean_curves(
+                picture,
+                "; ".join(titles),
+                [{name: reports[name] for name in group} for group in groups.values()],
+                parsed.by,
+            )
+        else:
+            learning_curves(picture, "; ".join(titles), reports, parsed.by)
     print(picture)
+    return 0
+
+
+def _export(parsed: argparse.Namespace, console: _Console) -> int:
+    with _checked_input():
+        run = RunDirectory.open(parsed.run_path)
+        table = parsed.out or run.table_file
+        write_csv(table, read_metrics(run.metrics_file))
+    print(table)
     return 0
 
 
@@ -420,6 +451,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in OPTIONS:
         metavar = {"method": "M", "network": "NET"}.get(name, "N")
         train.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=describe()[name])
+    train.add_argument("--env-arg", metavar="key=value", action="append", default=[], help=ARGUMENT_HELP)
     train.add_argument("--init", metavar="POLICY", type=Path, help="begin with a saved policy, whose network it takes")
     train.add_argument("--show", action="store_true", help="print every setting and where it comes from, and end")
     train.add_argument("--frames", metavar="N", type=_number, help="length of the run in frames instead of steps")
@@ -440,6 +472,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation = command(_eval, "eval", "Play episodes with a trained policy and report their returns.")
     evaluation.add_argument("run_path", metavar="RUN", type=Path, help=RUN_HELP)
     evaluation.add_argument("--env", metavar="ENV", help=ENV_HELP)
+    evaluation.add_argument("--env-arg", metavar="key=value", action="append", default=[], help=ARGUMENT_HELP)
     evaluation.add_argument("--episodes", metavar="N", type=_count, default=30, help="number of episodes; default: 30")
     evaluation.add_argument(
         "--max-episode-steps", metavar="N", type=_count, default=MAX_EPISODE_STEPS,
@@ -454,6 +487,7 @@ def _parser() -> argparse.ArgumentParser:
     playing.add_argument("run_path", metavar="RUN", nargs="?", type=Path, help=RUN_HELP)
     playing.add_argument("--human", metavar="ENV", help="play yourself, in the terminal: one of " + ", ".join(MAZES))
     playing.add_argument("--env", metavar="ENV", help=ENV_HELP)
+    playing.add_argument("--env-arg", metavar="key=value", action="append", default=[], help=ARGUMENT_HELP)
     playing.add_argument("--out", metavar="FILE", type=Path, help="the picture; by default play.gif in the run")
     playing.add_argument("--greedy", action="store_true", help="take the most likely action instead of sampling one")
     playing.add_argument("--seconds", metavar="N", type=_number, help="of the episode that are shown; default: 60")
@@ -464,12 +498,21 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--by", choices=["frames", "minutes"], default="frames", help="horizontal axis; default: frames")
     plot.add_argument("--out", metavar="FILE", type=Path, help="the picture; by default curve.png in the run")
 
+    plot.add_argument(
+        "--mean", action="store_true", help="of runs that differ in their seeds, the mean and its interval"
+    )
+
+    export = command(_export, "export", "Write what a run reported as a table, for spreadsheets and pandas.")
+    export.add_argument("run_path", metavar="RUN", type=Path, help="a run directory")
+    export.add_argument("--out", metavar="FILE", type=Path, help="the table; by default metrics.csv in the run")
+
     bench = command(_bench, "bench", "Time every part of training on this machine. Run nothing else meanwhile.")
     bench.add_argument("environment", metavar="ENV", nargs="?", default="ALE/Pong-v5", help="default: ALE/Pong-v5")
     bench.add_argument("--seconds", metavar="N", type=_number, default=10, help="of training; default: 10")
     bench.add_argument("--threads", metavar="N", help=describe()["threads"])
     bench.add_argument("--preset", metavar="P", help=f"settings to begin with: {', '.join(PRESETS)}")
     bench.add_argument("--set", metavar="field=value", action="append", default=[], help="as for nbrl train")
+    bench.add_argument("--env-arg", metavar="key=value", action="append", default=[], help=ARGUMENT_HELP)
     bench.add_argument("--json", action="store_true", help="print one JSON object")
 
     command(_envs, "envs", "List the environments that can be trained on.")
@@ -488,9 +531,30 @@ def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"the setting {name} is given twice")
         texts[name] = text
     check_names(texts)
+    arguments = _environment_arguments(parsed)
+    if arguments is not None and "environment_arguments" in texts:
+        raise ValueError("environment_arguments and --env-arg are both given: give one of them")
     if "environment" in texts:
         raise ValueError("the environment is not for --set: it is the word after train")
-    return {name: _value(text, SETTINGS.get(name)) for name, text in texts.items()}
+    given = {name: _value(text, SETTINGS.get(name)) for name, text in texts.items()}
+    return given if arguments is None else given | {"environment_arguments": arguments}
+
+
+def _environment_arguments(parsed: argparse.Namespace) -> dict[str, Any] | None:
+    """The keywords of ``--env-arg``, numbers and JSON taken as such; None where there are none."""
+    arguments: dict[str, Any] = {}
+    for assignment in parsed.env_arg:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--env-arg {assignment}: it must be key=value, such as full_action_space=true")
+        if name in arguments:
+            raise ValueError(f"--env-arg {name} is given twice")
+        words = {"true": True, "false": False, "none": None}
+        try:
+            arguments[name] = words[text.lower()] if text.lower() in words else json.loads(text)
+        except ValueError:
+            arguments[name] = _number(text)
+    return arguments or None
 
 
 def _value(text: str, setting: Setting | None) -> Any:
@@ -500,8 +564,8 @@ def _value(text: str, setting: Setting | None) -> Any:
             return json.loads(text)
         except ValueError:
             return text
-    if setting.kind is str:
-        return text
+    if setting.kind in (str, dict):
+        return None if setting.optional and text.lower() == "none" else text
     if setting.kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     return None if setting.optional and text.lower() == "none" else _number(text)

@@ -1,14 +1,14 @@
 """The settings of a run: one frozen dataclass, its defaults by kind of observation, and its presets."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nbrl.methods import METHODS, method_class
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.nets.layers import NETWORKS, Dense, Layer, Lstm, layers_from_list, layers_to_list
-from nbrl.settings import Setting, Task, unknown, whole
+from nbrl.settings import SHAPES, Arguments, Schedule, Setting, Task, unknown, whole
 from nbrl.spaces import LAYOUTS, Observations
 
 if TYPE_CHECKING:
@@ -41,9 +41,18 @@ COMMON: dict[str, Setting] = {
         "first weights: uniform within 1/sqrt(fan-in), or orthogonal; paper: uniform",
         choices=INITIALISATIONS,
     ),
-    "learning_rate": Setting(7e-4, "first learning rate, annealed linearly to 0; paper: 7e-4", above=0),
+    "learning_rate": Setting(7e-4, "first learning rate; paper: 7e-4", above=0),
+    "learning_rate_schedule": Schedule(
+        "linear", f"how the learning rate changes over the run, {SHAPES}; paper: linear"
+    ),
     "optimiser": Setting("shared_rmsprop", "update rule; paper: shared_rmsprop", choices=tuple(OPTIMISERS)),
     "gradient_clip": Setting(40.0, "largest norm of one rollout's gradient; paper: used, not reported", above=0),
+    "environment_arguments": Arguments(
+        None,
+        "keywords that the environment is made with, as JSON; on the command line also --env-arg key=value; none for "
+        "none",
+        type=dict,
+    ),
     "observation_layout": Setting(
         "auto",
         "axes of an image: HW, HWC or CHW (height, width, channels), of a stack those of each frame; vector for no "
@@ -72,6 +81,7 @@ COMMON: dict[str, Setting] = {
     ),
     "report_interval": Setting(1.0, "seconds between reports", above=0),
     "checkpoint_interval": Setting(300.0, "seconds between checkpoints", above=0),
+    "tensorboard": Setting(False, "whether event files for TensorBoard are written, beside metrics.jsonl"),
     "eval_interval": Setting(
         None,
         "seconds between evaluations beside training, which keep the best policy, none for none",
@@ -216,6 +226,29 @@ LEAST_SIDE = 20  # pixels
 RECURRENT: dict[str, dict[str, dict[str, Any]]] = {"quick": {"image": {"learning_rate": 1e-4, "steps": 16_000_000}}}
 
 
+NETWORK_DESCRIPTION = (
+    f"layers before the heads: {', '.join(NETWORKS)}, or a table as JSON; "
+    "paper: conv 16 8x8 stride 4, conv 32 4x4 stride 2, dense 256"
+)
+
+
+def describe() -> dict[str, str]:
+    """Return a line for each field of ``Config``: what it is, its unit and the paper's value."""
+    own = {"environment": "id of the environment, such as ALE/Pong-v5", "network": NETWORK_DESCRIPTION}
+    return own | {name: setting.description for name, setting in SETTINGS.items()}
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def lists_settings(function: F) -> F:
+    """Write every setting into a function's docstring, so that ``help`` shows them."""
+    lines = (f"{name} : {words}" for name, words in describe().items() if name != "environment")
+    function.__doc__ = (function.__doc__ or "").replace("{settings}", "\n    ".join(lines))
+    return function
+
+
+@lists_settings
 def configure(environment: Any, *, preset: str | None = None, frames: int | None = None, **settings: Any) -> Config:
     """Return the settings for an environment: those given, and the defaults of its kind of observation for the rest.
 
@@ -235,6 +268,10 @@ def configure(environment: Any, *, preset: str | None = None, frames: int | None
     ------
     ValueError
         The environment, the preset or a setting is unknown, or a value cannot work.
+
+    Settings, by default those that suit the environment:
+
+    {settings}
     """
     return resolve(environment, preset=preset, frames=frames, **settings)[0]
 
@@ -250,7 +287,10 @@ def resolve(
         raise ValueError(unknown("preset", preset, PRESETS))
     if frames is not None and "steps" in settings:
         raise ValueError("steps and frames are both given: give one of them, since each sets the length of the run")
-    spec = envs.make(environment, observation_layout=settings.get("observation_layout", "auto"))
+    arguments = SETTINGS["environment_arguments"].checked(
+        "environment_arguments", settings.get("environment_arguments")
+    )
+    spec = envs.make(environment, arguments=arguments, observation_layout=settings.get("observation_layout", "auto"))
     kind = "image" if spec.observations.image else "vector"
     name = envs.description(environment, spec.name)
     if frames is not None:
@@ -305,18 +345,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-NETWORK_DESCRIPTION = (
-    f"layers before the heads: {', '.join(NETWORKS)}, or a table as JSON; "
-    "paper: conv 16 8x8 stride 4, conv 32 4x4 stride 2, dense 256"
-)
-
-
-def describe() -> dict[str, str]:
-    """Return a line for each field of ``Config``: what it is, its unit and the paper's value."""
-    own = {"environment": "id of the environment, such as ALE/Pong-v5", "network": NETWORK_DESCRIPTION}
-    return own | {name: setting.description for name, setting in SETTINGS.items()}
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,7 @@ def evaluate(
     agent: Agent,
     environment: Any = None,
     *,
+    environment_arguments: Mapping[str, Any] | None = None,
     episodes: int = 30,
     greedy: bool = False,
     threads: int | None = None,
@@ -133,6 +134,8 @@ def evaluate(
     agent : Agent
     environment : str, callable or EnvSpec, optional
         By default what the policy was trained on.
+    environment_arguments : mapping, optional
+        Keywords that it is made with, by default those of training where it is the same.
     episodes : int, optional
     greedy : bool, optional
         Take the most likely action instead of sampling one.
@@ -164,7 +167,7 @@ def evaluate(
             raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1")
     check_seed(seed)
     episodes, seed = int(episodes), int(seed)
-    spec = environment_for(agent, environment)
+    spec = environment_for(agent, environment, arguments=environment_arguments)
     thread_count, limit = min(int(threads or available_cores()), episodes), int(max_episode_steps)
     control = np.zeros(1, np.int64)
     returns, lengths = _play(agent, spec, episodes, greedy, thread_count, seed, on_episode, control, limit)
@@ -291,7 +294,7 @@ class BackgroundEvaluation:
         self._environment, self._episodes, self._limit = environment, episodes, limit or MAX_EPISODE_STEPS
         self._control = np.zeros(1, np.int64)
         self._thread: threading.Thread | None = None
-        self._result: tuple[Agent, float] | None = None
+        self._result: tuple[Evaluation, Agent] | None = None
 
     def compile(self, agent: Agent) -> None:
         """Compile what a policy needs to play, so that the first evaluation does not."""
@@ -306,15 +309,15 @@ class BackgroundEvaluation:
     def _evaluate(self, agent: Agent) -> None:
         try:
             spec = environment_for(agent, self._environment)
-            returns, _ = _play(agent, spec, self._episodes, False, 1, 0, None, self._control, self._limit)
+            returns, lengths = _play(agent, spec, self._episodes, False, 1, 0, None, self._control, self._limit)
         except Exception as error:  # training goes on without
             logger.warning("an evaluation beside training failed: %s", error)
             return
         if not self._control[0]:
-            self._result = agent, float(returns.mean())
+            self._result = Evaluation(spec.name, returns.tolist(), lengths.tolist(), greedy=False), agent
 
-    def take(self) -> tuple[Agent, float] | None:
-        """The policy whose evaluation has ended since the last call, and its mean return."""
+    def take(self) -> tuple[Evaluation, Agent] | None:
+        """The evaluation that has ended since the last call, and its policy."""
         result, self._result = self._result, None
         return result
 
@@ -331,13 +334,20 @@ def check_seed(seed: Any) -> None:
         raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0 and under 2**63")
 
 
-def environment_for(agent: Agent, environment: Any = None, *, pictures: bool = False) -> EnvSpec:
-    """The environment that a policy plays, by default what it was trained on; ``ValueError`` if it does not fit."""
+def environment_for(
+    agent: Agent, environment: Any = None, *, arguments: Mapping[str, Any] | None = None, pictures: bool = False
+) -> EnvSpec:
+    """The environment that a policy plays, by default what it was trained on; ``ValueError`` if it does not fit.
+
+    `arguments` are the keywords that it is made with, by default those of training where it is the same.
+    """
     seen = agent.network.observations
     if environment is None:
         envs.check_named_in_file(agent.environment)
+    same = environment is None or environment == agent.environment
     spec = envs.make(
         agent.environment if environment is None else environment,
+        arguments=(agent.environment_arguments if same else {}) if arguments is None else arguments,
         sticky_actions=agent.sticky_actions,
         seed_every_reset=True,
         pictures=pictures,

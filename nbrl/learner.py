@@ -18,9 +18,10 @@ from nbrl.methods import driver, method_class
 from nbrl.methods.driver import Method
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.methods.running_statistics import RunningStatistics, fill_normal, merge
-from nbrl.methods.state import DROPPED, METRICS, Actors, Episodes, Rollout, Shared, Worker
+from nbrl.methods.state import ACTOR, DROPPED, METRICS, Actors, Episodes, Rollout, Shared, Worker
 from nbrl.nets.network import Network
 from nbrl.nets.table import Workspace
+from nbrl.settings import points
 
 
 class Learner:
@@ -51,6 +52,8 @@ class Learner:
         The running environments of each worker's actors, once they are attached.
     saved_environments : dict of int to bytes
         States that actors' environments are given as they are attached.
+    keeps_infos : bool
+        Whether environments keep what their episodes end with, for `info`.
 
     Raises
     ------
@@ -66,7 +69,9 @@ class Learner:
             config.environment if environment is None else environment,
             sticky_actions=config.sticky_actions,
             cut_on_life_loss=config.cut_on_life_loss,
+            arguments=config.environment_arguments,
             observation_layout=config.observation_layout,
+            check=True,
         )
         group, most = self.environment.group, self.environment.groups
         if group > 1 and config.envs_per_batch != group:
@@ -126,6 +131,7 @@ class Learner:
             self._add_thread(thread, actors)
         self.instances: list[list[Env]] = [[] for _ in self.workers]
         self.saved_environments: dict[int, bytes] = {}
+        self.keeps_infos = False
 
     @property
     def scales(self) -> int:
@@ -167,7 +173,7 @@ class Learner:
             )
         )
         settings = {name: getattr(config, name, None) for name in self.method.names()}
-        settings |= {"total_steps": config.steps}
+        settings |= {"total_steps": config.steps, "learning_rate_points": points(config.learning_rate_schedule)}
         settings["reward_clip"] = math.inf if config.reward_clip is None else config.reward_clip
         settings = {name: 0 if value is None else value for name, value in settings.items()}
         self.methods.append(self.method(**settings | self.method.own(self, actors, work)))
@@ -213,6 +219,8 @@ class Learner:
                 raise
             instance = instances[len(instances) - environment.group + actor % environment.group]
             functions[:] = instance.reset_address, instance.step_address, instance.state_address
+            if self.keeps_infos:
+                instance.keep_infos()
             if actor in self.saved_environments:
                 instance.load(self.saved_environments.pop(actor))
         return instances
@@ -232,8 +240,18 @@ class Learner:
         return np.sum([worker.sums for worker in self.workers], axis=0)
 
     def new_episodes(self) -> np.ndarray:
-        """The episodes that ended since the last call, float64 (n, EPISODE)."""
-        return np.concatenate([worker.episodes.take() for worker in self.workers])
+        """The episodes that ended since the last call, float64 (n, EPISODE), actors by their numbers of the run."""
+        found = [worker.episodes.take() for worker in self.workers]
+        for records, actors in zip(found, self.actors, strict=True):
+            records[:, ACTOR] = actors[records[:, ACTOR].astype(np.int64)]
+        return np.concatenate(found)
+
+    def info(self, actor: int, number: int) -> dict[str, Any]:
+        """What the last step of an actor's episode told, {} where it is not known."""
+        for actors, instances in zip(self.actors, self.instances, strict=True):
+            for instance in [instances[i] for i in np.flatnonzero(actors == actor)]:
+                return instance.take_info(number)
+        return {}
 
     def dropped_episodes(self) -> int:
         """Episodes whose record was lost, because nobody took the records out."""
@@ -249,6 +267,7 @@ class Learner:
             self.environment.actions,
             environment=self.config.environment,
             sticky_actions=self.config.sticky_actions,
+            environment_arguments=self.config.environment_arguments,
             normal=normal,
         )
 

@@ -1,15 +1,18 @@
 """What a run reports and where it keeps it: reports, ``metrics.jsonl``, the progress line and the run directory."""
 
 import contextlib
+import csv
+import io
 import json
 import logging
 import math
+import numbers
 import os
 import re
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +51,19 @@ class Report:
     dropped_episodes: int  # episodes whose records were lost, since the run began
     evaluation_return: float | None = None  # mean of the evaluation that ended since the last report, if one did
     updates: int | None = None  # of the parameters, by all threads, since the run began
+    metrics: dict[str, float] = field(default_factory=dict)  # more numbers by name: of some methods, and of callbacks
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report under the names of its charts, for JSON: a number that is not finite becomes None."""
-        values = {name: getattr(self, field) for field, name in CHARTS.items()}
+        values = {name: getattr(self, field) for field, name in CHARTS.items()} | self.metrics
         return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Report":
         """Return the report from ``to_dict``'s form; raises ``KeyError`` if a name but the last two is absent."""
         newer = {"eval/mean_return": None, "updates": None}  # older runs have none
-        return cls(**{field: (newer | values)[name] for field, name in CHARTS.items()})
+        metrics = {name: number for name, number in values.items() if name not in NAMES}
+        return cls(metrics=metrics, **{field: (newer | values)[name] for field, name in CHARTS.items()})
 
 
 # The names that users' plots know, by field of Report.
@@ -84,6 +89,19 @@ CHARTS = {
     "evaluation_return": "eval/mean_return",
     "updates": "updates",
 }
+NAMES = frozenset(CHARTS.values())
+
+
+def more_metrics(given: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers by name that may be added to a report; ValueError with one sentence for others."""
+    for name, number in given.items():
+        if not isinstance(name, str) or name in NAMES:
+            raise ValueError(
+                f"a callback gave a metric the name {name!r}: it must be a text that no report has already"
+            )
+        if isinstance(number, bool) or not isinstance(number, numbers.Real):
+            raise ValueError(f"a callback gave {number!r} for the metric {name!r}: it must be a number")
+    return {name: float(number) for name, number in given.items()}
 
 
 class MetricsFile:
@@ -144,6 +162,25 @@ def read_metrics(path: str | os.PathLike) -> list[Report]:
     return reports
 
 
+def write_csv(path: str | os.PathLike, reports: Sequence[Report]) -> None:
+    """Write reports as a table, a line each, under the names that they have in ``metrics.jsonl``.
+
+    Raises
+    ------
+    ValueError
+        It cannot be written.
+    """
+    rows = [report.to_dict() for report in reports]
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    try:
+        replace_file(path, [text.getvalue().encode()])
+    except OSError as error:
+        raise ValueError(f"{os.fspath(path)} cannot be written: {error.strerror or error}") from error
+
+
 def progress_line(report: Report, width: int | None = None) -> str:
     """Return a line of steps, speed, mean return of the last 100 episodes, time left, cut to ``width`` characters."""
     recent = "-, no episode has ended yet" if report.recent_return is None else f"{report.recent_return:,.4g}"
@@ -197,6 +234,7 @@ class RunDirectory:
         self.best_file = self.path / "best.safetensors"
         self.evaluation_file = self.path / "eval.json"
         self.curve_file = self.path / "curve.png"
+        self.table_file = self.path / "metrics.csv"
         self.play_file = self.path / "play.gif"
         self.lock_file = self.path / "lock"
         self.release: Callable[[], object] = lambda: None  # lets others train here, after `hold`

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _POINTS = 400  # of the faint line: more than the picture can show would only be ink
 _FEW = 5  # points that are marked
+_RESAMPLES = 2000  # of the bootstrap
 _SMOOTHING = 0.02  # of the run's length: the window of the strong line
 
 
@@ -39,12 +40,7 @@ def learning_curves(
     ValueError
         matplotlib is not installed, a run has no finished episode, or the picture cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError('plots need matplotlib: pip install "nbrl[plot]"') from error
-    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _axes()
     unit, scale = _time_unit(max((reports[-1].seconds for reports in runs.values() if reports), default=0.0))
     end = 0.0
     for position, (label, reports) in enumerate(runs.items()):
@@ -66,6 +62,73 @@ def learning_curves(
             axes.plot(*zip(*evaluated, strict=True), "D", color=colour, markersize=4, label=f"{label}, evaluated")
         points = "o" if len(curve["x"]) < _FEW else None  # of a single one, no line would be seen
         axes.plot(curve["x"], curve["smooth"], color=colour, linewidth=2, marker=points, clip_on=False, label=label)
+    axes.set_xlim(0, end)
+    if len(runs) == 1 and by == "frames":
+        _add_time(axes, next(iter(runs.values())))
+    _finish(figure, axes, path, title, by, unit, end)
+
+
+def mean_curves(
+    path: str | os.PathLike, title: str, groups: Sequence[Mapping[str, Sequence["Report"]]], by: str = "frames"
+) -> None:
+    """Draw, for each group of runs, the mean of their smoothed curves, its 95% interval and, faint, each of them.
+
+    The interval is the percentile bootstrap's of the mean over runs. Curves end where the shortest of their group does.
+
+    Parameters
+    ----------
+    path, title, by
+        As for `learning_curves`.
+    groups
+        Of each group the reports of its runs by label.
+
+    Raises
+    ------
+    ValueError
+        As for `learning_curves`.
+    """
+    figure, axes = _axes()
+    longest = max((reports[-1].seconds for group in groups for reports in group.values() if reports), default=0.0)
+    unit, scale = _time_unit(longest)
+    end = 0.0
+    for position, group in enumerate(groups):
+        curves = []
+        for label, reports in group.items():
+            places = np.array([report.frames if by == "frames" else report.seconds / scale for report in reports])
+            curves.append((_curve(label, reports, places), places[-1] if len(places) else 0.0))
+        last = min(place for _, place in curves)
+        x = np.linspace(max(curve["x"][0] for curve, _ in curves), last, _POINTS)
+        values = np.array([np.interp(x, curve["x"], curve["smooth"]) for curve, _ in curves])
+        low, high = _interval(values)
+        colour, label = f"C{position}", next(iter(group))
+        if len(group) > 1:
+            label = f"mean of {len(group)} runs, 95% interval ({label}, ...)"
+            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(x, values.T, color=colour, alpha=0.25, linewidth=0.7)
+        axes.plot(x, values.mean(axis=0), color=colour, linewidth=2, label=label)
+        end = max(end, last)
+    _finish(figure, axes, path, title, by, unit, end)
+
+
+def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 95% interval of the mean over the first axis, by the percentile bootstrap."""
+    rng = np.random.default_rng(0)
+    n = len(values)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES) / n
+    low, high = np.quantile(weights @ values, (0.025, 0.975), axis=0)
+    return low, high
+
+
+def _axes() -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError('plots need matplotlib: pip install "nbrl[plot]"') from error
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _finish(figure: Any, axes: Any, path: str | os.PathLike, title: str, by: str, unit: str, end: float) -> None:
     axes.set_title(title, loc="left", fontweight="bold")
     axes.set_xlabel("frames of the environment" if by == "frames" else f"{unit} of training")
     axes.set_ylabel("mean return of an episode")
@@ -74,8 +137,6 @@ def learning_curves(
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best")
-    if len(runs) == 1 and by == "frames":
-        _add_time(axes, next(iter(runs.values())))
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:

@@ -12,19 +12,25 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbrl import checkpoint, snapshot
 from nbrl.agent import Agent
+from nbrl.callbacks import Callback, Episode
 from nbrl.config import Config
-from nbrl.evaluation import BackgroundEvaluation
+from nbrl.evaluation import BackgroundEvaluation, Evaluation
 from nbrl.kernels.compile import announce
 from nbrl.learner import Learner
 from nbrl.methods import driver, state
-from nbrl.metrics import MetricsFile, Report, RunDirectory, read_metrics
+from nbrl.metrics import MetricsFile, Report, RunDirectory, more_metrics, read_metrics
+from nbrl.tensorboard import EventFile
+
+if TYPE_CHECKING:
+    from nbrl.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +65,7 @@ class Run:
         config: Config,
         environment: Any,
         directory: str | os.PathLike | None,
-        on_report: Callable[[Report], None] | None,
+        callbacks: Sequence[Callback],
         restore: str | os.PathLike | None,
         init: Agent | None,
     ) -> None:
@@ -90,7 +96,9 @@ class Run:
             if self.directory is not None:
                 self.directory.release()
             raise
-        self.on_report = on_report
+        self.callbacks = list(callbacks)
+        self.trainer: Callable[[], Trainer | None] = lambda: None  # what callbacks are given, while the host has it
+        self.learner.keeps_infos = self._hears("on_episode")
         has_id = environment is None or isinstance(environment, str)
         plays = (environment or self.config.environment) if has_id else self.environment
         self.evaluation = BackgroundEvaluation(plays, self.config.eval_episodes, self.config.max_episode_steps)
@@ -104,6 +112,7 @@ class Run:
         self.attached = 0  # workers whose environments are made
         self.active = 0
         self.parked = 0
+        self.files: list[MetricsFile | EventFile] = []  # that reports are appended to
         self.metrics_failed = self.told_of_small = False  # and that was said
         self.saved = False  # at the end: environments may be closed
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)
@@ -318,14 +327,16 @@ class Run:
             self.began = self.last_time = time.perf_counter()
             self.paused_since = max(self.paused_since, self.began)  # what was paused while it compiled
         self.last_steps, self.last_sums = self.learner.steps, self.learner.sums()
-        metrics = None
         with self._keeping_errors():
             if self.directory:
-                metrics = MetricsFile(self.directory.metrics_file, self.learner.steps)
+                self.files.append(MetricsFile(self.directory.metrics_file, self.learner.steps))
                 before = [report.evaluation_return for report in read_metrics(self.directory.metrics_file)]
                 self.best_return = max((found for found in before if found is not None), default=-math.inf)
+                if self.config.tensorboard:
+                    self.files.append(EventFile(self.directory.path, self.learner.steps))
+            self._tell("on_start")
             self._start_workers()
-            self._accompany(metrics)
+            self._accompany()
         with self.lock:
             self._ask_to_stop()
         idle = self._wait_for_workers(GRACE)
@@ -333,11 +344,15 @@ class Run:
             self.learner.shared.control[0] = state.ABANDON
             idle = self._wait_for_workers(GRACE)  # an environment may need longer: the run is saved before
         with self._keeping_errors():
-            self._report(metrics)
+            self._report()
+        written = None
         with self._keeping_errors():
             if self.directory:
-                self._write_checkpoint(*snapshot.take(self.learner, with_episodes=idle))
+                written = self._write_checkpoint(*snapshot.take(self.learner, with_episodes=idle))
                 self.learner.agent().save(self.directory.policy_file)
+        with self._keeping_errors():
+            if written:
+                self._tell("on_checkpoint", written)
         if not idle:
             where = f"saved in {self.directory.path}" if self.directory else "over"
             logger.warning("the run is %s; it waits for an environment that has not returned", where)
@@ -348,9 +363,11 @@ class Run:
         for thread in self.threads:
             if thread is not threading.current_thread():
                 thread.join()
-        if metrics:
+        for file in self.files:
             with self._keeping_errors():
-                metrics.close()
+                file.close()
+        with self._keeping_errors():
+            self._tell("on_end")
         if self.error is not None:
             logger.error("the run ended with an error: %s: %s", type(self.error).__name__, self.error)
         with self.lock:
@@ -367,7 +384,7 @@ class Run:
                     self.active -= 1
                 raise
 
-    def _accompany(self, metrics: MetricsFile | None) -> None:
+    def _accompany(self) -> None:
         """Report and save, until all workers have finished or the run is asked to stop."""
         next_report = self.began + self.config.report_interval
         interval = min(FIRST_CHECKPOINT, self.config.checkpoint_interval)
@@ -388,33 +405,57 @@ class Run:
             if self._seconds(time.perf_counter()) >= last:
                 return
             if time.perf_counter() >= next_report:
-                self._report(metrics)
+                self._report()
                 next_report = time.perf_counter() + self.config.report_interval
                 if self._is_good_enough():
                     return
             if time.perf_counter() >= next_checkpoint:
+                written = None
                 try:
-                    self._save_checkpoint()
+                    written = self._save_checkpoint()
                 except FileNotFoundError:  # there is no directory any more
                     raise
                 except OSError as error:  # such as a full disk
                     logger.warning("a checkpoint could not be written, and the run goes on without: %s", error)
+                if written:
+                    self._tell("on_checkpoint", written)
                 interval = min(2 * interval, self.config.checkpoint_interval)
                 next_checkpoint = time.perf_counter() + interval
             if time.perf_counter() >= next_evaluation:
                 self.evaluation.begin(self.learner.agent())
                 next_evaluation = time.perf_counter() + (self.config.eval_interval or math.inf)
 
-    def _evaluated(self) -> float | None:
-        """The mean return of an evaluation that has ended; the best policy is kept."""
+    def _hears(self, event: str) -> bool:
+        """Whether a callback has a method of its own for an event."""
+        return any(getattr(type(callback), event) is not getattr(Callback, event) for callback in self.callbacks)
+
+    def _tell(self, event: str, *what: Any) -> dict[str, float]:
+        """Call all callbacks' method for an event; the numbers that they return."""
+        trainer = self.trainer()
+        metrics: dict[str, float] = {}
+        for callback in list(self.callbacks) if trainer is not None else ():
+            try:
+                answer = getattr(callback, event)(trainer, *what)
+                if isinstance(answer, Mapping):
+                    metrics |= more_metrics(answer)
+            except BaseException:
+                self.callbacks.remove(callback)  # which is not called again
+                raise
+            if isinstance(answer, bool | np.bool_) and not answer:
+                with self.lock:
+                    self._ask_to_stop()
+        return metrics
+
+    def _evaluated(self) -> tuple[Evaluation, Agent] | None:
+        """An evaluation that has ended; the best policy is kept."""
         found = self.evaluation.take()
         if found is None:
             return None
-        agent, mean_return = found
-        if self.directory and mean_return > self.best_return:
+        evaluation, agent = found
+        if self.directory and evaluation.mean_return > self.best_return:
             agent.save(self.directory.best_file)
-        self.best_return = max(self.best_return, mean_return)
-        return mean_return
+        self.best_return = max(self.best_return, evaluation.mean_return)
+        return found
 
     def _is_good_enough(self) -> bool:
         wanted = self.config.target_return
@@ -425,7 +466,7 @@ class Run:
         with self.lock:
             return self.seconds_before + (self.paused_since if self.state == "paused" else now) - self.began
 
-    def _report(self, metrics: MetricsFile | None) -> None:
+    def _report(self) -> None:
         now, steps, sums = time.perf_counter(), self.learner.steps, self.learner.sums()
         new = sums - self.last_sums
         episodes = self.learner.new_episodes()
@@ -433,9 +474,15 @@ class Run:
         self.recent.extend(returns)
         speed = (steps - self.last_steps) / max(now - self.last_time, 1e-9)
         samples, updates = new[state.SAMPLES], new[state.UPDATES]
-        losses = dict.fromkeys(("policy_loss", "value_loss", "entropy"))
+        losses: dict[str, Any] = dict.fromkeys(("policy_loss", "value_loss", "entropy"))
+        metrics: dict[str, float] = {}
         if samples:
-            losses |= zip(self.learner.method.metrics, (new[state.METRICS :] / samples).tolist(), strict=True)
+            for name, mean in zip(self.learner.method.metrics, (new[state.METRICS :] / samples).tolist(), strict=True):
+                if name in losses:
+                    losses[name] = mean
+                else:
+                    metrics[f"losses/{name}"] = mean
+        evaluated = self._evaluated()
         report = Report(
             steps=steps,
             frames=steps * self.environment.frames_per_step,
@@ -453,8 +500,9 @@ class Run:
             gradient_norm=float(new[state.GRADIENT_NORM] / updates) if updates else None,
             learning_rate=self.learner.learning_rate,
             dropped_episodes=self.learner.dropped_episodes(),
-            evaluation_return=self._evaluated(),
+            evaluation_return=None if evaluated is None else evaluated[0].mean_return,
             updates=int(self.learner.shared.updates[0]),
+            metrics=metrics,
         )
         self.last_time, self.last_steps, self.last_sums = now, steps, sums
         sizes = [abs(episode) for episode in self.recent]
@@ -466,40 +514,45 @@ class Run:
                 RECENT_EPISODES,
                 SMALL_RETURN,
             )
-        if metrics:
+        try:
+            if evaluated is not None:
+                self._tell("on_evaluation", *evaluated)
+            for total, length, actor, number in episodes.tolist() if self._hears("on_episode") else ():
+                info = self.learner.info(int(actor), int(number))
+                self._tell("on_episode", Episode(total, int(length), int(actor), info))
+            report.metrics.update(self._tell("on_report", report))
+        finally:
+            self._append(report)
+
+    def _append(self, report: Report) -> None:
+        for file in self.files:
             try:
-                metrics.append(report)
+                file.append(report)
             except OSError as error:  # what is not written waits for the next time
                 if not self.metrics_failed:
                     logger.warning("metrics could not be written, and the run goes on without: %s", error)
                 self.metrics_failed = True
-        if self.on_report:
-            try:
-                self.on_report(report)
-            except BaseException:
-                self.on_report = None
-                raise
 
     # Checkpoints
 
-    def _save_checkpoint(self) -> None:
-        """Park the workers for one moment's state, and save it."""
+    def _save_checkpoint(self) -> Path | None:
+        """Park the workers for one moment's state, and save it; where, if nothing came in between."""
         with self.lock:
             if self.state != "running":
-                return
+                return None
             self.state = "parked"
             self.learner.shared.control[0] = state.PARK
             self.changed.wait_for(lambda: self.parked == self.active or self.state in ("stopping", "running"))
             if self.state in ("stopping", "running"):
-                return  # the last checkpoint follows; or an environment paused the run, and it went on meanwhile
+                return None  # the last checkpoint follows; or an environment paused the run, and it went on meanwhile
             arrays, metadata = snapshot.take(self.learner)
             if self.state == "parked":
                 self.state = "running"
                 self.learner.shared.control[0] = state.RUN
                 self.changed.notify_all()
-        self._write_checkpoint(arrays, metadata)
+        return self._write_checkpoint(arrays, metadata)
 
-    def _write_checkpoint(self, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    def _write_checkpoint(self, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> Path:
         assert self.directory is not None
         metadata["seconds"] = repr(self._seconds(time.perf_counter()))
         path = checkpoint.checkpoint_path(self.directory.checkpoints, int(metadata["steps"]))
@@ -511,6 +564,7 @@ class Run:
         first = [other for other in kept[:1] if other == checkpoint.checkpoint_path(other.parent, 0) != path]
         for other in (*first, *kept[: max(this + 1 - CHECKPOINTS_KEPT, 0)], *kept[this + 1 :]):
             other.unlink(missing_ok=True)
+        return path
 
     def leave_to_parent(self) -> None:
         """In a process that was forked meanwhile: the threads, and so the run, are the parent's alone."""

@@ -1,11 +1,14 @@
 """One setting: its default, what it is, and what values it can have. Whoever reads a setting declares it."""
 
 import difflib
+import json
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
 
 _HOLDS: dict[str, Callable[[float, float], bool]] = {
     "of at least": lambda number, bound: number >= bound,
@@ -79,6 +82,56 @@ class Setting:
             kind = "a whole number" if self.kind is int else "a finite number"
             raise ValueError(f"{name} is {value!r}: it must be {kind}{wanted}{', or none' if self.optional else ''}")
         return number
+
+
+# Schedules by name: points (share of the run, factor), between which they are straight.
+SCHEDULES: dict[str, tuple[tuple[float, float], ...]] = {
+    "linear": ((0.0, 1.0), (1.0, 0.0)),
+    "constant": ((0.0, 1.0),),
+    "cosine": tuple((i / 1000, (1 + math.cos(math.pi * i / 1000)) / 2) for i in range(1001)),
+}
+SHAPES = f"{', '.join(SCHEDULES)}, or points of a share of the run and a factor, as [[0, 1], [0.5, 0.1]]"
+
+
+class Schedule(Setting):
+    """A setting that says how another changes over the run: a name of `SCHEDULES`, or points, as JSON or a list."""
+
+    def checked(self, name: str, value: Any) -> Any:
+        if isinstance(value, str) and value in SCHEDULES:
+            return value
+        try:
+            given = json.loads(value) if isinstance(value, str) else value
+            pairs = tuple((_real(share), _real(factor)) for share, factor in given)
+        except (TypeError, ValueError, RecursionError):
+            pairs = ()
+        right = bool(pairs) and all(share is not None and factor is not None for share, factor in pairs)
+        table = np.array(pairs if right else [(-1.0, -1.0)], np.float64)
+        if (table < 0).any() or (np.diff(table[:, 0]) <= 0).any() or table[-1, 0] > 1:
+            raise ValueError(
+                f"{name} is {value!r}: it must be {SHAPES}; shares grow from 0 to 1, factors are at least 0"
+            )
+        return pairs
+
+
+class Arguments(Setting):
+    """A setting of keywords and their values, as a mapping or as JSON."""
+
+    def checked(self, name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            given = json.loads(value) if isinstance(value, str) else dict(value)
+            json.dumps(given, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            given = None
+        if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+            raise ValueError(f"{name} is {value!r}: it must be keywords with values that JSON can hold, or none")
+        return given or None
+
+
+def points(schedule: str | tuple[tuple[float, float], ...]) -> np.ndarray:
+    """A schedule's points (share of the run, factor), float64 (n, 2)."""
+    return np.array(SCHEDULES[schedule] if isinstance(schedule, str) else schedule, np.float64)
 
 
 class Task(NamedTuple):

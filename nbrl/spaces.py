@@ -669,6 +669,13 @@ class Actions:
             raise ValueError(f"the action mask {mask!r} allows no action: at least one must be legal")
         return np.concatenate(rows).astype(np.uint8)
 
+    def first(self, mask: np.ndarray | None = None) -> np.ndarray:
+        """The parts of an action, int32 or float32 (parts,): of discrete ones the first legal, else the middle."""
+        if not self.counts:
+            return np.array(self.bounds[0])
+        rows = np.split(np.ones(self.outputs) if mask is None else mask, np.cumsum(self.counts)[:-1])
+        return np.array([np.argmax(row) for row in rows], np.int32)
+
     def masks(self, given: Any, observations: int, batch: bool) -> np.ndarray:
         """The masks of some observations, uint8 (observations, outputs); where none is given all actions are legal."""
         if given is None:

@@ -3,12 +3,13 @@
 import logging
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nbrl import checkpoint, envs
 from nbrl.agent import Agent
-from nbrl.config import Config, configure
+from nbrl.callbacks import Callback
+from nbrl.config import Config, configure, lists_settings
 from nbrl.metrics import Report, RunDirectory
 from nbrl.run import Run
 
@@ -32,7 +33,10 @@ class Trainer:
     directory : path, optional
         A new run directory: settings, metrics, checkpoints and the final policy go there. None keeps nothing.
     on_report : callable, optional
-        Called with each `Report`, about once a second, in the run's own thread.
+        Called with each `Report`, about once a second, in the run's own thread: a callback for what a function can do.
+        What it returns means nothing.
+    callbacks : sequence of Callback, optional
+        What is to be told of the run's events, in this order.
     restore : path, optional
         A checkpoint to go on from; `directory` is then the run that it belongs to, and what is there from beyond the
         checkpoint is dropped.
@@ -62,7 +66,8 @@ class Trainer:
         environment: Any = None,
         *,
         directory: str | os.PathLike | None = None,
-        on_report: Callable[[Report], None] | None = None,
+        on_report: Callable[[Report], Any] | None = None,
+        callbacks: Sequence[Callback] = (),
         restore: str | os.PathLike | None = None,
         init: Agent | str | os.PathLike | None = None,
     ) -> None:
@@ -71,7 +76,14 @@ class Trainer:
         policy = init if init is None or isinstance(init, Agent) else Agent.load(init)
         if not isinstance(config, Config):
             raise ValueError(f"config is {config!r}: it must be a Config, as nbrl.configure(environment) makes it")
-        self._run = Run(config, environment, directory, on_report, restore, policy)
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise ValueError(
+                    f"{callback!r} is no callback: it must be an object of a class made from nbrl.Callback"
+                )
+        told = [*callbacks, *([] if on_report is None else [_Function(on_report)])]
+        self._run = Run(config, environment, directory, told, restore, policy)
+        self._run.trainer = weakref.ref(self)
         # A host that forgets to stop: at exit, or when the trainer is dropped, its threads are stopped.
         self._finaliser = weakref.finalize(self, Run.stop, self._run, EXIT_SECONDS)
 
@@ -82,7 +94,8 @@ class Trainer:
         environment: Any = None,
         *,
         steps: int | None = None,
-        on_report: Callable[[Report], None] | None = None,
+        on_report: Callable[[Report], Any] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> "Trainer":
         """Go on with a run from its newest readable checkpoint, in its own directory.
 
@@ -94,7 +107,7 @@ class Trainer:
             What it was trained on, where that was a Python object.
         steps : int, optional
             Another length of the whole run, for one that has ended too. The learning rate follows it.
-        on_report
+        on_report, callbacks
             As for `Trainer`.
 
         Raises
@@ -110,7 +123,14 @@ class Trainer:
         if newest is None:
             raise ValueError(f"{directory.path} has no readable checkpoint to go on from")
         longer = config if steps is None else config.replace(steps=steps)
-        trainer = cls(longer, environment, directory=directory.path, on_report=on_report, restore=newest)
+        trainer = cls(
+            longer,
+            environment,
+            directory=directory.path,
+            on_report=on_report,
+            callbacks=callbacks,
+            restore=newest,
+        )
         if trainer.steps >= longer.steps:
             trainer.stop()
             raise ValueError(
@@ -230,12 +250,24 @@ class Trainer:
         return self._run.learner.agent()
 
 
+class _Function(Callback):
+    """A function that is called with reports."""
+
+    def __init__(self, function: Callable[[Report], Any]) -> None:
+        self._function = function
+
+    def on_report(self, trainer: Trainer, report: Report) -> None:
+        self._function(report)
+
+
+@lists_settings
 def train(
     environment: Any,
     *,
     directory: str | os.PathLike | None = None,
     preset: str | None = None,
-    on_report: Callable[[Report], None] | None = None,
+    on_report: Callable[[Report], Any] | None = None,
+    callbacks: Sequence[Callback] = (),
     init: Agent | str | os.PathLike | None = None,
     **settings: Any,
 ) -> Agent:
@@ -245,13 +277,17 @@ def train(
     ----------
     environment : str, callable or EnvSpec
         An id such as ``"CartPole-v1"``, a function that makes a gymnasium environment, or a `NativeEnvironment`.
-    directory, on_report, init
+    directory, on_report, callbacks, init
         As for `Trainer`.
     preset, **settings
         As for `nbrl.configure`.
+
+    Settings, by default those that suit the environment:
+
+    {settings}
     """
     config = configure(environment, preset=preset, **settings)
-    trainer = Trainer(config, environment, directory=directory, on_report=on_report, init=init)
+    trainer = Trainer(config, environment, directory=directory, on_report=on_report, callbacks=callbacks, init=init)
     try:
         trainer.start(wait=True)
     except BaseException:

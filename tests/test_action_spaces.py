@@ -155,9 +155,8 @@ class Lies(gymnasium.Env):
     ],
 )
 def test_a_mask_that_is_none_ends_the_run_with_a_sentence(masks, sentence):
-    with pytest.raises(ValueError, match=sentence) as refusal:
+    with pytest.raises(ValueError, match=sentence):
         nbrl.train(lambda: Lies(*masks), steps=1000, threads=1, seed=1)
-    assert any("raised in actor" in note for note in refusal.value.__notes__)
 
 
 @numba.cfunc("int32(CPointer(int64), CPointer(int32), CPointer(float32), CPointer(float32), CPointer(uint8), int64)")

@@ -101,5 +101,5 @@ def test_it_is_the_evaluation_that_anyone_can_repeat(seed):
     evaluation.begin(agent)
     found = []
     wait_until(lambda: found.append(evaluation.take()) or found[-1])
-    assert found[-1] == (agent, evaluate(agent, episodes=20).mean_return)
+    assert found[-1] == (evaluate(agent, episodes=20), agent)
     evaluation.close()

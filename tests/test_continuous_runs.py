@@ -22,7 +22,7 @@ from nbrl.envs.mujoco.physics import SAVED
 config = configure("HalfCheetah-v5", steps=10**9, threads=2, actors=16, checkpoint_interval=0.1)
 trainer = Trainer(config, directory="run")
 trainer.start(wait=False)
-while not os.path.isdir("run/checkpoints") or not os.listdir("run/checkpoints"):
+while trainer.steps < 10_000:  # all actors are within an episode, and the first checkpoint was there before
     time.sleep(0.05)
 trainer.pause()
 learner = trainer._run.learner

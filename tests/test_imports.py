@@ -44,6 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "envs": {"kernels", "registration", "spaces"},
     "config": {"spaces", "nets.layers", "methods", "methods.optimisers", "settings", "envs"},
     "metrics": {"config", "checkpoint"},
+    "tensorboard": set(),
+    "callbacks": set(),
     "plots": {"config"},
     "checkpoint": set(),
     "numpy_policy": {"checkpoint", "spaces"},
@@ -51,23 +53,23 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"settings", "kernels", "actions", "agent", "envs", "config"},
     "learner": {
         "nets", "nets.table", "actions", "methods", "methods.optimisers", "methods.running_statistics", "methods.state",
-        "methods.driver", "envs", "config", "agent",
+        "methods.driver", "envs", "config", "agent", "settings",
     },
     "snapshot": {"envs", "nets.table", "methods.running_statistics", "methods.*", "checkpoint", "agent", "learner"},
     "run": {
         "kernels", "learner", "snapshot", "methods.state", "methods.driver", "config", "metrics", "checkpoint", "agent",
-        "evaluation",
+        "evaluation", "callbacks", "tensorboard",
     },
-    "trainer": {"envs", "checkpoint", "run", "config", "metrics", "agent"},
+    "trainer": {"callbacks", "envs", "checkpoint", "run", "config", "metrics", "agent"},
     "online": {
         "kernels", "actions", "methods.driver", "envs", "config", "checkpoint", "agent", "learner", "snapshot", "run",
     },
-    "play": {"kernels", "agent", "checkpoint", "envs", "evaluation"},
+    "animation": {"kernels", "agent", "checkpoint", "envs", "evaluation"},
     "human": {"envs", "registration"},
     "bench": {"kernels", "nets.table", "actions", "methods.driver", "envs", "config", "learner", "trainer"},
     "cli": {
-        "nbrl", "config", "metrics", "checkpoint", "plots", "envs", "agent", "evaluation", "play", "human", "trainer",
-        "bench", "registration", "methods", "methods.optimisers", "settings",
+        "nbrl", "config", "metrics", "checkpoint", "plots", "envs", "agent", "evaluation", "animation", "human",
+        "trainer", "bench", "registration", "methods", "methods.optimisers", "settings",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -124,6 +126,7 @@ def test_every_part_of_the_design_is_there():
 def test_public_names():
     assert nbrl.__all__ == [
         "Agent",
+        "Callback",
         "CheckpointError",
         "Config",
         "Conv",
@@ -139,6 +142,7 @@ def test_public_names():
         "Trainer",
         "configure",
         "evaluate",
+        "play",
         "train",
     ]
     assert all(hasattr(nbrl, name) for name in nbrl.__all__)

@@ -260,10 +260,10 @@ def test_episodes_come_out_once_and_in_order():
     script = [(float(number), TERMINATED if number % 3 else TRUNCATED) for number in range(15)]
     run = Run(Told(script), rollout_length=5)
     run(1)
-    assert run.learner.new_episodes().tolist() == [[number, 1] for number in range(5)]
+    assert run.learner.new_episodes().tolist() == [[number, 1, 0, number + 1] for number in range(5)]
     assert run.learner.new_episodes().shape == (0, state.EPISODE)
     run(2)
-    assert run.learner.new_episodes().tolist() == [[number, 1] for number in range(5, 15)]
+    assert run.learner.new_episodes().tolist() == [[number, 1, 0, number + 1] for number in range(5, 15)]
     assert run.learner.dropped_episodes() == 0
 
 

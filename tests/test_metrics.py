@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import json
 import logging
@@ -20,6 +21,7 @@ from nbrl.metrics import (
     duration,
     progress_line,
     read_metrics,
+    write_csv,
 )
 
 CONFIG = Config(environment="CartPole-v1", seed=3)
@@ -27,6 +29,7 @@ CONFIG = Config(environment="CartPole-v1", seed=3)
 counts = st.integers(0, 10**12)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 KINDS = {int: counts, float: numbers, float | None: st.none() | numbers, int | None: st.none() | counts}
+KINDS[dict[str, float]] = st.dictionaries(st.text().map("own/".__add__), numbers, max_size=3)
 reports = st.builds(Report, **{field.name: KINDS[field.type] for field in dataclasses.fields(Report)})
 
 
@@ -36,7 +39,7 @@ def test_report_survives_json(report):
 
 
 def test_charts_have_the_names_that_plots_know(make_report):
-    assert set(CHARTS) == {field.name for field in dataclasses.fields(Report)}
+    assert {*CHARTS, "metrics"} == {field.name for field in dataclasses.fields(Report)}
     line = make_report().to_dict()
     assert len(line) == len(CHARTS)
     assert line["charts/episodic_return"] == 1.5
@@ -197,3 +200,24 @@ def test_default_names_stay_in_their_folder_and_differ(environment, start):
     paths = list(islice(default_directories(Config(environment=environment)), 5))
     assert len(set(paths)) == 5
     assert all(path.parent == Path("runs") and path.name.startswith(start) for path in paths)
+
+
+def test_a_run_as_a_table(tmp_path, make_report):
+    reports = [make_report(steps=100), make_report(steps=200, entropy=None, metrics={"own/a, b": 0.5})]
+    write_csv(tmp_path / "table.csv", reports)
+    with open(tmp_path / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["steps"] for row in rows] == ["100", "200"]
+    assert [row["losses/entropy"] for row in rows] == [str(reports[0].entropy), ""]
+    assert [row["own/a, b"] for row in rows] == ["", "0.5"]
+    with pytest.raises(ValueError, match="cannot be written"):
+        write_csv(tmp_path / "no" / "table.csv", reports)
+
+
+def test_the_command_writes_a_table(tmp_path, nbrl_command):
+    assert nbrl_command("train", "Catch-v0", "steps=500", "--out", "run").returncode == 0
+    ended = nbrl_command("export", "run")
+    assert ended.stdout.strip() == "run/metrics.csv"
+    assert (tmp_path / "run" / "metrics.csv").read_text().startswith("steps,frames,seconds,")
+    assert nbrl_command("export", "run", "--out", "other.csv").stdout.strip() == "other.csv"
+    assert nbrl_command("export", "nowhere").returncode == 2

@@ -8,8 +8,8 @@ import pytest
 from toys import RECURRENT, Broken, Picture, Walk, continuous_policy, corridor, cue_policy, explode, policy_for
 
 from nbrl import Agent, NativeEnvironment, evaluate, play
+from nbrl.animation import BAR, SIZE
 from nbrl.envs import EnvStepper, classic, make
-from nbrl.play import BAR, SIZE
 
 Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
 ImageSequence = pytest.importorskip("PIL.ImageSequence")
@@ -56,7 +56,7 @@ def test_the_episode_is_the_first_of_an_evaluation(path, name, kind, greedy):
     agent, results = policy_for(name, **kind), set()
     for seed in (0, 1, 2, 2**63 - 1):
         evaluation = evaluate(agent, episodes=2, greedy=greedy, seed=seed)
-        played = play.play(agent, path, seed=seed, greedy=greedy)
+        played = play(agent, path=path, seed=seed, greedy=greedy)
         assert (played.total_return, played.length) == (evaluation.returns[0], evaluation.lengths[0])
         assert len(frames_of(path)[0]) == played.shown + 1 == played.length + 1
         results.add((played.total_return, played.length, path.read_bytes()))
@@ -67,7 +67,7 @@ def test_the_episode_is_the_first_of_an_evaluation(path, name, kind, greedy):
 def test_an_episode_of_continuous_actions(path, greedy):
     agent = continuous_policy("Pendulum-v1", separate=True, constant=("variance",))
     evaluation = evaluate(agent, episodes=2, greedy=greedy, seed=3)
-    played = play.play(agent, path, seed=3, greedy=greedy)
+    played = play(agent, path=path, seed=3, greedy=greedy)
     assert (played.total_return, played.length) == (evaluation.returns[0], 200)
     frames, _ = frames_of(path)
     assert {frame.shape for frame in frames} == {(240 + BAR, 240, 3)}
@@ -77,13 +77,13 @@ def test_an_episode_of_continuous_actions(path, greedy):
 def test_a_cue_is_remembered_to_the_end_of_the_episode(path):
     agent = cue_policy()
     for seed in range(6):
-        played = play.play(agent, path, seed=seed)
+        played = play(agent, path=path, seed=seed)
         assert (played.total_return, played.length, played.shown) == (1.0, 11, 11)
 
 
 def test_a_game_of_catch_can_be_read_off_the_picture(path):
     for seed in range(5):
-        played = play.play(policy_for("Catch-v0", seed=seed), path, seed=seed)
+        played = play(policy_for("Catch-v0", seed=seed), path=path, seed=seed)
         frames, durations = frames_of(path)
         boards = [frame[16:320:32, 16::32].sum(axis=2) > 500 for frame in frames]
         assert {frame.shape for frame in frames} == {(320 + BAR, 160, 3)}
@@ -100,7 +100,7 @@ def test_a_game_of_catch_can_be_read_off_the_picture(path):
 
 
 def test_the_return_so_far_stands_under_the_picture(path):
-    play.play(policy_for("Catch-v0"), path, seed=1)
+    play(policy_for("Catch-v0"), path=path, seed=1)
     bars = [frame[-BAR:] for frame in frames_of(path)[0]]
     for bar in bars[:-1]:
         np.testing.assert_array_equal(bar, bars[0])
@@ -110,7 +110,7 @@ def test_the_return_so_far_stands_under_the_picture(path):
 
 def test_large_pictures_are_shrunk_and_keep_their_colours(path):
     agent = policy_for(Drawn)
-    played = play.play(agent, path, Drawn)
+    played = play(agent, Drawn, path)
     frames, durations = frames_of(path)
     assert (played.length, played.shown, played.total_return) == (10, 10, 10.0)
     assert {frame.shape for frame in frames} == {(180 + BAR, SIZE, 3)}
@@ -122,7 +122,7 @@ def test_large_pictures_are_shrunk_and_keep_their_colours(path):
 
 
 def test_image_observations_are_shown_themselves(path):
-    played = play.play(policy_for(Picture), path, Picture)
+    played = play(policy_for(Picture), Picture, path)
     frames, _ = frames_of(path)
     assert {frame.shape for frame in frames} == {(420 + BAR, 420, 3)}
     assert played.shown == 10
@@ -135,7 +135,7 @@ def test_long_episodes_are_played_to_the_end_and_shown_from_the_start(path):
     agent = policy_for("CartPole-v1", logits=[0.0, 0.0])
     steps = []
     long = next(seed for seed in range(100) if evaluate(agent, episodes=1, seed=seed).lengths[0] > 40)
-    played = play.play(agent, path, seed=long, seconds=1, on_step=lambda *values: steps.append(values))
+    played = play(agent, path=path, seed=long, seconds=1, on_step=lambda *values: steps.append(values))
     frames, durations = frames_of(path)
     assert (len(frames), played.shown) == (30, 29)
     assert durations == [100] * 29 + [1500]
@@ -146,7 +146,7 @@ def test_long_episodes_are_played_to_the_end_and_shown_from_the_start(path):
 def test_an_own_native_environment_is_drawn_by_its_own_function(path, tmp_path):
     environment = corridor(tmp_path)
     with pytest.raises(ValueError, match=r"^corridor cannot be drawn: it has no"):
-        play.play(policy_for(environment), path, environment)
+        play(policy_for(environment), environment, path)
 
     def picture(observation):
         return np.repeat(np.uint8(255 * observation)[None, :, None], 3, axis=2)
@@ -155,7 +155,7 @@ def test_an_own_native_environment_is_drawn_by_its_own_function(path, tmp_path):
         classic.catch_reset, classic.catch_step, state_size=24, action_space=gymnasium.spaces.Discrete(3),
         observation_space=gymnasium.spaces.Box(0, 1, (50,)), picture=picture,
     )  # fmt: skip
-    play.play(policy_for(drawn), path, drawn)
+    play(policy_for(drawn), drawn, path)
     frames, _ = frames_of(path)
     assert {frame.shape for frame in frames} == {(8 + BAR, 400, 3)}
     assert [int((frame[4, 4::8] == 255).all(axis=1).sum()) for frame in frames[:-1]] == [2] * 9
@@ -170,7 +170,7 @@ def test_a_game_of_pong(path, monkeypatch, compiled):
         pytest.skip("this build of ale-py is played through its public interface")
     monkeypatch.setattr(ale_direct, "works", lambda game: compiled)
     agent = policy_for("ALE/Pong-v5")
-    played = play.play(agent, path, seconds=4)
+    played = play(agent, path=path, seconds=4)
     frames, durations = frames_of(path)
     assert -21 <= played.total_return < 0
     assert played.length > 700
@@ -196,7 +196,7 @@ def test_a_game_of_pong(path, monkeypatch, compiled):
 def test_what_has_no_picture_is_refused(path):
     sentence = 'Walk cannot be drawn: it has no render_mode "rgb_array", and its observations are no images'
     with pytest.raises(ValueError, match=f"^{sentence}$"):
-        play.play(policy_for(Walk), path, Walk)
+        play(policy_for(Walk), Walk, path)
     assert not path.exists()
 
 
@@ -209,17 +209,17 @@ def test_a_picture_of_another_kind_is_refused(path, picture):
             return picture
 
     with pytest.raises(ValueError, match=r"^Odd cannot be drawn: its picture is of"):
-        play.play(policy_for(Odd), path, Odd)
+        play(policy_for(Odd), Odd, path)
 
 
 def test_an_absent_package_is_named(path, monkeypatch):
     agent = policy_for("Acrobot-v1")
     monkeypatch.setitem(sys.modules, "pygame", None)
     with pytest.raises(ValueError, match=r"^drawing Acrobot-v1 needs a package that is not installed: pygame"):
-        play.play(agent, path)
+        play(agent, path=path)
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ValueError, match=r'^pictures need Pillow: pip install "nbrl\[plot\]"$'):
-        play.play(agent, path)
+        play(agent, path=path)
 
 
 def test_an_environment_is_made_to_be_drawn_only_for_that(path, monkeypatch):
@@ -233,7 +233,7 @@ def test_an_environment_is_made_to_be_drawn_only_for_that(path, monkeypatch):
     for pictures, kind in ((False, type(None)), (True, np.ndarray)):
         player = EnvStepper(make("ById-v0", pictures=pictures))
         assert isinstance(player.instance.picture(player.reset(1)), kind)
-    play.play(policy_for("ById-v0"), path)
+    play(policy_for("ById-v0"), path=path)
     assert len(frames_of(path)[0]) == 11
 
 
@@ -241,23 +241,23 @@ def test_an_environment_is_made_to_be_drawn_only_for_that(path, monkeypatch):
 def test_a_place_that_cannot_be_written_is_refused_before_the_episode(tmp_path, name):
     steps = []
     with pytest.raises(ValueError, match=r"cannot be written: it must end in \.gif, in a folder that is there"):
-        play.play(policy_for("Catch-v0"), tmp_path / name, on_step=lambda *values: steps.append(values))
+        play(policy_for("Catch-v0"), path=tmp_path / name, on_step=lambda *values: steps.append(values))
     assert steps == []
     (tmp_path / "folder.gif").mkdir()
     with pytest.raises(ValueError, match=r"folder\.gif cannot be written: "):
-        play.play(policy_for("Catch-v0"), tmp_path / "folder.gif")
+        play(policy_for("Catch-v0"), path=tmp_path / "folder.gif")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.gif"]
 
 
 def test_what_an_evaluation_refuses(path):
     for seed in (-1, 2**63, "1", True):
         with pytest.raises(ValueError, match=r"seed is .*: it must be a whole number of at least 0"):
-            play.play(policy_for("Catch-v0"), path, seed=seed)
+            play(policy_for("Catch-v0"), path=path, seed=seed)
     for seconds in (0, -1.0, "ten", True, np.nan, np.inf):
         with pytest.raises(ValueError, match=r"seconds is .*: it must be a number above 0"):
-            play.play(policy_for("Catch-v0"), path, seconds=seconds)
+            play(policy_for("Catch-v0"), path=path, seconds=seconds)
     with pytest.raises(ValueError, match=r"the policy takes float32 vectors of 4, Catch-v0 gives"):
-        play.play(policy_for("CartPole-v1"), path, "Catch-v0")
+        play(policy_for("CartPole-v1"), "Catch-v0", path)
 
 
 def test_an_error_on_the_way_leaves_the_old_picture_and_closes_the_environment(path):
@@ -273,10 +273,10 @@ def test_an_error_on_the_way_leaves_the_old_picture_and_closes_the_environment(p
     closed.clear()
     path.write_text("the old picture")
     with pytest.raises(Broken, match="out of the walk"):
-        play.play(agent, path, faulty)
+        play(agent, faulty, path)
     assert len(closed) == 2, "the one whose spaces are read, and the one that was played"
     with pytest.raises(FloatingPointError, match="an observation of lost has a number that is not finite"):
-        play.play(agent, path, lost)
+        play(agent, lost, path)
     assert path.read_text() == "the old picture"
 
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from nbrl.plots import _curve, learning_curves
+from nbrl.plots import _curve, _interval, learning_curves, mean_curves
 
 pytest.importorskip("matplotlib")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -120,3 +120,33 @@ def test_pyplot_is_left_alone_and_without_matplotlib_a_sentence_says_what_to_ins
         [sys.executable, "-c", program], env=environment_variables, cwd=tmp_path, capture_output=True, text=True
     )
     assert (ended.stdout, ended.stderr) == ('plots need matplotlib: pip install "nbrl[plot]"\nFalse\n', "")
+
+
+def test_several_seeds_have_a_mean_and_its_interval(tmp_path, run):
+    groups = [{"a1": run(30), "a2": run(40), "a3": run(35)}, {"b": run(20)}]
+    mean_curves(tmp_path / "mean.svg", "a title", groups)
+    words = drawn(tmp_path / "mean.svg")
+    assert "mean of 3 runs, 95% interval (a1, ...)" in words
+    assert "b" in words
+
+
+def test_the_interval_of_a_mean():
+    """Of n normal numbers it is about 1.96 deviations over the root of n; of one, or of equal ones, nothing."""
+    values = np.random.default_rng(1).standard_normal((400, 3))
+    low, high = _interval(values)
+    half = 1.96 * values.std(axis=0) / 20
+    np.testing.assert_allclose(low, values.mean(axis=0) - half, atol=0.01)
+    np.testing.assert_allclose(high, values.mean(axis=0) + half, atol=0.01)
+    for equal in (np.ones((1, 4)), np.full((5, 4), 2.5)):
+        low, high = _interval(equal)
+        np.testing.assert_allclose([low, high], [equal[0], equal[0]])
+
+
+def test_runs_that_differ_in_their_seeds_are_one_curve(tmp_path, nbrl_command):
+    for name, *more in (("a", "--seed", 1), ("b", "--seed", 2), ("c", "--seed", 3, "entropy_weight=0.1")):
+        assert nbrl_command("train", "Catch-v0", "steps=3000", *more, "--out", name).returncode == 0
+    ended = nbrl_command("plot", "a", "b", "c", "--mean", "--out", "mean.svg")
+    assert ended.returncode == 0, ended.stderr
+    words = drawn(tmp_path / "mean.svg")
+    assert "mean of 2 runs, 95% interval (a, ...)" in words
+    assert "c" in words

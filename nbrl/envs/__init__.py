@@ -1,7 +1,9 @@
 """Everything that can be stepped, behind one interface."""
 
+import functools
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -80,11 +82,13 @@ def _from_module(environment: str) -> Any:
 def make(
     environment: Any,
     *,
+    arguments: Mapping[str, Any] | None = None,
     sticky_actions: float = 0.0,
     cut_on_life_loss: bool = False,
     seed_every_reset: bool = False,
     pictures: bool = False,
     observation_layout: str = "auto",
+    check: bool = False,
 ) -> EnvSpec:
     """Describe an environment, ready to make running ones.
 
@@ -94,11 +98,15 @@ def make(
         An id (see `nbrl.registration`: those of `NATIVE` are compiled here, MuJoCo's tasks if `mujoco.works`; "ALE/..."
         is Atari, all others gymnasium's), a function that returns a gymnasium environment or vector environment, such
         an object, or a description, which is returned as it is.
+    arguments : mapping, optional
+        Keywords that it is made with.
     sticky_actions, cut_on_life_loss, seed_every_reset
         As in `nbrl.envs.atari.AtariEnvironment`, for "ALE/..." ids; the last two mean nothing elsewhere.
     pictures
         Whether it will be drawn: as in `nbrl.envs.gym.GymEnvironment`, which then runs MuJoCo's tasks too, since it can
         draw them; it means nothing elsewhere.
+    observation_layout, check
+        As in `nbrl.envs.gym.GymEnvironment`.
 
     Returns
     -------
@@ -110,28 +118,39 @@ def make(
         With one sentence, when there is no such environment, or a package that it needs is absent, or its spaces are of
         an unsupported kind.
     """
+    arguments = dict(arguments or {})
+    if arguments and (isinstance(environment, EnvSpec) or not (isinstance(environment, str) or callable(environment))):
+        raise ValueError(f"environment_arguments are {arguments}, but {environment!r} is made already: leave them out")
     if isinstance(environment, EnvSpec):
         return environment.laid_out(observation_layout)
     if isinstance(environment, str) and (game := atari.today_s_name(environment)) and game != environment:
         theirs = gymnasium.registry.get(environment)
         if theirs is None or str(theirs.entry_point).startswith("ale_py"):
-            raise ValueError(f'unknown environment "{environment}"; did you mean {game}?')
+            memory = " with --env-arg obs_type=ram" if "-ram" in environment.lower() else ""
+            raise ValueError(f'unknown environment "{environment}"; did you mean {game}{memory}?')
     if isinstance(environment, str) and atari.is_game(environment):
         return atari.AtariEnvironment(
             environment,
             sticky_actions=sticky_actions,
             cut_on_life_loss=cut_on_life_loss,
             seed_every_reset=seed_every_reset,
+            **atari.checked_arguments(environment, arguments),
         ).laid_out(observation_layout)
     if sticky_actions:
         raise ValueError(f"sticky_actions is for Atari games (ids with ALE/), and {environment} is none: leave it at 0")
     name = native_name(environment) if isinstance(environment, str) else None
     if name in MUJOCO and (pictures or not mujoco.works()):
         environment, name = str(name), None
+    if name is not None and arguments and environment == name and NATIVE[name].mirrors:
+        name = None  # gymnasium's takes them, the native twin mirrors the one without
     if name is not None:
         module, function = NATIVE[name].function.split(":")
         maker = getattr(importlib.import_module(f"nbrl.envs.{module}"), function)
-        return maker(**NATIVE[name].settings).laid_out(observation_layout)
+        try:
+            inspect.signature(maker).bind(**NATIVE[name].settings | arguments)
+        except TypeError as problem:
+            raise ValueError(f"environment_arguments are {arguments}, which {name} does not take: {problem}") from None
+        return maker(**NATIVE[name].settings | arguments).laid_out(observation_layout)
     if isinstance(environment, str) and ":" in environment:
         environment = _from_module(environment)
     if isinstance(environment, EnvSpec):
@@ -140,14 +159,17 @@ def make(
     from nbrl.envs.vector import VectorEnvironment
 
     if isinstance(environment, str):
-        return GymEnvironment(environment, pictures=pictures, observation_layout=observation_layout)
+        return GymEnvironment(
+            environment, arguments=arguments, pictures=pictures, observation_layout=observation_layout, check=check
+        )
     if isinstance(environment, gymnasium.vector.VectorEnv):  # before what can be called: some are both
         return VectorEnvironment(environment, observation_layout=observation_layout)
     if callable(environment):
-        probe = environment()
+        build = functools.partial(environment, **arguments) if arguments else environment
+        probe = build()
         if isinstance(probe, gymnasium.vector.VectorEnv):  # EnvPool's are gymnasium.Env as well
-            return VectorEnvironment(environment, probe, observation_layout=observation_layout)
-        return GymEnvironment(environment, probe, observation_layout=observation_layout)
+            return VectorEnvironment(build, probe, observation_layout=observation_layout)
+        return GymEnvironment(build, probe, observation_layout=observation_layout, check=check)
     raise ValueError(
         "an environment is an id, a function that returns a gymnasium environment, a vector environment, or a "
         f"NativeEnvironment, not {environment!r}"

@@ -250,8 +250,8 @@ def emulator(game: str) -> Any:
 class _Game(PythonEnvironment):
     """What the state of one game points to. The emulator is built in the first reset, so that many start at once."""
 
-    def __init__(self, game: str, settings: dict[int, int]) -> None:
-        self._game = game
+    def __init__(self, game: str, settings: dict[int, int], full_action_space: bool) -> None:
+        self._game, self._full_action_space = game, full_action_space
         self._ale: Any = None
         self._closed = False
         self._arrays: dict[int, np.ndarray] = {}
@@ -264,10 +264,10 @@ class _Game(PythonEnvironment):
         for name, address in _addresses().items():
             words[globals()[name.upper()]] = address
         words[EMULATOR] = _this(ale)
-        minimal = [int(action.value) for action in ale.getMinimalActionSet()]
+        actions = ale.getLegalActionSet() if self._full_action_space else ale.getMinimalActionSet()
         self._arrays = {
             GREY: _of_every_index(words, ale.getScreenGrayscale),
-            ACTIONS: np.array(minimal, np.int32),
+            ACTIONS: np.array([action.value for action in actions], np.int32),
             FRAMES: np.zeros((STACK, SIZE, SIZE), np.uint8),
             BEFORE: np.zeros((ROWS, COLUMNS), np.uint8),
             KEPT: np.zeros((2, ROWS, COLUMNS), np.uint8),
@@ -275,7 +275,7 @@ class _Game(PythonEnvironment):
         }
         for word, array in self._arrays.items():
             words[word] = array.ctypes.data
-        words[ACTION_COUNT] = len(minimal)
+        words[ACTION_COUNT] = len(actions)
         self._ale = ale
 
     def reset(self, seed: int, observation: int) -> None:
@@ -312,7 +312,15 @@ class _Game(PythonEnvironment):
         self._closed, self.words[EMULATOR] = True, 0
 
 
-def instance(game: str, *, sticky_actions: float, cut_on_life_loss: bool, max_noops: int, max_frames: int) -> Env:
+def instance(
+    game: str,
+    *,
+    sticky_actions: float,
+    cut_on_life_loss: bool,
+    full_action_space: bool,
+    max_noops: int,
+    max_frames: int,
+) -> Env:
     """A running game; see `nbrl.envs.atari.AtariEnvironment` for the settings."""
     settings = {
         STICKY: int(sticky_actions * 2**63),
@@ -320,7 +328,7 @@ def instance(game: str, *, sticky_actions: float, cut_on_life_loss: bool, max_no
         MAX_NOOPS: max_noops,
         MAX_FRAMES: max_frames,
     }
-    running = _Game(game, settings)
+    running = _Game(game, settings, full_action_space)
     return python_instance(running, compiled_step=step_game.address, state_address=running.words.ctypes.data)
 
 

@@ -9,6 +9,7 @@ import csv
 import functools
 import importlib.resources
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -30,6 +31,7 @@ from nbrl.envs.interface import (
 
 PREFIX = "ALE/"
 OBSERVATION_SHAPE = (4, 84, 84)
+RAM_SIZE = 128  # bytes
 FRAMES_PER_STEP = 4
 MAX_NOOPS = 30
 MAX_FRAMES = 108_000
@@ -69,13 +71,14 @@ def today_s_name(name: str) -> str | None:
     return known.get(f"{PREFIX}{old[1]}-v5".lower()) if old else None
 
 
-def _vector_environment(game: str, sticky_actions: float) -> Any:
+def _vector_environment(game: str, sticky_actions: float, full_action_space: bool) -> Any:
     return _ale().AtariVectorEnv(
         game,
         1,
         num_threads=1,
         max_num_frames_per_episode=MAX_FRAMES,
         repeat_action_probability=sticky_actions,
+        full_action_space=full_action_space,
         img_height=OBSERVATION_SHAPE[1],
         img_width=OBSERVATION_SHAPE[2],
         grayscale=True,
@@ -96,17 +99,36 @@ def newest_screen(observation: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _action_count(game: str) -> int:
-    return int(_vector_environment(game, 0.0).single_action_space.n)
+def _action_count(game: str, full_action_space: bool) -> int:
+    return int(_vector_environment(game, 0.0, full_action_space).single_action_space.n)
+
+
+ARGUMENTS = {"obs_type": ("grayscale", "ram"), "full_action_space": (False, True)}
+
+
+def checked_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a game, ale-py's own; ValueError for others."""
+    for key, value in arguments.items():
+        if key not in ARGUMENTS or type(value) is not type(ARGUMENTS[key][0]) or value not in ARGUMENTS[key]:
+            takes = "; ".join(f"{known} ({' or '.join(map(repr, values))})" for known, values in ARGUMENTS.items())
+            raise ValueError(
+                f"environment_arguments has {key}={value!r}, but {name} takes {takes} here; sticky_actions, "
+                "cut_on_life_loss and max_episode_steps are settings"
+            )
+    return dict(arguments)
 
 
 class AtariEnvironment(EnvSpec):
-    """A game of the Arcade Learning Environment, with the minimal set of actions.
+    """A game of the Arcade Learning Environment.
 
     Parameters
     ----------
     name : str
         Like "ALE/Pong-v5".
+    obs_type : str, optional
+        "grayscale" for the screens, "ram" for the 128 bytes of the console's memory.
+    full_action_space : bool, optional
+        All 18 actions, instead of those that the game uses.
     sticky_actions : float, optional
         Probability that a frame repeats the action before: 0 (the A3C paper) or 0.25 (Machado et al., 2018).
     cut_on_life_loss : bool, optional
@@ -128,6 +150,8 @@ class AtariEnvironment(EnvSpec):
         self,
         name: str,
         *,
+        obs_type: str = "grayscale",
+        full_action_space: bool = False,
         sticky_actions: float = 0.0,
         cut_on_life_loss: bool = False,
         seed_every_reset: bool = False,
@@ -141,28 +165,37 @@ class AtariEnvironment(EnvSpec):
         self.sticky_actions = float(sticky_actions)
         self.cut_on_life_loss = bool(cut_on_life_loss)
         self.seed_every_reset = bool(seed_every_reset)
-        screens, actions = spaces.Box(0, 255, OBSERVATION_SHAPE, np.uint8), spaces.Discrete(_action_count(self._game))
-        super().__init__(name, screens, actions, frames_per_step=FRAMES_PER_STEP)
+        self._ram, self._full_action_space = obs_type == "ram", full_action_space
+        seen = spaces.Box(0, 255, (RAM_SIZE,) if self._ram else OBSERVATION_SHAPE, np.uint8)
+        actions = spaces.Discrete(_action_count(self._game, full_action_space))
+        super().__init__(name, seen, actions, frames_per_step=FRAMES_PER_STEP)
 
     def make(self) -> Env:
         from nbrl.envs import ale_direct  # compiles
 
+        if self._ram:
+            emulator = functools.partial(ale_direct.emulator, self._game)
+            return python_instance(
+                _Memory(emulator, self.sticky_actions, self.cut_on_life_loss, self._full_action_space)
+            )
         if ale_direct.works(self._game):
             return ale_direct.instance(
                 self._game,
                 sticky_actions=self.sticky_actions,
                 cut_on_life_loss=self.cut_on_life_loss,
+                full_action_space=self._full_action_space,
                 max_noops=MAX_NOOPS,
                 max_frames=MAX_FRAMES,
             )
-        return python_instance(_Game(self._game, self.sticky_actions, self.cut_on_life_loss, self.seed_every_reset))
+        build = functools.partial(_vector_environment, self._game, self.sticky_actions, self._full_action_space)
+        return python_instance(_Game(build, self.cut_on_life_loss, self.seed_every_reset))
 
 
 class _Game(PythonEnvironment):
     """One emulator behind the callbacks. It is built in the first reset, so that many need no time before training."""
 
-    def __init__(self, game: str, sticky_actions: float, cut_on_life_loss: bool, seed_every_reset: bool) -> None:
-        self._build = functools.partial(_vector_environment, game, sticky_actions)
+    def __init__(self, build: Callable[[], Any], cut_on_life_loss: bool, seed_every_reset: bool) -> None:
+        self._build = build
         self._cut_on_life_loss = cut_on_life_loss
         self._seed_every_reset = seed_every_reset
         self._environment: Any = None
@@ -207,6 +240,54 @@ class _Game(PythonEnvironment):
 
     def close(self) -> None:
         self._closed, self._environment = True, None
+
+
+class _Memory(PythonEnvironment):
+    """A game of which the console's memory is seen. An episode depends on its own seed alone."""
+
+    def __init__(
+        self, emulator: Callable[[], Any], sticky_actions: float, cut_on_life_loss: bool, full_action_space: bool
+    ) -> None:
+        self._emulator, self._sticky_actions = emulator, sticky_actions
+        self._cut_on_life_loss, self._full_action_space = cut_on_life_loss, full_action_space
+        self._ale: Any = None
+        self._observations = Views((RAM_SIZE,), np.float32)  # as bytes of vectors are learnt from
+        self._actions, self._rewards = Views((1,), np.int32), Views((1,), np.float32)
+
+    def reset(self, seed: int, observation: int) -> None:
+        if self._ale is None:
+            self._ale = self._emulator()
+            full = self._full_action_space
+            self._set = self._ale.getLegalActionSet() if full else self._ale.getMinimalActionSet()
+        self._rng = np.random.default_rng(seed)
+        self._ale.reset_game()
+        for _ in range(self._rng.integers(MAX_NOOPS + 1)):
+            self._ale.act(0)
+            if self._ale.game_over():
+                self._ale.reset_game()
+        self._lives, self._frames, self._last = self._ale.lives(), 0, self._set[0]
+        self._observations[observation][...] = self._ale.getRAM()
+
+    def step(self, action: int, observation: int, reward: int) -> int:
+        total, kept = 0, self._rng.random(FRAMES_PER_STEP) < self._sticky_actions
+        for sticks in kept.tolist():
+            self._last = self._last if sticks else self._set[self._actions[action].item()]
+            total += self._ale.act(self._last)
+        self._frames += FRAMES_PER_STEP
+        self._rewards[reward][0] = total
+        self._observations[observation][...] = self._ale.getRAM()
+        if self._ale.game_over():
+            return STEPPED | TERMINATED
+        if self._frames >= MAX_FRAMES:
+            return STEPPED | TRUNCATED
+        lost, self._lives = self._ale.lives() < self._lives, self._ale.lives()
+        return STEPPED | (CUT if lost and self._cut_on_life_loss else 0)
+
+    def picture(self, observation: np.ndarray) -> np.ndarray:
+        return np.asarray(self._ale.getScreenRGB())
+
+    def close(self) -> None:
+        self._ale = None
 
 
 @functools.cache

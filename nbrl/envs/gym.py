@@ -1,8 +1,10 @@
 """Any gymnasium environment, behind the environment interface."""
 
+import functools
 import inspect
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -22,6 +24,8 @@ from nbrl.envs.interface import (
     suggestion,
 )
 
+logger = logging.getLogger(__name__)
+
 SEEDS = 2**31
 
 # Environments that an actor has now, by id, since a function may give out one and the same again.
@@ -40,10 +44,14 @@ class GymEnvironment(EnvSpec):
     environment : str or callable
     probe : gymnasium.Env, optional
         What the function returned at a first call, to read its spaces from; it is closed.
+    arguments : mapping, optional
+        Keywords for `gymnasium.make`, where it is an id.
     pictures : bool, optional
         Whether an environment known by its id is made to be drawn, where it can be.
     observation_layout : str, optional
         As in `nbrl.spaces.Observations`.
+    check : bool, optional
+        Whether the one that is built at once is reset and stepped, to see that what it gives can be used.
 
     Raises
     ------
@@ -58,15 +66,20 @@ class GymEnvironment(EnvSpec):
         environment: str | Callable[[], gymnasium.Env],
         probe: gymnasium.Env | None = None,
         *,
+        arguments: Mapping[str, Any] | None = None,
         pictures: bool = False,
         observation_layout: str = "auto",
+        check: bool = False,
     ) -> None:
-        self._build = (lambda: _make(environment)) if isinstance(environment, str) else environment
+        given = arguments or {}
+        self._build: Callable[..., Any] = (
+            functools.partial(_make, environment, **given) if isinstance(environment, str) else environment
+        )
         probe = self._build() if probe is None else probe
         if not isinstance(probe, gymnasium.Env):
             raise ValueError(f"{environment!r} must return a gymnasium environment, not {type(probe).__name__}")
         try:
-            name = environment if isinstance(environment, str) else getattr(environment, "__name__", "environment")
+            name = environment if isinstance(environment, str) else called(environment)
             _check_reset(probe)
             super().__init__(
                 name,
@@ -76,12 +89,32 @@ class GymEnvironment(EnvSpec):
                 observation_layout=observation_layout,
             )
             if pictures and isinstance(environment, str) and "rgb_array" in probe.metadata.get("render_modes", ()):
-                self._build = lambda: _make(environment, render_mode="rgb_array")
+                self._build = functools.partial(_make, name, render_mode="rgb_array", **given)
+            if check:
+                self._check(probe)
         finally:
-            probe.close()
+            try:
+                probe.close()
+            except Exception as problem:
+                logger.warning("an environment could not be closed: %s: %s", type(problem).__name__, problem)
 
     def make(self) -> Env:
         return python_instance(_Adapter(self, self._build()))
+
+    def _check(self, probe: gymnasium.Env) -> None:
+        """Raise ``ValueError`` where the first two calls give what cannot be used."""
+        adapter = _Adapter(self, probe)
+        try:
+            seen, reward = np.zeros(self.observations.bytes, np.uint8), np.zeros(1, np.float32)
+            adapter.reset(0, seen.ctypes.data)
+            action = self.actions.first(adapter.mask)
+            adapter.step(action.ctypes.data, seen.ctypes.data, reward.ctypes.data)
+        except ValueError:
+            raise
+        except Exception:  # its own errors are for training to raise, which says where they came up
+            logger.debug("%s failed when it was tried", self.name, exc_info=True)
+        finally:
+            adapter.release()
 
 
 def _check_reset(environment: gymnasium.Env) -> None:
@@ -103,6 +136,10 @@ def _make(name: str, **options: Any) -> gymnasium.Env:
         return gymnasium.make(name, disable_env_checker=True, **options)
     except (error.DependencyNotInstalled, ImportError) as problem:
         raise _lacking(name, problem) from None
+    except TypeError as problem:
+        if not options:
+            raise
+        raise ValueError(f"{name} cannot be made with {options}: {_line(problem)}") from None
     except error.UnregisteredEnv:
         raise ValueError(f'unknown environment "{name}"{_hint(name)}') from None
     except error.Error as problem:
@@ -188,6 +225,7 @@ class _Adapter(PythonEnvironment):
         status = STEPPED
         for bit, name, flag in ((TERMINATED, "terminated", terminated), (TRUNCATED, "truncated", truncated)):
             status |= bit if read_number(f"{name}, as {self._class}.step gave it,", flag, "true or false") else 0
+        self.keep_info(info)
         self._observe("step", value, observation)
         self._read_mask("step", info, status != STEPPED)
         return status
@@ -200,9 +238,18 @@ class _Adapter(PythonEnvironment):
         except (error.DependencyNotInstalled, ImportError) as problem:
             raise _lacking(f"drawing {self._spec.name}", problem) from None
 
-    def close(self) -> None:
+    def release(self) -> None:
+        """Let others have the environment."""
         _in_use.discard(id(self._environment.unwrapped))
+
+    def close(self) -> None:
+        self.release()
         self._environment.close()
+
+
+def called(function: Callable[[], Any]) -> str:
+    """The name of a function that makes environments."""
+    return getattr(getattr(function, "func", function), "__name__", "environment")
 
 
 def words(given: Any) -> str:

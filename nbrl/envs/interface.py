@@ -44,6 +44,7 @@ CloseFunction = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
 ALIGNMENT = 64
 KEPT_VIEWS = 4096
+KEPT_INFOS = 4096  # of an environment, for who does not ask in time
 
 
 def suggestion(name: str, candidates: Iterable[str]) -> str:
@@ -80,10 +81,21 @@ class PythonEnvironment:
         What the last failed call raised.
     mask : numpy.ndarray or None
         uint8, what is legal after the last call, where the description says that there are masks.
+    infos : dict of int to dict, or None
+        What the last step of each episode told, by the number of the episode, from 1 on; None where nobody asks.
     """
 
     error: BaseException | None = None
     mask: np.ndarray | None = None
+    infos: dict[int, dict[str, Any]] | None = None
+    episodes = 0
+
+    def keep_info(self, info: dict[str, Any]) -> None:
+        """Keep what a step told, in place of what earlier ones of the same episode did."""
+        if self.infos is not None:
+            self.infos[self.episodes] = info
+            if len(self.infos) > KEPT_INFOS:
+                del self.infos[next(iter(self.infos))]
 
     def reset(self, seed: int, observation: int) -> None:
         """Begin an episode and write its first observation."""
@@ -164,6 +176,16 @@ class Env:
         """What a Python environment raised in the call that failed."""
         return self._python.error if self._python is not None else None
 
+    def keep_infos(self) -> None:
+        """Keep from now on what episodes end with, for `take_info`."""
+        if self._python is not None:
+            self._python.infos = {}
+
+    def take_info(self, episode: int) -> dict[str, Any]:
+        """What the last step of an episode told, by its number since the environment was made; {} where it is lost."""
+        kept = None if self._python is None else self._python.infos
+        return {} if kept is None else kept.pop(episode, {})
+
     def save(self) -> bytes | None:
         """The environment's state, to go on from later; None where it cannot be saved.
 
@@ -232,6 +254,7 @@ def python_instance(environment: PythonEnvironment, *, compiled_step: int = 0, s
     def on_reset(state: int, seed: int, observation: int, mask: int, alive: int) -> int:
         try:
             environment.reset(seed, observation)
+            environment.episodes += 1
             write(mask)
             return STEPPED
         except BaseException as error:  # none may cross the C code above; the engine raises it again

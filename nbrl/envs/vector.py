@@ -17,7 +17,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-from nbrl.envs.gym import SEEDS, words
+from nbrl.envs.gym import SEEDS, called, words
 from nbrl.envs.interface import (
     STEPPED,
     TERMINATED,
@@ -67,7 +67,7 @@ class VectorEnvironment(EnvSpec):
             self.groups, self._build = 1, lambda: environment
         probe = self._build() if probe is None else probe
         try:
-            name = getattr(environment, "__name__", None) or type(probe.unwrapped).__name__
+            name = type(probe.unwrapped).__name__ if self.groups else called(self._build)
             super().__init__(
                 name,
                 probe.single_observation_space,
@@ -248,6 +248,8 @@ class _Slot(PythonEnvironment):
             decode = self._vector.spec.actions.decode
             self._vector.step([decode(row) for row in self._actions[action]])
         seen, self._rewards[reward][0], status = self._vector.result(self._i)
+        if status & (TERMINATED | TRUNCATED) and self.infos is not None:
+            self.keep_info(self._vector.info(self._i))
         self._write(seen, self._observations[observation])
         self.mask = self._vector.masks[self._i]
         return status

@@ -151,12 +151,21 @@ def _keep_compiled(function: Any) -> None:
 
 
 def announce(function: Any) -> None:
-    """Log that compiling takes a while, if the code of a function is not on disk; once in a process."""
+    """Say that compiling takes a while, if the code of a function is not on disk; once in a process.
+
+    It is logged; where the host has set up no logging, half a minute of silence would be worse than a line.
+    """
     global _announced
     files = getattr(function._cache, "_cache_file", None)
     if not _announced and (files is None or not Path(files._index_path).exists()):
         _announced = True
-        logger.info("compiling, which takes about half a minute the first time")
+        words = "compiling, which takes about half a minute the first time"
+        logger.info("%s", words)
+        handlers = [*logging.getLogger().handlers, *logging.getLogger("nbrl").handlers]
+        if logging.lastResort and all(isinstance(handler, logging.NullHandler) for handler in handlers):
+            logging.lastResort.handle(
+                logger.makeRecord(logger.name, logging.WARNING, "", 0, f"nbrl: {words}", (), None)
+            )
 
 
 def jit(function: Callable[..., Any]) -> Any:

@@ -11,14 +11,15 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import float64
 
 from nbrl.actions import Categorical, Gaussian, choose, draw, policy_gradient
 from nbrl.kernels.compile import part
 from nbrl.methods import driver
-from nbrl.methods.driver import Method, forward_step, returns, update
+from nbrl.methods.driver import Method, forward_step, progress, returns, scheduled, update
 from nbrl.methods.state import METRICS
-from nbrl.nets.table import backward, forward, output_gradients, outputs
-from nbrl.settings import Setting, Task, whole
+from nbrl.nets.table import Workspace, backward, forward, output_gradients, outputs
+from nbrl.settings import SHAPES, Schedule, Setting, Task, points, whole
 
 POLICY_LOSS, VALUE_LOSS, ENTROPY = range(METRICS, METRICS + 3)
 VALUE = -1  # the network's last layer
@@ -70,7 +71,10 @@ class A3C(Method):
         type=float,
     )
     entropy_weight = Setting(0.01, "beta, weight of the policy's entropy; paper: 0.01 (MuJoCo: 1e-4)", least=0)
+    entropy_schedule = Schedule("constant", f"how entropy_weight changes over the run, {SHAPES}; paper: constant")
     value_weight = Setting(0.5, "weight of the value loss; paper: 0.5", least=0)
+
+    entropy_points = float64[:, ::1]
 
     policies = (Categorical, Gaussian)
     critic = ("value",)
@@ -86,6 +90,10 @@ class A3C(Method):
         found_on = CONTINUOUS["steps"]
         longer = max(found_on, whole(task.given.get("steps")) or 0) / found_on
         return CONTINUOUS | {"learning_rate": CONTINUOUS["learning_rate"] / math.sqrt(longer)}
+
+    @classmethod
+    def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:
+        return {"entropy_points": points(learner.config.entropy_schedule)}
 
 
 @part(driver.act, A3C)
@@ -113,7 +121,8 @@ def learn(method, policy, shared, worker, first):
     samples, value = t_max * k, work.table.shape[0] + VALUE
     forward(work, samples, k)
     v, dv = outputs(work, value, 0, samples + k), output_gradients(work, value, 0, samples)
-    beta, gae_lambda = np.float32(method.entropy_weight), np.float32(method.gae_lambda)
+    beta = np.float32(method.entropy_weight * scheduled(method.entropy_points, progress(method, shared)))
+    gae_lambda = np.float32(method.gae_lambda)
     for i in range(k):
         for t in range(t_max):
             rollout.value[t, i] = v[t * k + i, 0]

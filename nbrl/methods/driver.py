@@ -40,10 +40,12 @@ from nbrl.methods.optimisers import clip_scale, gradient_norm
 from nbrl.methods.running_statistics import fill_normal, measure, measure_observation, publish, scale_of
 from nbrl.methods.state import (
     ABANDON,
+    ACTOR,
     DROPPED,
     GRADIENT_NORM,
     LENGTH,
     LINE,
+    NUMBER,
     READ,
     RETURN,
     RING_SIZE,
@@ -81,6 +83,7 @@ class Method(Struct):
     settings: ClassVar[dict[str, Setting]] = {}
     discount = float64
     learning_rate = float64
+    learning_rate_points = float64[:, ::1]  # of its schedule, see `nbrl.settings.points`
     total_steps = int64
     gradient_clip = float64
     reward_clip = float64
@@ -175,6 +178,12 @@ def steps_taken(shared):
 
 
 @jit
+def progress(method, shared):
+    """The share of the run that is done."""
+    return steps_taken(shared) / method.total_steps
+
+
+@jit
 def count_steps(shared, worker, steps):
     """Add to this thread's share of T."""
     atomic_store(address_at(shared.steps, worker.thread * LINE), shared.steps[worker.thread, 0] + steps)
@@ -222,6 +231,7 @@ def _begin_episodes(worker, first, mode):
             if not succeeded(status):
                 worker.failed = actor
                 return FAILED_ENVIRONMENT
+            actors.episodes[actor] += 1
             begin_episode(actors, actor)
     return GO_ON
 
@@ -338,18 +348,19 @@ def record_step(method, worker, first, t, i, reward, status):
     actors.episode_length[actor] += 1
     if terminated or truncated:
         actors.begun[actor] = False
-        _record_episode(worker.episodes, actors.episode_return[actor], actors.episode_length[actor])
+        _record_episode(worker.episodes, actors, actor)
     return GO_ON
 
 
 @jit
-def _record_episode(episodes, episode_return, length):
+def _record_episode(episodes, actors, actor):
     written = episodes.ends[WRITTEN]
     if written - atomic_load(address_at(episodes.ends, READ)) >= RING_SIZE:
         atomic_store(address_at(episodes.ends, DROPPED), episodes.ends[DROPPED] + 1)
         return
-    place = written % RING_SIZE
-    episodes.ring[place, RETURN], episodes.ring[place, LENGTH] = episode_return, length
+    record = episodes.ring[written % RING_SIZE]
+    record[RETURN], record[LENGTH] = actors.episode_return[actor], actors.episode_length[actor]
+    record[ACTOR], record[NUMBER] = actor, actors.episodes[actor]
     atomic_store(address_at(episodes.ends, WRITTEN), written + 1)
 
 
@@ -390,9 +401,28 @@ def returns(rollout, i, R, gae_lambda):
 
 
 @jit
+def scheduled(points, progress):
+    """A schedule's factor at a share of the run, between the points before and after it."""
+    last = points.shape[0] - 1
+    if progress <= points[0, 0]:
+        return points[0, 1]
+    if progress >= points[last, 0]:
+        return points[last, 1]
+    before, after = 0, last
+    while after - before > 1:
+        middle = (before + after) // 2
+        if points[middle, 0] <= progress:
+            before = middle
+        else:
+            after = middle
+    slope = (points[after, 1] - points[before, 1]) / (points[after, 0] - points[before, 0])
+    return points[before, 1] + slope * (progress - points[before, 0])
+
+
+@jit
 def annealed(method, steps):
-    """The learning rate after some steps: it falls linearly to 0 over the run."""
-    return method.learning_rate * max(0.0, 1 - steps / method.total_steps)
+    """The learning rate after some steps."""
+    return method.learning_rate * scheduled(method.learning_rate_points, steps / method.total_steps)
 
 
 @jit

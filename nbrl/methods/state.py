@@ -25,7 +25,7 @@ UPDATES, SAMPLES, GRADIENT_NORM, METRICS = range(4)
 # `Episodes.ends`: episodes ever written, ever read, ever dropped; each in a cache line of its own.
 WRITTEN, READ, DROPPED = 0, LINE, 2 * LINE
 RING_SIZE = 4096
-RETURN, LENGTH, EPISODE = range(3)  # columns of an episode's record
+RETURN, LENGTH, ACTOR, NUMBER, EPISODE = range(5)  # columns of an episode's record; its number among the actor's
 
 
 class Shared(Struct):
@@ -60,7 +60,7 @@ class Shared(Struct):
 
 
 class Actors(Struct):
-    """A worker's actors, a row each. Checkpoints hold all of it but the addresses."""
+    """A worker's actors, a row each. Checkpoints hold all of it but the addresses and the count of episodes."""
 
     functions = int64[:, ::1]  # (n, 3): addresses of reset, step and state of its environment
     observation = uint8[:, ::1]  # (n, bytes): what it sees now
@@ -72,6 +72,7 @@ class Actors(Struct):
     discounted = float64[::1]  # (n,): discounted sum of the episode's rewards so far
     episode_return = float64[::1]  # (n,): raw rewards so far
     episode_length = int64[::1]  # (n,)
+    episodes = int64[::1]  # (n,): begun since its environment was made
 
     @classmethod
     def make(
@@ -93,11 +94,12 @@ class Actors(Struct):
             discounted=np.zeros(n),
             episode_return=np.zeros(n),
             episode_length=np.zeros(n, np.int64),
+            episodes=np.zeros(n, np.int64),
         )
 
     def kept(self) -> dict[str, np.ndarray]:
         """What checkpoints hold, a row for each actor."""
-        absent = {"functions"} if self.mask.size else {"functions", "mask"}
+        absent = {"functions", "episodes"} | (set() if self.mask.size else {"mask"})
         return {name: rows for name, rows in self.arrays().items() if name not in absent}
 
 

@@ -116,5 +116,5 @@ def test_an_episode_can_be_drawn(tmp_path):
     pytest.importorskip("PIL")
     from toys import policy_for
 
-    played = play.play(policy_for("Cue-v0"), tmp_path / "play.gif", seed=1)
+    played = play(policy_for("Cue-v0"), path=tmp_path / "play.gif", seed=1)
     assert (played.length, played.shown) == (STEPS, STEPS)

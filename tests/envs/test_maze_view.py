@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from toys import policy_for
 
 from nbrl import play
+from nbrl.animation import BAR
 from nbrl.envs import EnvStepper
 from nbrl.envs.maze.environment import maze, state_of
 from nbrl.envs.maze.making import WALL
@@ -365,7 +366,7 @@ def test_what_gymnasium_renders(view, shape):
 
 def test_an_episode_can_be_drawn(tmp_path):
     image = pytest.importorskip("PIL.Image")
-    played = play.play(policy_for("nbrl/Maze-v0"), tmp_path / "play.gif", seed=2, seconds=1)
+    played = play(policy_for("nbrl/Maze-v0"), path=tmp_path / "play.gif", seed=2, seconds=1)
     assert (played.length, played.shown) == (900, 14)  # 15 pictures a second
     with image.open(tmp_path / "play.gif") as file:
-        assert (file.n_frames, file.size) == (15, (420, 210 + play.BAR))
+        assert (file.n_frames, file.size) == (15, (420, 210 + BAR))

@@ -251,5 +251,5 @@ def test_an_episode_can_be_drawn(tmp_path):
     pytest.importorskip("PIL")
     from toys import policy_for
 
-    played = play.play(policy_for("Rooms-v0"), tmp_path / "play.gif", seed=2)
+    played = play(policy_for("Rooms-v0"), path=tmp_path / "play.gif", seed=2)
     assert played.shown == played.length > 1

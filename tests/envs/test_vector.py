@@ -1,5 +1,7 @@
 """Vector environments as groups of actors: every mode of resetting, beside the same environments one by one."""
 
+import copy
+
 import gymnasium
 import numpy as np
 import pytest
@@ -17,8 +19,8 @@ MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLE
 
 
 class Walk(gymnasium.Env):
-    """A walk whose episodes are told apart by their numbers: an observation is (number of the episode, place, sum of the
-    actions). The ends depend on the seed of the first reset: some are terminations, some truncations."""
+    """A walk whose episodes are told apart by their numbers: an observation is (number of the episode, place, sum of
+    the actions). The ends depend on the seed of the first reset: some are terminations, some truncations."""
 
     action_space = spaces.Discrete(3)
 
@@ -59,16 +61,13 @@ def vector(mode, **options):
 
 
 def played(instances, spec, rng, steps):
-    """What the driver's calls give: of each environment its episodes, lists of (observation, action, reward, status)."""
+    """What the driver's calls give: of each environment its episodes, of (observation, action, reward, status)."""
     episodes, over = [[] for _ in instances], [True] * len(instances)
     players = []
     for instance in instances:
-        player = EnvStepper.__new__(EnvStepper)
-        spec_of_one = type("One", (), {"make": lambda self, i=instance: i})
-        one = spec_of_one()
-        one.observations, one.actions, one.mask_size = spec.observations, spec.actions, spec.mask_size
-        player.__init__(one)
-        players.append(player)
+        one = copy.copy(spec)
+        one.make = lambda instance=instance: instance
+        players.append(EnvStepper(one))
     rows = np.zeros((len(players), 1), np.int32)
     for _ in range(steps):
         for i, player in enumerate(players):
@@ -182,7 +181,8 @@ def test_cart_pole_is_learnt_by_groups(mode):
         )
 
     agent = nbrl.train(several, steps=100_000, seed=1)
-    assert nbrl.evaluate(agent, "CartPole-v1", episodes=20).mean_return > 150
+    # Of 24 seeds the worst ended at 177, their mean is 279 and their deviation 54.
+    assert nbrl.evaluate(agent, "CartPole-v1", episodes=20).mean_return > 100
 
 
 def test_an_object_serves_one_group_and_stays_open():

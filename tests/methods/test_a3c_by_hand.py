@@ -103,7 +103,7 @@ def test_rewards_are_clipped_for_learning_and_raw_in_the_episode_s_record():
     assert returns(loop) == {0: -0.625, 1: 0.75, 2: 1, 3: 0, 4: 1}
     worker = loop.run.workers[0]
     assert worker.episodes.ends[state.WRITTEN] == 1
-    assert worker.episodes.ring[0].tolist() == [14.75, 5]
+    assert worker.episodes.ring[0].tolist() == [14.75, 5, 0, 1]  # and actor 0's first
 
 
 def test_an_episode_that_spans_rollouts_has_one_record():
@@ -111,7 +111,7 @@ def test_an_episode_that_spans_rollouts_has_one_record():
     loop.rollout(2)
     worker = loop.run.workers[0]
     assert worker.episodes.ends[state.WRITTEN] == 2
-    assert worker.episodes.ring[:2].tolist() == [[7, 7], [3, 3]]  # a cut ends no episode
+    assert worker.episodes.ring[:2, :2].tolist() == [[7, 7], [3, 3]]  # a cut ends no episode
 
 
 def test_the_gradients_of_both_heads():

@@ -6,7 +6,7 @@ import math
 import numbers
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,9 +39,10 @@ class Played:
 
 def play(
     agent: Agent,
-    path: str | os.PathLike,
     environment: Any = None,
+    path: str | os.PathLike = "play.gif",
     *,
+    environment_arguments: Mapping[str, Any] | None = None,
     seed: int = 0,
     greedy: bool = False,
     seconds: float = 60,
@@ -54,10 +55,12 @@ def play(
     Parameters
     ----------
     agent : Agent
-    path : str or path
-        The picture, which is replaced if it is there.
     environment : str, callable or EnvSpec, optional
         By default what the policy was trained on.
+    path : str or path, optional
+        The picture, which is replaced if it is there.
+    environment_arguments
+        As for `nbrl.evaluate`.
     seed : int, optional
     greedy : bool, optional
         Take the most likely action instead of sampling one.
@@ -83,7 +86,7 @@ def play(
         raise ValueError(f"the picture {path} cannot be written: it must end in .gif, in a folder that is there")
     check_seed(seed)
     _check_seconds(seconds)
-    spec = environment_for(agent, environment, pictures=True)
+    spec = environment_for(agent, environment, arguments=environment_arguments, pictures=True)
     rate = 15 if spec.frames_per_step > 1 else 30  # as an Atari console: 60 frames a second, 4 a step
     frames: list[_Frame] = []
     total, length, status = 0.0, 0, 0
