@@ -22,14 +22,15 @@ from nbrl.actions import (
     most_likely,
     to_env,
 )
-from nbrl.checkpoint import CheckpointError, policy_file, read_tensors, write_tensors
+from nbrl.checkpoint import policy_file, read_tensors, write_tensors
 from nbrl.kernels.compile import jit
 from nbrl.kernels.struct import Struct, reference
 from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network
-from nbrl.nets.table import SCALE, Workspace, forward_part, load_observation, load_state, store_state
-from nbrl.numpy_policy import EPSILON, FORMAT, NumpyPolicy, read_input, together
-from nbrl.spaces import Actions, Observations, gymnasium_space
+from nbrl.nets.table import Workspace, forward_part, load_observation, load_state, store_state
+from nbrl.numpy_policy import EPSILON, NumpyPolicy, read_input, together
+from nbrl.policy_file import FORMAT, read_policy
+from nbrl.spaces import Actions, gymnasium_space
 
 KINDS: tuple[type[Any], ...] = (Categorical, EpsilonGreedy, Gaussian, Deterministic)
 CRITICS = ("value", "q")  # heads of one unit that no action is chosen by
@@ -290,60 +291,23 @@ class Agent:
     @classmethod
     def from_tensors(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> "Agent":
         """The policy within a file's arrays; those of other names are passed over. Raises as `load`."""
-        try:
-            if metadata["format"] != FORMAT:
-                raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT!r}")
-            network, actions = _network_of(metadata), Actions.from_json(json.loads(metadata["actions"]))
-            sticky = json.loads(metadata["sticky_actions"])
-            if not isinstance(sticky, int | float) or not 0 <= sticky < 1:
-                raise ValueError("its sticky_actions is no probability below 1")
-            arguments = json.loads(metadata.get("environment_arguments", "{}"))
-            if not isinstance(arguments, dict):
-                raise ValueError("its environment_arguments are no keywords")
-            # Before memory is taken: the file holds all that its network claims.
-            for name, expected in network.shapes().items():
-                if arrays[name].shape != expected or arrays[name].dtype != np.float32:
-                    raise ValueError(f"{name} has shape {arrays[name].shape}, not {expected} of float32")
-            parameters = np.zeros(network.layout.size, np.float32)
-            for name, view in network.layout.views(parameters).items():
-                view[...] = arrays[name]
-            if not np.isfinite(parameters).all():
-                raise ValueError("a parameter is not finite")
-            normal = arrays.get("observations/normal", np.zeros((2, 0), np.float32))
-            _check_normal(normal, network.observations)
-            return cls(
-                network,
-                parameters,
-                actions,
-                environment=metadata["environment"],
-                sticky_actions=float(sticky),
-                environment_arguments=arguments,
-                normal=np.array(normal),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            missing = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise CheckpointError(f"the file holds no policy that can be used: {missing}") from error
-
-
-def _network_of(metadata: Mapping[str, str]) -> Network:
-    """The network that a file's metadata describe; ValueError for damage."""
-    layers, heads = layers_from_list(json.loads(metadata["network"])), json.loads(metadata["heads"])
-    if not isinstance(heads, dict) or not all(type(units) is int and units > 0 for units in heads.values()):
-        raise ValueError("its heads are no names with numbers of units")
-    separate, constant = json.loads(metadata["separate"]), json.loads(metadata["constant"])
-    deterministic = kind_of(heads) is Deterministic
-    if type(separate) is not bool or constant not in ([], ["variance"]) or (separate and deterministic):
-        raise ValueError("its network is of no known kind")
-    observations = Observations.from_json(json.loads(metadata["observations"]))
-    if heads.get("variance", 0) != heads.get("mean", 0) or (deterministic and "q" not in heads):
-        raise ValueError("its heads do not fit one another")
-    return Network(layers, observations, heads, separate=separate, constant=constant)
-
-
-def _check_normal(normal: np.ndarray, observations: Observations) -> None:
-    """Raise ``ValueError`` for what a file's observations cannot be normalised by."""
-    size = 1 if observations.image else observations.size
-    if normal.shape not in ((2, 0), (2, size)) or normal.dtype != np.float32 or not np.isfinite(normal).all():
-        raise ValueError(f"observations/normal is no array of (2, {size}) finite float32")
-    if (normal[SCALE] <= 0).any():
-        raise ValueError("observations/normal has a scale that is not above 0")
+        policy = read_policy(arrays, metadata)
+        network = Network(
+            layers_from_list(policy.layers),
+            policy.observations,
+            policy.heads,
+            separate=policy.separate,
+            constant=policy.constant,
+        )
+        parameters = np.zeros(network.layout.size, np.float32)
+        for name, view in network.layout.views(parameters).items():
+            view[...] = arrays[name]
+        return cls(
+            network,
+            parameters,
+            policy.actions,
+            environment=policy.environment,
+            sticky_actions=policy.sticky_actions,
+            environment_arguments=policy.environment_arguments,
+            normal=np.array(policy.normal),
+        )

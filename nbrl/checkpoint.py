@@ -34,8 +34,19 @@ _LONGEST_HEADER = 1 << 22  # bytes: several hundred arrays, and spaces with a bo
 CHECKPOINTS, POLICY = "checkpoints", "policy.safetensors"  # in a run's directory
 
 
+LONGEST_MESSAGE = 300  # characters: what a file holds may be long
+
+
+def shortened(message: str) -> str:
+    """A message that quotes a file, no longer than a person reads."""
+    return message if len(message) <= LONGEST_MESSAGE else message[: LONGEST_MESSAGE - 4] + " ..."
+
+
 class CheckpointError(ValueError):
     """A file of arrays cannot be read; the message is one sentence that says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message))
 
 
 def write_tensors(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -207,17 +218,20 @@ def _decode(file: BinaryIO, size: int, name: str) -> tuple[dict[str, np.ndarray]
         raise CheckpointError(
             f"{name} is damaged: it has {size - 8 - length} bytes of data, its header announces {end}"
         )
-    data = file.read(end)
-    if len(data) != end:
+    data = np.empty(end, np.uint8)  # which the arrays share
+    if file.readinto(data) != end:  # type: ignore[attr-defined]
         raise CheckpointError(f"{name} is cut short: it became shorter while it was read")
-    if _CHECKSUM in metadata and metadata[_CHECKSUM] != _checksum(header, [data]):
+    if _CHECKSUM in metadata and metadata[_CHECKSUM] != _checksum(header, [data.data]):
         raise CheckpointError(f"{name} is damaged: its checksum does not match its contents")
     arrays = {}
     for key, entry in entries.items():
         begin, end = entry["data_offsets"]
-        stored = np.frombuffer(data[begin:end], dtype=_DTYPES[entry["dtype"]])
+        dtype = np.dtype(_DTYPES[entry["dtype"]])
+        part = data[begin:end]
+        part = part if part.ctypes.data % dtype.alignment == 0 else part.copy()
         try:
-            arrays[key] = stored.reshape(entry["shape"]).astype(stored.dtype.newbyteorder("="), copy=True)
+            stored = part.view(dtype).reshape(entry["shape"])
+            arrays[key] = stored.astype(dtype.newbyteorder("="), copy=False)
         except ValueError as error:
             raise CheckpointError(f"{name} is damaged: array {key!r} has an impossible shape") from error
     return arrays, {key: text for key, text in metadata.items() if key != _CHECKSUM}

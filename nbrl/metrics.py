@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbrl.checkpoint import CHECKPOINTS, POLICY, replace_file, sweep, sync_directory
+from nbrl.checkpoint import CHECKPOINTS, POLICY, replace_file, shortened, sweep, sync_directory
 from nbrl.config import Config
 
 try:
@@ -60,10 +60,26 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Report":
-        """Return the report from ``to_dict``'s form; raises ``KeyError`` if a name but the last two is absent."""
+        """Return the report from ``to_dict``'s form.
+
+        Raises
+        ------
+        KeyError
+            A name but the last two is absent.
+        ValueError
+            A number is none, or none that can be.
+        """
         newer = {"eval/mean_return": None, "updates": None}  # older runs have none
-        metrics = {name: number for name, number in values.items() if name not in NAMES}
-        return cls(metrics=metrics, **{field: (newer | values)[name] for field, name in CHARTS.items()})
+        found = {field: (newer | values)[name] for field, name in CHARTS.items()}
+        metrics = {name: number for name, number in values.items() if name not in NAMES and number is not None}
+        for name, number in (found | metrics).items():
+            kind, optional = KINDS.get(name, (float, False))
+            if number is None and optional:
+                continue
+            right = isinstance(number, int | float) if kind is float else isinstance(number, int)
+            if isinstance(number, bool) or not right or not abs(number) < LARGEST:
+                raise ValueError(f"{name} is {number!r:.60}")
+        return cls(metrics=metrics, **found)
 
 
 # The names that users' plots know, by field of Report.
@@ -90,6 +106,12 @@ CHARTS = {
     "updates": "updates",
 }
 NAMES = frozenset(CHARTS.values())
+KINDS = {
+    name: (int if "int" in str(kind) else float, "None" in str(kind))
+    for name, kind in Report.__annotations__.items()
+    if name != "metrics"
+}
+LARGEST = 2.0**63  # number of a report
 
 
 def more_metrics(given: Mapping[str, Any]) -> dict[str, float]:
@@ -154,7 +176,7 @@ def read_metrics(path: str | os.PathLike) -> list[Report]:
     for number, line in enumerate(lines, start=1):
         try:
             report = Report.from_dict(json.loads(line))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             if line:
                 logger.warning("%s: line %d is not a report and is passed over", path, number)
             continue
@@ -311,6 +333,12 @@ class RunDirectory:
         for directory in (self.path, self.checkpoints):
             sweep(directory)
 
+    def check_files(self) -> None:
+        """Raise ``ValueError`` where something else has the name of a file that the run writes."""
+        for path in (self.metrics_file, self.policy_file, self.best_file):
+            if os.path.lexists(path) and not os.path.isfile(path):
+                raise ValueError(f"{path} is no file, but a run writes one there: move it away")
+
     def write_config(self, config: Config) -> None:
         """Write the run's settings, in place of those that are there."""
         text = json.dumps(config.to_dict(), indent=2, allow_nan=False) + "\n"
@@ -320,12 +348,12 @@ class RunDirectory:
         """Return the run's settings; raises ``ValueError`` if they cannot be read."""
         try:
             values = json.loads(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.config_file} cannot be read: {error}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(shortened(f"{self.config_file} cannot be read: {error}")) from error
         try:
             return Config.from_dict(values)
-        except ValueError as error:
-            raise ValueError(f"{self.config_file} cannot be used: {error}") from error
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(shortened(f"{self.config_file} cannot be used: {error}")) from error
 
 
 def default_directories(config: Config, parent: str | os.PathLike = "runs") -> Iterator[Path]:

@@ -1,19 +1,19 @@
 """A policy in NumPy alone, for hosts without numba: slower, and the same to a few last places.
 
-It needs this file, `nbrl.spaces` and, to load one, `nbrl.checkpoint`; NumPy and the standard library.
+It needs this file, `numpy_layers`, `policy_file`, `checkpoint` and `spaces` beside it; NumPy and the standard library.
 """
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbrl.checkpoint import CheckpointError, policy_file, read_tensors
+from nbrl.checkpoint import policy_file, read_tensors
+from nbrl.numpy_layers import LAYERS
+from nbrl.policy_file import read_policy
 from nbrl.spaces import Actions, Observations
 
-FORMAT = "nbrl policy 2"  # of a policy's file
 EPSILON = 0.01  # probability of a random action where a policy of Q values is not greedy: it ends loops
 MIN_VARIANCE = 1e-4  # of a Gaussian policy
 CLIP = 10.0  # a normalised observation is no farther from 0
@@ -52,31 +52,18 @@ class NumpyPolicy(NamedTuple):
         CheckpointError
             The file is damaged or holds no policy.
         """
-        arrays, metadata = read_tensors(policy_file(source))
-        try:
-            if metadata["format"] != FORMAT:
-                raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT!r}")
-            return cls.from_tensors(arrays, metadata)
-        except (KeyError, ValueError, TypeError) as error:
-            missing = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise CheckpointError(f"the file holds no policy that can be used: {missing}") from error
+        return cls.from_tensors(*read_tensors(policy_file(source)))
 
     @classmethod
     def from_tensors(cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> "NumpyPolicy":
-        """The policy within a file's arrays; those of other names are left out."""
-        layers, heads = json.loads(metadata["network"]), list(json.loads(metadata["heads"]))
-        if "action" in heads:
-            heads = ["action"]  # without what values actions
-        constant = json.loads(metadata["constant"])
-        prefixes = ("", "value_") if json.loads(metadata["separate"]) else ("",)
-        parts = [f"{name}/bias" for name in heads] + [f"{name}/weights" for name in heads if name not in constant]
-        for place, layer in enumerate(layers, start=1):
-            own = LAYERS[layer[0]].parameters
-            parts += [f"{prefix}{layer[0]}{place}/{part}" for prefix in prefixes for part in own]
-        parts += ["observations/normal"] if "observations/normal" in arrays else []
-        observations = Observations.from_json(json.loads(metadata["observations"]))
-        actions = Actions.from_json(json.loads(metadata["actions"]))
-        return cls(layers, {name: np.array(arrays[name]) for name in parts}, heads, observations, actions)
+        """The policy within a file's arrays; those of other names are left out. Raises as `load`."""
+        policy = read_policy(arrays, metadata)
+        # Without what values actions.
+        heads = ["action"] if "action" in policy.heads else list(policy.heads)
+        names = [name for name in policy.shapes if "action" not in policy.heads or not name.startswith("q")]
+        names += ["observations/normal"] if policy.normal.size else []
+        own = {name: np.array(arrays[name]) for name in names}
+        return cls(policy.layers, own, heads, policy.observations, policy.actions)
 
     def _prefixes(self) -> tuple[str, ...]:
         """What the names of layers begin with: of those that all heads have, and of those that the value has alone."""
@@ -129,11 +116,11 @@ class NumpyPolicy(NamedTuple):
     def _walk(self, prefix: str, x: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The output of the last layer, and the part of the state that the layers left over."""
         for place, (kind, *row) in enumerate(self.layers, start=1):
-            layer, name = LAYERS[kind], f"{prefix}{kind}{place}"
+            layer, name = LAYERS[kind], f"{prefix}{kind}{place}/"
             if place == 1 and self.observations.layout == "CHW":  # whose rows and weights lie channels first
                 row = [*row, "channels first"] if kind == "conv" else row
                 x = x if kind == "conv" else np.moveaxis(x, 2, 0)
-            parameters = {part: self.arrays[f"{name}/{part}"] for part in layer.parameters}
+            parameters = {key.removeprefix(name): p for key, p in self.arrays.items() if key.startswith(name)}
             size = layer.states * row[0] if layer.states else 0
             x = layer.forward(row, parameters, x, rest[:size])
             rest = rest[size:]
@@ -221,66 +208,3 @@ def read_input(
 def together(actions: list[Any], batch: bool) -> Any:
     """The actions of a batch in one array, or the only one."""
     return np.array(actions) if batch else actions[0]
-
-
-# Layers, for one sample: the row of the table without its kind, its parameters, what enters it, and its state, which it
-# brings up to date.
-
-
-def _activated(y: np.ndarray, activation: str) -> np.ndarray:
-    return np.maximum(y, 0) if activation == "relu" else np.tanh(y) if activation == "tanh" else y
-
-
-def _dense(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
-    return _activated(x.reshape(-1) @ p["weights"] + p["bias"], row[1])
-
-
-def _conv(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
-    _, kernel, stride, activation, *channels_first = row
-    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (0, 1))[::stride, ::stride]
-    if not channels_first:  # (row, column, channel, window row, window column): the channel comes last
-        windows = np.moveaxis(windows, 2, 4)
-    return _activated(windows.reshape(*windows.shape[:2], -1) @ p["weights"] + p["bias"], activation)
-
-
-def _lstm(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
-    h, c = state.reshape(2, row[0])
-    z = x.reshape(-1) @ p["weights"] + h @ p["recurrent"] + p["bias"]
-    i, f, g, o = z.reshape(4, row[0])
-    c[:] = _sigmoid(f + 1) * c + _sigmoid(i) * np.tanh(g)
-    h[:] = _sigmoid(o) * np.tanh(c)
-    return h.copy()
-
-
-def _gru(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
-    xw, hu = (x.reshape(-1) @ p["weights"] + p["bias"]).reshape(3, -1), (state @ p["recurrent"]).reshape(3, -1)
-    r, z = _sigmoid(xw[0] + hu[0]), _sigmoid(xw[1] + hu[1])
-    state[:] = (1 - z) * np.tanh(xw[2] + r * hu[2]) + z * state
-    return state.copy()
-
-
-def _layer_norm(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    z = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(1e-5))
-    return _activated(p["scale"] * z + p["bias"], row[0])
-
-
-class _Layer(NamedTuple):
-    """A kind of layer: names of its parameters, numbers that it remembers for each unit, and its forward pass."""
-
-    parameters: tuple[str, ...]
-    states: int
-    forward: Callable[[list[Any], dict[str, np.ndarray], np.ndarray, np.ndarray], np.ndarray]
-
-
-LAYERS = {
-    "dense": _Layer(("weights", "bias"), 0, _dense),
-    "conv": _Layer(("weights", "bias"), 0, _conv),
-    "lstm": _Layer(("weights", "recurrent", "bias"), 2, _lstm),
-    "gru": _Layer(("weights", "recurrent", "bias"), 1, _gru),
-    "layer_norm": _Layer(("scale", "bias"), 0, _layer_norm),
-}
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return (1 + np.tanh(x / 2)) / 2

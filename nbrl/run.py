@@ -38,6 +38,7 @@ CALL_SECONDS = 0.5  # how long a thread stays in compiled code
 MOST_ROLLOUTS = 1 << 40  # of one call
 FIRST_CHECKPOINT = 10.0  # seconds after the start; the next intervals grow up to the setting
 GRACE = 0.5  # seconds that a rollout has to end after a stop, before it is abandoned
+LONGEST_RUN = 1e10  # seconds
 LONGEST_WAIT = 1e6  # seconds; the system's clocks take no arbitrary ones
 CHECKPOINTS_KEPT = 3
 RECENT_EPISODES = 100
@@ -76,6 +77,7 @@ class Run:
         try:
             if directory is not None and restore is not None:
                 self.directory = RunDirectory(directory)
+                self.directory.check_files()
                 self.directory.hold()
             self.learner = Learner(config, environment)
             self.config, self.environment = self.learner.config, self.learner.environment
@@ -286,6 +288,7 @@ class Run:
         while True:
             began = time.perf_counter()
             code = learner.loop(thread, rollouts)
+            self._check_guards(thread)
             if code in (driver.FINISHED, driver.ABANDONED):
                 return
             if code != driver.PAUSED:
@@ -296,6 +299,15 @@ class Run:
             else:
                 lasted = max(time.perf_counter() - began, 1e-6)
                 rollouts = max(1, int(min(2 * rollouts, rollouts * CALL_SECONDS / lasted, MOST_ROLLOUTS)))
+
+    def _check_guards(self, thread: int) -> None:
+        """Raise ``RuntimeError`` if an environment has written beyond its state, where no one else's memory was yet."""
+        for instance, actor in zip(self.learner.instances[thread], self.learner.actors[thread].tolist(), strict=True):
+            if not instance.guard_holds():
+                raise RuntimeError(
+                    f"the environment {self.environment.name} wrote beyond its state in actor {actor} of worker thread "
+                    f"{thread}: its state_size must be larger"
+                )
 
     def _failure(self, code: int, thread: int) -> BaseException:
         actor = int(self.learner.workers[thread].failed)
@@ -586,6 +598,9 @@ if hasattr(os, "register_at_fork"):
 
 def _seconds(metadata: dict[str, str]) -> float:
     try:
-        return float(metadata["seconds"])
+        seconds = float(metadata["seconds"])
     except (KeyError, ValueError):
-        raise checkpoint.CheckpointError("the checkpoint does not say how long its run had lasted") from None
+        seconds = math.nan
+    if not 0 <= seconds < LONGEST_RUN:
+        raise checkpoint.CheckpointError("the checkpoint does not say how long its run had lasted")
+    return seconds

@@ -16,6 +16,7 @@ from nbrl.nets import table
 
 logger = logging.getLogger(__name__)
 
+MOST_STEPS = 2**60  # that no run takes
 PRIOR_COUNT = 10_000  # observations that the means and deviations of a policy to begin with count for
 
 Tensors = tuple[dict[str, np.ndarray], dict[str, str]]
@@ -100,7 +101,7 @@ def restore(learner: Learner, path: str | os.PathLike) -> dict[str, str]:
             learner.config.actors,
         )
         steps, updates = int(metadata["steps"]), int(metadata["updates"])
-        if not (0 <= steps < 2**63 and 0 <= updates < 2**63):
+        if not (0 <= steps <= MOST_STEPS and 0 <= updates <= MOST_STEPS):
             raise ValueError("its counts of steps and updates are no possible numbers")
         learner.shared.steps[0, 0], learner.shared.updates[0] = steps, updates
         learner.shared.target_copies[0] = steps // learner.config.target_interval
@@ -195,8 +196,13 @@ def _restore_environments(learner: Learner, arrays: dict[str, np.ndarray]) -> No
     if (sizes < 0).any() or sizes.sum() != len(states):
         raise ValueError("the sizes of its environments' states do not add up")
     for actor in np.flatnonzero(arrays["actors/begun"]).tolist():
-        learner.saved_environments[actor] = states[at : at + sizes[actor]]
+        saved = learner.saved_environments[actor] = states[at : at + sizes[actor]]
+        learner.environment.check_state(saved)
         at += sizes[actor]
+    if learner.saved_environments and not learner.environment.checks_states:
+        logger.warning(
+            "%s does not say which states are possible: those of the checkpoint are trusted", learner.environment.name
+        )
 
 
 def _restore_memories(learner: Learner, arrays: dict[str, np.ndarray]) -> None:

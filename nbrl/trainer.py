@@ -122,6 +122,8 @@ class Trainer:
         newest = checkpoint.newest(directory.checkpoints)
         if newest is None:
             raise ValueError(f"{directory.path} has no readable checkpoint to go on from")
+        if Agent.load(newest).network.layers != config.network:
+            raise ValueError(f"{directory.config_file} has another network than {newest}")
         longer = config if steps is None else config.replace(steps=steps)
         trainer = cls(
             longer,

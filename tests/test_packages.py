@@ -25,20 +25,20 @@ def quiet():
 
 @pytest.mark.slow
 def test_minigrid_is_learnt():
-    """A random walk finds the goal with 0.2 on average. Of 20 seeds the worst ended at 0.84."""
+    """A random walk ends with 0.2 on average. Of 16 seeds all ended between 0.930 and 0.937."""
     config = configure(minigrid)
     assert config.normalise_observations
     assert str(envs.make(minigrid).observations) == "uint8 images of 7x7x3"
-    agent = nbrl.train(minigrid, steps=60_000, seed=1)
+    agent = nbrl.train(minigrid, preset="quick", steps=80_000, seed=1)
     assert nbrl.evaluate(agent, minigrid, episodes=20).mean_return > 0.6
 
 
 @pytest.mark.slow
 def test_lunar_lander_learns_something():
-    """A random policy crashes with -180 on average, and so did none of 10 seeds after these steps."""
+    """A random policy ends at about -180. Of 6 seeds the worst ended at 8, their mean is 28 and their deviation 16."""
     pytest.importorskip("Box2D", reason="Box2D is in the extra dev")
     agent = nbrl.train("LunarLander-v3", steps=100_000, seed=1)
-    assert nbrl.evaluate(agent, episodes=20).mean_return > -150
+    assert nbrl.evaluate(agent, episodes=20).mean_return > -100
 
 
 @pytest.mark.slow

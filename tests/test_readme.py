@@ -1,4 +1,4 @@
-"""The README is true: its examples run and print what it says, its commands parse, its files exist."""
+"""The README and the pages beside the code are true: examples print what they say, commands parse, files exist."""
 
 import re
 import shlex
@@ -16,16 +16,17 @@ from nbrl.registration import NATIVE
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "nbrl").rglob("*.md"))}
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, text: str = TEXT) -> list[str]:
     """The fenced blocks of a language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def inline() -> list[str]:
+def inline(text: str = TEXT) -> list[str]:
     """What stands between backticks outside fenced blocks."""
-    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL))
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
 
 
 PROGRAMS = blocks("python")
@@ -36,10 +37,13 @@ CARTPOLE, *EMBEDDED = [program for program in PROGRAMS if "CartPole" in program]
 
 
 def commands() -> list[list[str]]:
-    """The words after ``nbrl`` of every command that the README shows."""
-    lines = [part for block in blocks("sh") for line in block.splitlines() for part in line.split("&&")]
-    words = [shlex.split(line, comments=True) for line in [*lines, *inline()] if line.strip().startswith("nbrl ")]
-    return [command[1:] for command in words]
+    """The words after ``nbrl`` of every command that the README or a page shows."""
+    words = []
+    for text in (TEXT, *PAGES.values()):
+        lines = [part for block in blocks("sh", text) for line in block.splitlines() for part in line.split("&&")]
+        shown = [line for line in [*lines, *inline(text)] if line.strip().startswith("nbrl ")]
+        words += [shlex.split(line, comments=True)[1:] for line in shown]
+    return words
 
 
 def compile_library(folder: Path) -> None:
@@ -78,6 +82,19 @@ def test_an_embedded_policy(program, tmp_path, environment_variables):
     check(program, tmp_path, environment_variables)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(program, id=f"{path.parent.name}-{number}")
+        for path, text in PAGES.items()
+        for number, program in enumerate(blocks("python", text))
+    ],
+)
+def test_an_example_of_a_page(program, tmp_path, environment_variables):
+    check(program, tmp_path, environment_variables)
+
+
 def test_the_maze(tmp_path, environment_variables):
     check(MAZE, tmp_path, environment_variables)
 
@@ -110,7 +127,7 @@ def test_a_command_parses(words):
 
 
 def test_the_commands_are_all_shown():
-    assert {words[0] for words in commands()} == {"train", "resume", "eval", "play", "plot", "bench", "envs"}
+    assert {words[0] for words in commands()} == {"train", "resume", "eval", "play", "plot", "export", "bench", "envs"}
 
 
 def test_the_extras_exist():
@@ -131,6 +148,7 @@ def test_a_run_holds_what_is_listed(nbrl_command, tmp_path):
         ["train", "Catch-v0", "--steps", "500_000", "--seed", "1", "--eval-interval", "0.05", "--out", "run"],
         ["eval", "run", "--episodes", "2"],
         ["plot", "run"],
+        ["export", "run"],
         ["play", "run"],
     ):
         ended = nbrl_command(*words)

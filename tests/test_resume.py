@@ -301,9 +301,8 @@ def test_states_of_another_size_are_refused(halfway, tmp_path):
         Trainer(config, restore=tmp_path / "wrong.safetensors")
     arrays["states"] = arrays["states"][1:]
     write_tensors(tmp_path / "wrong.safetensors", arrays, metadata)
-    trainer = Trainer(config, restore=tmp_path / "wrong.safetensors")
-    with pytest.raises(ValueError, match="a saved state of 40 bytes is needed, not of 39"):
-        trainer.start()
+    with pytest.raises(CheckpointError, match="a state of CartPole-v1 has 40 bytes, not 39"):
+        Trainer(config, restore=tmp_path / "wrong.safetensors")
 
 
 def test_an_environment_that_cannot_be_saved_begins_anew_and_the_run_says_so(tmp_path, caplog):

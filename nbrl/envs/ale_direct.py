@@ -3,7 +3,9 @@
 A step through the public vector environment wakes another thread and takes the interpreter's lock; here it is a call.
 The price is that this leans on a C++ object layout that nobody promises. So it is used for the versions and platforms
 of `KNOWN` only, and for each game only after some hundred frames have been compared with the public interface.
-Stickiness and no-ops are drawn here, from the seed of each reset: an episode depends on that seed alone.
+Stickiness and no-ops are drawn here, from the seed of each reset: an episode depends on that and its actions alone.
+So these are what is saved of it, a byte an action, and played again to go on: some seconds for a long episode, where
+ale-py's own saved states would be there at once. But a state that was tampered with can crash the emulator.
 """
 
 import ctypes
@@ -50,9 +52,11 @@ SYMBOLS = {
 # Words of an emulator's state, int64 each: addresses, settings, counters; then a random row.
 (
     EMULATOR, ACT, GAME_OVER, RESET_GAME, LIVES, GET_SCREEN, GREY, ACTIONS, FRAMES, BEFORE, KEPT, LINES,
-    STICKY, CUT_ON_LIFE_LOSS, MAX_NOOPS, MAX_FRAMES, ACTION_COUNT, LIVES_LEFT, FRAME_COUNT, LAST_ACTION, RANDOM,
-) = range(21)  # fmt: skip
+    STICKY, CUT_ON_LIFE_LOSS, MAX_NOOPS, MAX_FRAMES, ACTION_COUNT, LIVES_LEFT, FRAME_COUNT, LAST_ACTION, LOG, SEED,
+    RANDOM,
+) = range(23)  # fmt: skip
 WORDS = RANDOM + ROW
+SEED_BYTES = 8  # of what is saved of an episode; an action a byte follows
 # Output column x covers 40/21 columns from column 40 x / 21 on: the first of them, and the shares of three, in 1/21.
 LEFT = (40 * np.arange(SIZE) // 21).astype(np.int32)
 _FIRST_SHARE = 21 * (LEFT + 1) - 40 * np.arange(SIZE)
@@ -171,6 +175,7 @@ def _show(words, before, observation):
 def _reset(words, seed, observation):
     row = carray(_rows_at(words.ctypes.data + 8 * RANDOM), (ROW,))
     seed_row(row, seed, np.uint64(0))
+    words[SEED] = np.int64(seed)
     emulator = words[EMULATOR]
     _call_int(words[RESET_GAME], emulator)
     for _ in range(integer(row, words[MAX_NOOPS] + 1)):
@@ -198,6 +203,7 @@ def _step(words, action, observation, reward):
     if emulator == 0 or not 0 <= index < words[ACTION_COUNT]:
         return np.int32(0)
     chosen = carray(_actions_at(words[ACTIONS]), (words[ACTION_COUNT],))[index]
+    carray(_bytes_at(words[LOG]), (words[MAX_FRAMES] // 4 + 1,))[words[FRAME_COUNT] // 4] = index
     total = 0
     for frame in range(4):
         # Machado et al. (2018), section 5.2: each frame, with this probability, the action before goes on.
@@ -272,6 +278,7 @@ class _Game(PythonEnvironment):
             BEFORE: np.zeros((ROWS, COLUMNS), np.uint8),
             KEPT: np.zeros((2, ROWS, COLUMNS), np.uint8),
             LINES: np.zeros((ROWS, COLUMNS), np.int32),
+            LOG: np.zeros(words[MAX_FRAMES] // 4 + 1, np.uint8),
         }
         for word, array in self._arrays.items():
             words[word] = array.ctypes.data
@@ -286,22 +293,21 @@ class _Game(PythonEnvironment):
         reset_game.ctypes(self.words.ctypes.data, seed, observation)
 
     def save(self) -> bytes:
-        kept = (self.words[LIVES_LEFT:], self._arrays[FRAMES], self._arrays[KEPT])
-        return b"".join(array.tobytes() for array in kept) + self._ale.cloneState().serialize()
+        return self.words[SEED].tobytes() + self._arrays[LOG][: self.words[FRAME_COUNT] // 4].tobytes()
 
     def load(self, saved: bytes) -> None:
-        import ale_py
-
         if self._ale is None:
             self._build()
-        at = 0
-        for array in (self.words[LIVES_LEFT:], self._arrays[FRAMES], self._arrays[KEPT]):
-            part = np.frombuffer(saved, array.dtype, array.size, at)
-            array[...] = part.reshape(array.shape)
-            at += array.nbytes
-        self._arrays[LINES][:] = self._arrays[GREY][self._arrays[KEPT]].max(axis=0)
-        # Its own generator too, though nothing here draws from it. The screen stays the old one until the next step.
-        self._ale.restoreState(ale_py.ALEState(saved[at:]))
+        observation, reward = np.zeros((STACK, SIZE, SIZE), np.uint8), np.zeros(1, np.float32)
+        state, seen, gain = self.words.ctypes.data, observation.ctypes.data, reward.ctypes.data
+        actions = np.frombuffer(saved, np.uint8, offset=SEED_BYTES).astype(np.int32)
+        status = reset_game.ctypes(state, int(np.frombuffer(saved, np.uint64, 1)[0]), seen)
+        for action in range(actions.ctypes.data, actions.ctypes.data + actions.nbytes, actions.itemsize):
+            if status not in (STEPPED, STEPPED | CUT):
+                break
+            status = step_game.ctypes(state, action, seen, gain)
+        if status not in (STEPPED, STEPPED | CUT):
+            raise RuntimeError("the actions that were saved do not lead on")
 
     def picture(self, observation: np.ndarray) -> np.ndarray:
         """In colour, the maximum of the screens that the observation was made of: games draw some things by turns."""

@@ -170,6 +170,16 @@ class AtariEnvironment(EnvSpec):
         actions = spaces.Discrete(_action_count(self._game, full_action_space))
         super().__init__(name, seen, actions, frames_per_step=FRAMES_PER_STEP)
 
+    checks_states = True
+
+    def check_state(self, saved: bytes) -> None:
+        from nbrl.envs.ale_direct import SEED_BYTES
+
+        actions = np.frombuffer(saved[SEED_BYTES:], np.uint8)
+        steps = MAX_FRAMES // FRAMES_PER_STEP
+        if len(saved) < SEED_BYTES or actions.size >= steps or (actions >= self.actions.outputs).any():
+            raise ValueError(f"an episode of {self.name} is saved as a seed and fewer than {steps:,} of its actions")
+
     def make(self) -> Env:
         from nbrl.envs import ale_direct  # compiles
 

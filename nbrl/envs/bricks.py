@@ -109,6 +109,18 @@ def bricks_step(state_pointer, action, observation_pointer, reward):
     return status
 
 
+def bricks_possible(state: np.ndarray) -> bool:
+    """Whether both fields, of this step and of the one before, are ones that the game has while it goes on."""
+    fields = state.view(np.int64).reshape(2, FIELD)
+    least, most = np.zeros(FIELD, np.int64), np.ones(FIELD, np.int64)
+    for place, low, high in (
+        (BALL_ROW, 0, CELLS - 2), (BALL_COLUMN, 0, CELLS - 1), (DOWN, -1, 1), (RIGHT, -1, 1),
+        (PADDLE_COLUMN, 1, CELLS - 2), (STEPS, 0, TIME_LIMIT - 1),
+    ):  # fmt: skip
+        least[place], most[place] = low, high
+    return bool(((least <= fields) & (fields <= most)).all() and fields[:, [DOWN, RIGHT]].all())
+
+
 def bricks() -> NativeEnvironment:
     """Two frames of 40 x 40 pixels, the one before and this one; 3 actions; reward 1 a brick; at most 1,000 steps."""
     side = CELLS * PIXELS
@@ -119,4 +131,5 @@ def bricks() -> NativeEnvironment:
         observation_space=spaces.Box(0, 255, (2, side, side), np.uint8),
         action_space=spaces.Discrete(3),
         name="Bricks-v0",
+        possible=bricks_possible,
     )

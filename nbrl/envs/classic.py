@@ -68,6 +68,13 @@ def cart_pole_step(state_pointer, action, observation_pointer, reward):
     return status
 
 
+def cart_pole_possible(state: np.ndarray) -> bool:
+    """Whether the pole stands, and the episode is not over."""
+    x, x_dot, theta, theta_dot, steps = state.view(np.float64).tolist()
+    stands = abs(x) <= X_LIMIT and abs(theta) <= ANGLE_LIMIT and math.isfinite(x_dot) and math.isfinite(theta_dot)
+    return stands and steps in range(TIME_LIMIT)
+
+
 def cart_pole_picture(observation: np.ndarray) -> np.ndarray:
     """The cart on its track, with the pole and the marks that the cart must not pass: uint8 (200, 400, 3)."""
     y, x = np.ogrid[-150.0:50.0, -200.0:200.0]  # pixels from the middle of the track
@@ -102,6 +109,7 @@ def cart_pole() -> NativeEnvironment:
         observation_space=spaces.Box(-high, high),
         action_space=spaces.Discrete(2),
         name="CartPole-v1",
+        possible=cart_pole_possible,
         picture=cart_pole_picture,
     )
 
@@ -145,6 +153,12 @@ def catch_step(state_pointer, action, observation_pointer, reward):
     return STEPPED | TERMINATED
 
 
+def catch_possible(state: np.ndarray) -> bool:
+    """Whether ball and paddle are on the board, and the ball is not down."""
+    ball_row, ball_column, paddle_column = state.view(np.int64).tolist()
+    return ball_row in range(ROWS - 1) and ball_column in range(COLUMNS) and paddle_column in range(COLUMNS)
+
+
 def catch_picture(observation: np.ndarray) -> np.ndarray:
     """The board, with the ball and the paddle in one colour: uint8 (320, 160, 3)."""
     cells = np.zeros((ROWS, 32, COLUMNS, 32), np.int64)
@@ -162,5 +176,6 @@ def catch() -> NativeEnvironment:
         observation_space=spaces.Box(0.0, 1.0, (ROWS * COLUMNS,), np.float32),
         action_space=spaces.Discrete(3),
         name="Catch-v0",
+        possible=catch_possible,
         picture=catch_picture,
     )

@@ -101,6 +101,13 @@ def pendulum_pixels_step(state_pointer, action, observation, reward):
     return STEPPED | TRUNCATED if state[2] >= PENDULUM_TIME_LIMIT else STEPPED
 
 
+def pendulum_possible(state: np.ndarray) -> bool:
+    """Whether the pendulum is no faster than it can be, at an angle that so many steps reach."""
+    angle, speed, steps = state.view(np.float64).tolist()
+    reached = math.pi + PENDULUM_TIME_LIMIT * SPEED_LIMIT * SECONDS
+    return abs(angle) <= reached and abs(speed) <= SPEED_LIMIT and steps in range(PENDULUM_TIME_LIMIT)
+
+
 def pendulum_picture(observation: np.ndarray) -> np.ndarray:
     """The pendulum on its axle: uint8 (240, 240, 3)."""
     y, x = np.ogrid[-119.5:120.0, -119.5:120.0]  # pixels from the axle
@@ -128,6 +135,7 @@ def pendulum() -> NativeEnvironment:
         observation_space=spaces.Box(-high, high),
         action_space=spaces.Box(-TORQUE_LIMIT, TORQUE_LIMIT, (1,), np.float32),
         name="Pendulum-v1",
+        possible=pendulum_possible,
         picture=pendulum_picture,
     )
 
@@ -141,6 +149,7 @@ def pendulum_pixels() -> NativeEnvironment:
         observation_space=spaces.Box(0, 255, (2, SIDE, SIDE), np.uint8),
         action_space=spaces.Box(-TORQUE_LIMIT, TORQUE_LIMIT, (1,), np.float32),
         name="PendulumPixels-v0",
+        possible=pendulum_possible,
     )
 
 
@@ -191,6 +200,13 @@ def mountain_car_step(state_pointer, action, observation, reward):
     return status
 
 
+def mountain_car_possible(state: np.ndarray) -> bool:
+    """Whether the car is between the ends, no faster than it can be, and the episode is not over."""
+    position, velocity, steps = state.view(np.float64).tolist()
+    there = LEFT_END <= position <= RIGHT_END and abs(velocity) <= CAR_SPEED_LIMIT
+    return bool(there and steps in range(CAR_TIME_LIMIT))
+
+
 def mountain_car_picture(observation: np.ndarray) -> np.ndarray:
     """The car on its hill, and the goal: uint8 (200, 360, 3)."""
     scale = 200.0  # pixels in a unit
@@ -218,5 +234,6 @@ def mountain_car() -> NativeEnvironment:
         ),
         action_space=spaces.Box(-1.0, 1.0, (1,), np.float32),
         name="MountainCarContinuous-v0",
+        possible=mountain_car_possible,
         picture=mountain_car_picture,
     )

@@ -65,6 +65,12 @@ def cue_step(state_pointer, action, observation_pointer, reward):
     return status
 
 
+def cue_possible(state: np.ndarray) -> bool:
+    """Whether the agent is in the corridor, and has not chosen yet."""
+    cue, place, choice = state.view(np.int64).tolist()
+    return cue in (LEFT, RIGHT) and place in range(CORRIDOR + 1) and choice == NONE
+
+
 def cue_picture(state: np.ndarray) -> np.ndarray:
     """The corridor from above, walked upwards, with the agent and a sign on the cued side: uint8 (312, 120, 3).
 
@@ -95,5 +101,6 @@ def cue() -> NativeEnvironment:
         observation_space=spaces.Box(0.0, 1.0, (OBSERVATION,), np.float32),
         action_space=spaces.Discrete(2),
         name="Cue-v0",
+        possible=cue_possible,
         state_picture=cue_picture,
     )

@@ -43,6 +43,7 @@ SaveFunction = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 2)
 CloseFunction = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
 ALIGNMENT = 64
+GUARD = np.frombuffer(b"\xa5" * 64, np.uint8)  # what stands behind a state, and must stay
 KEPT_VIEWS = 4096
 KEPT_INFOS = 4096  # of an environment, for who does not ask in time
 
@@ -140,6 +141,8 @@ class Env:
         As the attribute.
     python : PythonEnvironment, optional
         What the functions call, where that is Python.
+    guard : numpy.ndarray, optional
+        What lies behind the state, a copy of `GUARD`.
 
     Attributes
     ----------
@@ -162,12 +165,13 @@ class Env:
         close: int = 0,
         owned: Any = None,
         python: PythonEnvironment | None = None,
+        guard: np.ndarray | None = None,
     ) -> None:
         self.picture = picture
         self.reset_address, self.step_address = reset, step
         self.save_address, self.load_address, self.close_address = save, load, close
         self.state_address, self.saved_size = state_address, saved_size
-        self._owned, self._python = owned, python
+        self._owned, self._python, self._guard = owned, python, guard
         self._finaliser = weakref.finalize(self, _close, close, state_address, owned, python)
         self._finaliser.atexit = False  # workers may still be stepping while the interpreter goes
 
@@ -175,6 +179,10 @@ class Env:
     def error(self) -> BaseException | None:
         """What a Python environment raised in the call that failed."""
         return self._python.error if self._python is not None else None
+
+    def guard_holds(self) -> bool:
+        """Whether nothing was written behind the state."""
+        return self._guard is None or np.array_equal(self._guard, GUARD)
 
     def keep_infos(self) -> None:
         """Keep from now on what episodes end with, for `take_info`."""
@@ -395,6 +403,14 @@ class EnvSpec:
         """As `make`, for so many actors as one object serves, which step in turn, each once."""
         return [self.make()]
 
+    checks_states = False
+
+    def check_state(self, saved: bytes) -> None:
+        """Raise ``ValueError`` for a saved state that the environment cannot be in, as far as it can tell.
+
+        It can where `checks_states` says so.
+        """
+
     def for_evaluation(self) -> "EnvSpec":
         """Where policies that were trained here are evaluated: here, unless it keeps something back for that."""
         return self
@@ -429,6 +445,9 @@ class NativeEnvironment(EnvSpec):
     observation_space, action_space : gymnasium.spaces.Box and gymnasium.spaces.Box or gymnasium.spaces.Discrete
     saved_size : int, optional
         Bytes that `save` writes.
+    possible : callable, optional
+        Whether the environment can be in a state, uint8 (bytes saved,): what a file holds is asked about first.
+        Without it, a file that was made to do harm can bring about what no reset and step would.
     action_mask : bool, optional
         Whether `reset` and `step` write the mask of legal actions.
     name : str, optional
@@ -457,6 +476,7 @@ class NativeEnvironment(EnvSpec):
         load: Any = None,
         saved_size: int = 0,
         close: Any = None,
+        possible: Callable[[np.ndarray], bool] | None = None,
         action_mask: bool = False,
         name: str = "native",
         frames_per_step: int = 1,
@@ -482,7 +502,7 @@ class NativeEnvironment(EnvSpec):
         if (save is None, load is None, saved_size <= 0) not in ((True,) * 3, (False,) * 3):
             raise ValueError(f"{name}: save, load and saved_size (bytes) belong together: give all three or none")
         self._picture, self._state_picture = picture or self.observations.picture, state_picture
-        self._state_size = state_size
+        self._state_size, self._possible, self.checks_states = state_size, possible, possible is not None
         self._saved_size = saved_size if save is not None else state_size
         self._functions = {"reset": reset, "step": step, "save": save, "load": load, "close": close}
         self._addresses = {
@@ -492,9 +512,17 @@ class NativeEnvironment(EnvSpec):
             for role, function in self._functions.items()
         }
 
+    def check_state(self, saved: bytes) -> None:
+        if len(saved) != self._saved_size:
+            raise ValueError(f"a state of {self.name} has {self._saved_size} bytes, not {len(saved)}")
+        if self._possible is not None and not self._possible(np.frombuffer(saved, np.uint8)):
+            raise ValueError(f"{self.name} can never be in a state that is saved")
+
     def make(self) -> Env:
-        memory = np.zeros(self._state_size + ALIGNMENT, np.uint8)
+        memory = np.zeros(ALIGNMENT + self._state_size + GUARD.size, np.uint8)
         address = memory.ctypes.data + -memory.ctypes.data % ALIGNMENT
+        guard = memory[address - memory.ctypes.data + self._state_size :][: GUARD.size]
+        guard[:] = GUARD
         picture, state_picture = self._picture, self._state_picture
         if state_picture is not None:
             state = memory[address - memory.ctypes.data :][: self._state_size]
@@ -512,6 +540,7 @@ class NativeEnvironment(EnvSpec):
             close=self._addresses["close"],
             owned=(memory, self._functions),
             picture=picture,
+            guard=guard,
         )
 
 

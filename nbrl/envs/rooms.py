@@ -134,6 +134,15 @@ def rooms_step(state_pointer, action, observation_pointer, reward):
     return status
 
 
+def rooms_possible(state: np.ndarray) -> bool:
+    """Whether the agent stands on the floor within walls all around, and the episode is not over."""
+    row, column, direction, steps, *_ = numbers = state.view(np.int64)
+    cells = numbers[CELLS:].reshape(SIDE, SIDE)
+    known = ((cells >= 0) & (cells < KINDS)).all() and 0 <= direction < 4 and 0 <= steps < TIME_LIMIT
+    enclosed = all((cells[edge] == WALL).all() for edge in ((0, ...), (-1, ...), (..., 0), (..., -1)))
+    return bool(known and enclosed and 0 <= row < SIDE and 0 <= column < SIDE and cells[row, column] == FLOOR)
+
+
 def rooms_picture(state: np.ndarray) -> np.ndarray:
     """The rooms from above, lighter where the agent looks, which is a triangle: uint8 (352, 352, 3)."""
     numbers = state.view(np.int64)
@@ -172,5 +181,6 @@ def rooms() -> NativeEnvironment:
         observation_layout="vector",
         action_space=spaces.Discrete(3),
         name="Rooms-v0",
+        possible=rooms_possible,
         state_picture=rooms_picture,
     )

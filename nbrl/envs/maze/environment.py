@@ -217,9 +217,16 @@ class MazeEnvironment(NativeEnvironment):
             save=maze_save,
             load=maze_load,
             saved_size=settings.saved,
+            possible=self._possible,
             name=_name(settings),
             frames_per_step=REPEAT,
             state_picture=lambda state: both(state, PLAYED, PLAYED),
+        )
+
+    def _possible(self, state: np.ndarray) -> bool:
+        state = state.copy()
+        return bool((state[: 8 * TEXELS] == self.settings.words()[:TEXELS].view(np.uint8)).all()) and bool(
+            is_sound(world_at(state))
         )
 
     def make(self) -> Env:

@@ -60,6 +60,8 @@ from nbrl.kernels.compile import cfunction, jit
 from nbrl.kernels.native import call_close, copy
 from nbrl.kernels.random import ROW, seed_row
 
+LARGEST = 1e10  # number of a simulation: MuJoCo's mjMAXVAL
+
 
 @jit
 def _words(state):
@@ -198,8 +200,15 @@ class MujocoEnvironment(NativeEnvironment):
             load=load_simulation,
             saved_size=8 * (SAVED + self._model.row_size),
             close=close_simulation,
+            possible=self._possible,
             name=name,
         )
+
+    def _possible(self, state: np.ndarray) -> bool:
+        """Whether an episode runs, and every number of the simulation is one of the size that physics gives."""
+        running, steps = state[:16].view(np.int64).tolist()
+        numbers = state[16:].view(np.float64)
+        return running == 1 and steps in range(self._task.time_limit) and bool((np.abs(numbers) < LARGEST).all())
 
     def make(self) -> Env:
         instance = super().make()
