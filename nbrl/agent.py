@@ -27,8 +27,8 @@ from nbrl.kernels.compile import jit
 from nbrl.kernels.struct import Struct, reference
 from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network
-from nbrl.nets.table import Workspace, forward_part, load_observation, load_state, store_state
-from nbrl.numpy_policy import EPSILON, NumpyPolicy, read_input, together
+from nbrl.nets.table import Workspace, forward_part, load_observation, load_state, outputs, store_state
+from nbrl.numpy_policy import EPSILON, NOT_FINITE, NumpyPolicy, read_input, together
 from nbrl.policy_file import FORMAT, read_policy
 from nbrl.spaces import Actions, gymnasium_space
 
@@ -56,7 +56,8 @@ class Actor(Struct):
 
 @jit
 def choose_action(policy, actor, observation, state, greedy):
-    """Choose the action for one observation, given as bytes; whether that is finite. The noise was drawn before.
+    """Choose the action for one observation, given as bytes; whether that, and what the policy makes of it, is finite.
+    The noise was drawn before.
 
     `state` (state_size,) is what a recurrent policy remembers, and is brought up to date. The action is
     ``policy.action[0, 0]``.
@@ -66,6 +67,10 @@ def choose_action(policy, actor, observation, state, greedy):
         return False
     load_state(work, 0, state)
     forward_part(work, 0, actor.layers, 0, 1)
+    values = outputs(work, policy.head, 0, 1)[0]
+    for i in range(values.size):
+        if not np.isfinite(values[i]):
+            return False
     mask_outputs(policy, work, 0, actor.mask)
     store_state(work, 0, state)
     if greedy:
@@ -216,7 +221,7 @@ class Agent:
         ------
         ValueError
             An observation that is not of its space, or not finite; a recurrent policy without its state; a mask that
-            is none. The state is then as it was.
+            is none. The state is then as it was. Or the policy's own numbers overflow.
         """
         given = read_input(
             self.network.observations, self.actions, self.network.state_size, observation, state, action_mask
@@ -234,7 +239,8 @@ class Agent:
             else:
                 rng.standard_normal(out=policy.noise)
             actor.mask[:] = mask
-            choose_action(policy, actor, row.reshape(-1).view(np.uint8), remembered, greedy)
+            if not choose_action(policy, actor, row.reshape(-1).view(np.uint8), remembered, greedy):
+                raise ValueError(NOT_FINITE)
             chosen(policy)
             actions.append(self.actions.decode(policy.taken(0)))
         if out is None:

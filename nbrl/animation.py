@@ -102,7 +102,9 @@ def play(
             if player.mask.size:
                 actor.mask[:] = player.mask
             if not draw_action(policy, actor, observation.reshape(-1).view(np.uint8), state, greedy, row):
-                raise FloatingPointError(f"an observation of {spec.name} has a number that is not finite")
+                raise FloatingPointError(
+                    f"an observation of {spec.name}, or what the policy makes of it, has a number that is not finite"
+                )
             chosen(policy)
             observation, reward, status = player.step(policy.taken(0))
             total, length = total + reward, length + 1

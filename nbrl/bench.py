@@ -266,7 +266,7 @@ def _step_environments(method, policy, shared, worker, rollouts):
             for actor in range(first, first + k):
                 functions, row = actors.functions[actor], actors.random[actor]
                 observation, mask = address_at(actors.observation[actor], 0), mask_address(actors, actor)
-                worker.failed = actor
+                worker.at = actor
                 if not actors.begun[actor] and not succeeded(
                     call_reset(functions[0], functions[2], next_uint64(row), observation, mask, 0)
                 ):
@@ -374,7 +374,7 @@ class Parts(contextlib.AbstractContextManager):
         """Repeat a part; what an environment raised is raised."""
         learner, failed = self.learner, self.learner.workers[worker]
         if not KERNELS[part](*learner.arguments(worker), rollouts):
-            error = self.instances[worker][failed.failed].error
+            error = self.instances[worker][failed.at].error
             name = learner.environment.name
             raise RuntimeError(f"the environment {name} reported a failure") if error is None else error
 

@@ -382,7 +382,9 @@ class _Player:
             error = self.instance.error
             raise RuntimeError(f"the environment {self.spec.name} reported a failure") if error is None else error
         if outcome == NOT_FINITE:
-            raise FloatingPointError(f"an observation of {self.spec.name} has a number that is not finite")
+            raise FloatingPointError(
+                f"an observation of {self.spec.name}, or what the policy makes of it, has a number that is not finite"
+            )
         if outcome == NOTHING_LEGAL:
             raise ValueError(f"an action mask of {self.spec.name} allows no action")
         return outcome == ENDED, total, length

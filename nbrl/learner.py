@@ -18,7 +18,7 @@ from nbrl.methods import driver, method_class
 from nbrl.methods.driver import Method
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.methods.running_statistics import RunningStatistics, fill_normal, merge
-from nbrl.methods.state import ACTOR, DROPPED, METRICS, Actors, Episodes, Rollout, Shared, Worker
+from nbrl.methods.state import ACTOR, DROPPED, METRICS, RESETS, Actors, Episodes, Rollout, Shared, Worker
 from nbrl.nets.network import Network
 from nbrl.nets.table import Workspace
 from nbrl.settings import points
@@ -154,7 +154,8 @@ class Learner:
             Worker(
                 thread=thread,
                 turn=0,
-                failed=0,
+                at=0,
+                doing=RESETS,
                 work=work,
                 actors=Actors.make(
                     actors,

@@ -16,6 +16,7 @@ from nbrl.spaces import Actions, Observations
 
 EPSILON = 0.01  # probability of a random action where a policy of Q values is not greedy: it ends loops
 MIN_VARIANCE = 1e-4  # of a Gaussian policy
+NOT_FINITE = "the policy's outputs are not finite: its parameters are too large"
 CLIP = 10.0  # a normalised observation is no farther from 0
 
 
@@ -93,6 +94,13 @@ class NumpyPolicy(NamedTuple):
         return {head: np.array([outputs[head] for outputs in each]) for head in self.heads}
 
     def _outputs(self, row: np.ndarray, rest: np.ndarray) -> dict[str, np.ndarray]:
+        with np.errstate(all="ignore"):
+            values = self._forward(row, rest)
+        if not np.isfinite(values[self.heads[0]]).all():
+            raise ValueError(NOT_FINITE)
+        return values
+
+    def _forward(self, row: np.ndarray, rest: np.ndarray) -> dict[str, np.ndarray]:
         x = row.astype(np.float32) * np.float32(1 / self.observations.high)
         if "observations/normal" in self.arrays:
             normal = self.arrays["observations/normal"]

@@ -42,6 +42,7 @@ LONGEST_RUN = 1e10  # seconds
 LONGEST_WAIT = 1e6  # seconds; the system's clocks take no arbitrary ones
 CHECKPOINTS_KEPT = 3
 RECENT_EPISODES = 100
+STALL = 60.0  # seconds without a rollout after which a worker is asked after
 SMALL_RETURN = 0.01  # in size; where all are below, learning hardly sees them
 FAILURES = {
     driver.BAD_OBSERVATION: "an observation has a number that is not finite",
@@ -114,6 +115,7 @@ class Run:
         self.attached = 0  # workers whose environments are made
         self.active = 0
         self.parked = 0
+        self.moved = np.zeros(self.config.threads)
         self.files: list[MetricsFile | EventFile] = []  # that reports are appended to
         self.metrics_failed = self.told_of_small = False  # and that was said
         self.saved = False  # at the end: environments may be closed
@@ -210,7 +212,9 @@ class Run:
 
     def _leave_pause(self) -> None:
         if self.state == "paused":
-            self.seconds_before -= time.perf_counter() - self.paused_since
+            pause = time.perf_counter() - self.paused_since
+            self.seconds_before -= pause
+            self.moved = self.moved + pause
 
     def _is_own_thread(self) -> bool:
         return threading.current_thread() in (*self.threads, self.starter)
@@ -310,7 +314,7 @@ class Run:
                 )
 
     def _failure(self, code: int, thread: int) -> BaseException:
-        actor = int(self.learner.workers[thread].failed)
+        actor = int(self.learner.workers[thread].at)
         where = f"in actor {self.learner.actors[thread][actor]} of worker thread {thread}"
         if code == driver.FAILED_ENVIRONMENT:
             error = self.learner.instances[thread][actor].error
@@ -339,6 +343,9 @@ class Run:
             self.began = self.last_time = time.perf_counter()
             self.paused_since = max(self.paused_since, self.began)  # what was paused while it compiled
         self.last_steps, self.last_sums = self.learner.steps, self.learner.sums()
+        self.steps_of_threads = self.learner.shared.steps[:, 0].copy()
+        self.moved = np.full(self.config.threads, self.began)  # when a thread came on
+        self.told_of_stall = np.full(self.config.threads, STALL)  # seconds after which to say that it does not
         with self._keeping_errors():
             if self.directory:
                 self.files.append(MetricsFile(self.directory.metrics_file, self.learner.steps))
@@ -517,6 +524,7 @@ class Run:
             metrics=metrics,
         )
         self.last_time, self.last_steps, self.last_sums = now, steps, sums
+        self._look_for_stalls(now)
         sizes = [abs(episode) for episode in self.recent]
         if not self.told_of_small and len(sizes) == RECENT_EPISODES and 0 < max(sizes) < SMALL_RETURN:
             self.told_of_small = True
@@ -535,6 +543,23 @@ class Run:
             report.metrics.update(self._tell("on_report", report))
         finally:
             self._append(report)
+
+    def _look_for_stalls(self, now: float) -> None:
+        """Say which worker has not come on for long, and where it stands."""
+        steps = self.learner.shared.steps[:, 0]
+        moved = steps != self.steps_of_threads
+        self.steps_of_threads = steps.copy()
+        self.moved[moved], self.told_of_stall[moved] = now, STALL
+        for thread in np.flatnonzero(now - self.moved > self.told_of_stall).tolist() if self.state == "running" else ():
+            worker = self.learner.workers[thread]
+            logger.warning(
+                "worker thread %d has stood still for %.0f s, in %s of actor %d",
+                thread,
+                now - self.moved[thread],
+                state.DOING[worker.doing],
+                self.learner.actors[thread][worker.at],
+            )
+            self.told_of_stall[thread] = 2 * (now - self.moved[thread])
 
     def _append(self, report: Report) -> None:
         for file in self.files:

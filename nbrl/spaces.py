@@ -117,10 +117,12 @@ def check(description: Any) -> None:
                 raise ValueError(f"a Box cannot have the bound {bound!r}")
             if isinstance(bound, list) and len(bound) != size:
                 raise ValueError(f"a Box of {size} numbers cannot have {len(bound)} bounds")
+        _check_bounds(description)
     elif kind == "Discrete":
         _check_counts([description["n"]], [description["start"]], 1)
     elif kind == "MultiDiscrete":
-        _check_counts(description["counts"], description["start"], math.prod(description["shape"]))
+        size = math.prod(description["shape"])
+        _check_counts(description["counts"], description["start"], size, description["dtype"])
     elif kind in ("Dict", "Tuple"):
         parts = description["spaces"]
         if not isinstance(parts, list) or not all(isinstance(part, list) and len(part) == 2 for part in parts):
@@ -129,6 +131,28 @@ def check(description: Any) -> None:
             raise ValueError(f"the keys of a {kind} must be text or whole numbers")
         for _, part in parts:
             check(part)
+
+
+def _check_bounds(description: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for bounds of a Box that are not in order, or that its dtype cannot hold."""
+    low, high = (
+        np.array(
+            [side if number is None else number for number in (bound if isinstance(bound, list) else [bound])], float
+        )
+        for bound, side in ((description["low"], -np.inf), (description["high"], np.inf))
+    )
+    dtype = np.dtype(description["dtype"])
+    least, most = (0, 1) if dtype.kind == "b" else (-np.inf, np.inf)
+    if dtype.kind in "iu":
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    held = (low >= least).all() and (high <= most).all() and not (low > high).any()
+    if dtype.kind == "f":
+        finite = np.concatenate([low[np.isfinite(low)], high[np.isfinite(high)]])
+        held = held and bool((np.abs(finite) <= np.finfo(dtype).max).all())
+    if not held:
+        raise ValueError(
+            f"a Box of {dtype} cannot have the bounds {description['low']!r:.40}, {description['high']!r:.40}"
+        )
 
 
 _DTYPES = frozenset(
@@ -147,10 +171,15 @@ def _is_shape(shape: Any) -> bool:
     return isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
 
 
-def _check_counts(counts: Any, start: Any, parts: int) -> None:
+def _check_counts(counts: Any, start: Any, parts: int, dtype: str = "int64") -> None:
     whole = all(isinstance(numbers, list) and all(type(n) is int for n in numbers) for numbers in (counts, start))
     if not whole or len(counts) != parts or len(start) != parts or min(counts, default=0) < 1:
-        raise ValueError(f"a discrete space of {parts} parts cannot have the counts {counts!r} from {start!r} on")
+        raise ValueError(
+            f"a discrete space of {parts} parts cannot have the counts {counts!r:.60} from {start!r:.60} on"
+        )
+    held = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else np.iinfo("int64")
+    if any(first < held.min or first + n - 1 > held.max for first, n in zip(start, counts, strict=True)):
+        raise ValueError(f"numbers from {start!r:.60} on are beyond {dtype}")
 
 
 # Observations

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -401,3 +402,17 @@ def test_a_long_rollout_is_abandoned(who):
     assert in_time(lambda: trainer._run.state) == "ended" or in_time(trainer.join)
     assert trainer.steps == 0, "its steps are not counted"
     np.testing.assert_array_equal(trainer.snapshot().parameters, before)
+
+
+def test_a_worker_that_stands_still_is_told_of(monkeypatch, caplog):
+    monkeypatch.setattr("nbrl.run.STALL", 0.2)
+    go_on = threading.Event()
+    walks = Walks({1: {"faults": {("step", 30): lambda walk: dict.fromkeys((), go_on.wait(PATIENCE))}}})
+    trainer = Trainer(tiny(walks, steps=LONG, actors=2, threads=2, report_interval=0.05), walks)
+    with caplog.at_level(logging.WARNING):
+        trainer.start()
+        wait_until(lambda: "has stood still for" in caplog.text)
+    assert re.search(r"worker thread 1 has stood still for \d+ s, in a step of its environment of actor 1", caplog.text)
+    assert not trainer.stop(0.5)
+    go_on.set()
+    assert in_time(trainer.join)

@@ -203,8 +203,8 @@ def mountain_car_step(state_pointer, action, observation, reward):
 def mountain_car_possible(state: np.ndarray) -> bool:
     """Whether the car is between the ends, no faster than it can be, and the episode is not over."""
     position, velocity, steps = state.view(np.float64).tolist()
-    there = LEFT_END <= position <= RIGHT_END and abs(velocity) <= CAR_SPEED_LIMIT
-    return bool(there and steps in range(CAR_TIME_LIMIT))
+    there = float(LEFT_END) <= position <= float(RIGHT_END) and abs(velocity) <= float(CAR_SPEED_LIMIT)
+    return there and steps in range(CAR_TIME_LIMIT)
 
 
 def mountain_car_picture(observation: np.ndarray) -> np.ndarray:

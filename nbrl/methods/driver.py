@@ -43,14 +43,17 @@ from nbrl.methods.state import (
     ACTOR,
     DROPPED,
     GRADIENT_NORM,
+    LEARNS,
     LENGTH,
     LINE,
     NUMBER,
     READ,
+    RESETS,
     RETURN,
     RING_SIZE,
     RUN,
     SAMPLES,
+    STEPS,
     UPDATES,
     WRITTEN,
 )
@@ -225,11 +228,11 @@ def _begin_episodes(worker, first, mode):
         if not actors.begun[actor]:
             functions, observation = actors.functions[actor], address_at(actors.observation[actor], 0)
             seed, mask = next_uint64(actors.random[actor]), mask_address(actors, actor)
+            worker.at, worker.doing = actor, RESETS
             restore_denormals(mode)
             status = call_reset(functions[0], functions[2], seed, observation, mask, 0)
             flush_denormals()
             if not succeeded(status):
-                worker.failed = actor
                 return FAILED_ENVIRONMENT
             actors.episodes[actor] += 1
             begin_episode(actors, actor)
@@ -248,7 +251,7 @@ def observe_one(policy, worker, actor, sample, ended):
 
     Where an episode has `ended`, no action need be legal.
     """
-    worker.failed = actor
+    worker.at = actor
     load_state(worker.work, sample, worker.actors.state[actor])
     if worker.actors.mask.shape[1]:
         if not ended and not any_legal(policy, worker.actors.mask[actor]):
@@ -303,6 +306,7 @@ def _step(method, policy, shared, worker, first, t, mode):
         functions = actors.functions[first + i]
         action, observation = env_address(policy, t, i), address_at(actors.observation[first + i], 0)
         reward, mask = address_at(worker.raw_reward, 0), mask_address(actors, first + i)
+        worker.at, worker.doing = first + i, STEPS
         restore_denormals(mode)
         status = call_step(functions[1], functions[2], action, observation, reward, mask, 0)
         flush_denormals()
@@ -316,7 +320,7 @@ def _step(method, policy, shared, worker, first, t, mode):
 def record_step(method, worker, first, t, i, reward, status):
     """Write down what step t of a group's actor i gave; a code other than GO_ON if it cannot be used."""
     actors, rollout, actor = worker.actors, worker.rollout, first + i
-    worker.failed = actor
+    worker.at = actor
     if not succeeded(status):
         return FAILED_ENVIRONMENT
     if not np.isfinite(reward):
@@ -380,6 +384,7 @@ def end_values(method, policy, shared, worker, first, t):
 @jit
 def finish_rollout(method, policy, shared, worker, first):
     """Load what the actors see after the last step, and learn."""
+    worker.doing = LEARNS
     code = observe(policy, worker, first, worker.rollout.reward.shape[0])
     return learn(method, policy, shared, worker, first) if code == GO_ON else code
 

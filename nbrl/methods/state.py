@@ -19,6 +19,10 @@ RUN, PARK, ABANDON = 0, 1, 2  # go on; return at the next rollout's start; retur
 
 LINE = 8  # int64 in a cache line
 
+# What a worker is doing, for who wonders why it does not go on.
+RESETS, STEPS, LEARNS = range(3)
+DOING = ("the reset of its environment", "a step of its environment", "learning")
+
 # Columns of `Worker.sums`, each a sum over updates or samples since the start; a method's own metrics follow.
 UPDATES, SAMPLES, GRADIENT_NORM, METRICS = range(4)
 
@@ -149,7 +153,8 @@ class Worker(Struct):
 
     thread = int64
     turn = int64  # the group whose turn it is
-    failed = int64  # the actor whose environment failed
+    at = int64  # the actor at hand: the one whose environment failed, or does not return
+    doing = int64  # what, of `DOING`
     work = reference(Workspace)
     actors = reference(Actors)
     rollout = reference(Rollout)

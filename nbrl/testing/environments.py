@@ -306,14 +306,17 @@ class _Native:
 
     def check_saving(self, other: "_Native", seed: int, steps: int) -> None:
         """What is saved goes on, here and in another one, as the first did."""
-        rng = np.random.default_rng(seed)
-        last = self.reset(seed)
-        for _ in range(min(steps // 4, 20)):
+        rng, last = np.random.default_rng(seed), self.reset(seed)
+        for taken in range(steps):  # to the middle of an episode
             if last.over:
                 last = self.reset(seed + 1)
             last = self.step(_random_parts(self.spec, last.mask, rng))
+            if taken >= min(steps // 4, 20) and not last.over:
+                break
+        if last.over:
+            return
         saved = self.instance.save()
-        if saved is None or last.over:
+        if saved is None:
             return
         self.spec.check_state(saved)
         courses: list[list[list[_Moment]]] = []

@@ -98,10 +98,10 @@ def _arrays(low: Any, high: Any, shape: tuple[int, ...], dtype: Any) -> st.Searc
     low, high = np.minimum(low, high), np.maximum(low, high)
 
     def between(shares: np.ndarray) -> np.ndarray:
-        values = low + shares * (high - low)
+        values = np.asarray(low + shares * (high - low))
         if np.issubdtype(dtype, np.floating):
-            return np.clip(values, low, high).astype(dtype)
-        return np.rint(values).astype(dtype)
+            return np.asarray(np.clip(values, low, high), dtype)
+        return np.asarray(np.rint(values), dtype)
 
     size = math.prod(shape)
     if size <= 16:
@@ -132,21 +132,19 @@ class Returns(NamedTuple):
 @st.composite
 def returns_cases(draw: Any, most_steps: int = 12) -> Returns:
     """Rewards, ends of every kind (terminated, truncated, cut by a lost life), discount and lambda."""
-    steps = draw(st.integers(1, most_steps))
     numbers = st.integers(-8, 8).map(float)
-    rows = st.lists(numbers, min_size=steps, max_size=steps).map(lambda row: np.array(row, np.float32))
     discount = draw(st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0]))
-    kinds = draw(
-        st.lists(st.sampled_from(["on", "on", "terminated", "truncated", "cut"]), min_size=steps, max_size=steps)
-    )
-    end_values = np.array([draw(numbers) if kind == "truncated" else 0 for kind in kinds], np.float32)
+    kind = st.sampled_from(["on", "on", "terminated", "truncated", "cut"])
+    steps = draw(st.lists(st.tuples(numbers, numbers, kind, numbers), min_size=1, max_size=most_steps))
+    rewards, values, kinds, ends = zip(*steps, strict=True)
+    end_values = [end if kind == "truncated" else 0 for kind, end in zip(kinds, ends, strict=True)]
     return Returns(
-        rewards=draw(rows),
+        rewards=np.array(rewards, np.float32),
         discounts=np.array([0 if kind in ("terminated", "cut") else discount for kind in kinds], np.float32),
-        values=draw(rows),
+        values=np.array(values, np.float32),
         last_value=draw(numbers),
         ended=np.array([kind in ("terminated", "truncated") for kind in kinds]),
-        end_values=end_values,
+        end_values=np.array(end_values, np.float32),
         gae_lambda=draw(st.sampled_from([0.0, 0.5, 0.95, 1.0])),
     )
 

@@ -228,7 +228,7 @@ def test_a_failing_environment_stops_the_loop_and_is_named():
     loop = told([0, 0, FAIL, 0, 0])
     theta = loop.run.shared.theta.copy()
     assert loop.rollout() == driver.FAILED_ENVIRONMENT
-    assert loop.run.workers[0].failed == 0
+    assert loop.run.workers[0].at == 0
     assert np.array_equal(loop.run.shared.theta, theta)
     assert loop.trainer.steps == 0
 
