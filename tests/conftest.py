@@ -1,8 +1,10 @@
 """What the tests share: hypothesis's settings and the command ``nbrl`` in a process of its own."""
 
+import importlib
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,13 @@ ROOT = Path(__file__).parent.parent
 def environment_variables() -> dict[str, str]:
     """Variables with which a process in any folder finds this tree's nbrl."""
     return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], types.ModuleType]:
+    """Import a program of tools/."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    return importlib.import_module
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """Files that were made to do harm: each is refused in a sentence, or does none. The long run is tools/fuzz_files.py."""
 
-import importlib.util
 import json
 import os
 import resource
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,6 @@ from nbrl.learner import Learner
 from nbrl.metrics import RunDirectory, read_metrics
 from nbrl.nets.layers import Dense
 from nbrl.policy_file import read_policy
-
-FUZZ = Path(__file__).parent.parent / "tools" / "fuzz_files.py"
 
 
 @pytest.fixture(scope="module")
@@ -243,17 +239,9 @@ def test_lines_of_metrics_with_a_wrong_number_are_passed_over(tmp_path, make_rep
 # The long run's tool, for a short while
 
 
-@pytest.fixture(scope="module")
-def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz_files", FUZZ)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz_files"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.slow
-def test_two_thousand_mutated_files(fuzz):
+def test_two_thousand_mutated_files(tool):
+    fuzz = tool("fuzz_files")
     corpus = fuzz.Corpus()
     outcomes = [fuzz.outcome(corpus, number) for number in range(2000)]
     corpus.folder.cleanup()

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import importlib
 import json
 import math
 import os
@@ -19,13 +18,6 @@ from nbrl import Agent, evaluate
 from nbrl.envs.interface import STEPPED, TRUNCATED, EnvStepper
 
 TOOLS = Path(__file__).parent.parent / "tools"
-
-
-@pytest.fixture
-def tool(monkeypatch):
-    """Import a program of tools/."""
-    monkeypatch.syspath_prepend(TOOLS)
-    return importlib.import_module
 
 
 def run_tool(name, *words, variables):
@@ -378,3 +370,39 @@ def test_small_mazes_for_a_short_time(tmp_path, environment_variables):
         played = evaluate(agent, "nbrl/Maze-v0", episodes=2, greedy=greedy)
         assert result[name]["returns"] == list(played.returns)
         assert f"nbrl/Maze-v0, {name}: {played.mean_return:.2f} " in ended.stdout
+
+
+# Harnesses that attack the engine
+
+
+def test_every_fault_of_the_mutation_run_is_a_line_of_today(tool):
+    mutate = tool("mutate")
+    assert len(mutate.FAULTS) >= 100
+    assert len({(fault.file, fault.line, fault.instead) for fault in mutate.FAULTS}) == len(mutate.FAULTS)
+    for fault in mutate.FAULTS:
+        ast.parse(mutate.applied(fault))
+        assert all((TOOLS.parent / path).exists() for path in mutate.TESTS[fault.file])
+
+
+@pytest.mark.slow
+def test_faults_of_files_are_found(tool):
+    """Those whose tests compile next to nothing; tools/mutate.py tries all."""
+    mutate = tool("mutate")
+    faults = [fault for fault in mutate.FAULTS if fault.file == mutate.CHECKPOINT]
+    assert [mutate.tried(fault)[0] for fault in faults] == ["found"] * len(faults)
+
+
+@pytest.mark.slow
+def test_sixty_faults_at_random_calls(tool, tmp_path):
+    faults = tool("fault_injection")
+    library = faults.library(tmp_path)
+    outcomes = [faults.inject(number, library, tmp_path) for number in range(60)]
+    assert not [words for words in outcomes if words.startswith("WRONG")]
+    assert len(set(outcomes)) > 10
+
+
+@pytest.mark.slow
+def test_a_short_soak(tool):
+    found = tool("soak").measure("CartPole-v1", 0.5, 1)
+    assert found["steps"] > 0
+    assert not found["grew"]
