@@ -16,7 +16,7 @@ import numpy as np
 from nbrl.agent import Agent, chosen, draw_action
 from nbrl.checkpoint import replace_file
 from nbrl.envs.interface import TERMINATED, TRUNCATED, EnvSpec, EnvStepper
-from nbrl.evaluation import STREAM, check_seed, environment_for
+from nbrl.evaluation import STREAM, check_seed, environment_for, not_finite
 from nbrl.kernels.random import ROW, next_uint64, seed_row
 
 SHORTEST = 3  # seconds: a shorter episode is shown slower, so that it can be followed
@@ -102,9 +102,7 @@ def play(
             if player.mask.size:
                 actor.mask[:] = player.mask
             if not draw_action(policy, actor, observation.reshape(-1).view(np.uint8), state, greedy, row):
-                raise FloatingPointError(
-                    f"an observation of {spec.name}, or what the policy makes of it, has a number that is not finite"
-                )
+                raise not_finite(spec, observation.reshape(-1).view(np.uint8))
             chosen(policy)
             observation, reward, status = player.step(policy.taken(0))
             total, length = total + reward, length + 1

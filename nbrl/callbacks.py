@@ -27,8 +27,8 @@ class Callback:
     come the episodes that ended since, then the report. A method that returns False ends the run, as `Trainer.stop`
     does. An exception ends it too, and is what `join` and `train` raise.
 
-    `trainer` can be asked for a snapshot, paused and stopped. Keep no reference to it: a run whose trainer is dropped
-    ends.
+    `trainer` can be asked for a snapshot, paused (who pauses must resume it) and stopped. Keep no reference to it: a
+    run whose trainer is dropped ends, and calls nobody any more.
 
     Examples
     --------

@@ -543,7 +543,7 @@ def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
 def _environment_arguments(parsed: argparse.Namespace) -> dict[str, Any] | None:
     """The keywords of ``--env-arg``, numbers and JSON taken as such; None where there are none."""
     arguments: dict[str, Any] = {}
-    for assignment in parsed.env_arg:
+    for assignment in getattr(parsed, "env_arg", []):
         name, equals, text = assignment.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"--env-arg {assignment}: it must be key=value, such as full_action_space=true")

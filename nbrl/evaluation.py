@@ -15,17 +15,19 @@ from nbrl.actions import any_legal
 from nbrl.agent import Agent, chosen, draw_action
 from nbrl.config import available_cores
 from nbrl.envs.atari import human_normalised
+from nbrl.envs.gym import called
 from nbrl.envs.interface import TERMINATED, TRUNCATED, VOID, Env, EnvSpec, succeeded
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import address_at, atomic_load, call_reset, call_step
 from nbrl.kernels.random import ROW, next_uint64, seed_row
+from nbrl.numpy_policy import NOT_FINITE
 from nbrl.settings import whole
 
 logger = logging.getLogger(__name__)
 
 MAX_EPISODE_STEPS = 100_000
 STREAM = 1 << 32  # random streams of evaluation begin here, far from those of training's actors
-ENDED, STOPPED, FAILED, NOT_FINITE, NOTHING_LEGAL = range(5)
+ENDED, STOPPED, FAILED, CANNOT_ACT, NOTHING_LEGAL = range(5)
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,7 +104,7 @@ def _play_episode(policy, actor, masked, functions, observation, state, reward, 
         if not any_legal(policy, actor.mask):
             return NOTHING_LEGAL, total, length
         if not draw_action(policy, actor, observation, state, greedy, row):
-            return NOT_FINITE, total, length
+            return CANNOT_ACT, total, length
         status = call_step(step, environment, chosen(policy), seen, address_at(reward, 0), mask, 0)
         if not succeeded(status):
             return FAILED, total, length
@@ -188,7 +190,7 @@ def _play(
     limit: int = MAX_EPISODE_STEPS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The returns and lengths of some episodes, unless `control` is set meanwhile: then they mean nothing."""
-    if spec.group > 1:
+    if spec.group > 1 or spec.groups is not None:
         return _play_together(agent, spec, episodes, greedy, seed, on_episode, control, limit)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     lock, done = threading.Lock(), 0
@@ -344,7 +346,8 @@ def environment_for(
     seen = agent.network.observations
     if environment is None:
         envs.check_named_in_file(agent.environment)
-    same = environment is None or environment == agent.environment
+    named = f"<{called(environment)}>" if callable(environment) else environment
+    same = environment is None or named == agent.environment
     spec = envs.make(
         agent.environment if environment is None else environment,
         arguments=(agent.environment_arguments if same else {}) if arguments is None else arguments,
@@ -358,6 +361,13 @@ def environment_for(
     if (spec.actions.counts, spec.actions.shape) != (agent.actions.counts, agent.actions.shape):
         raise ValueError(f"the policy chooses among {agent.actions}, {spec.name} takes {spec.actions}")
     return spec
+
+
+def not_finite(spec: EnvSpec, observation: np.ndarray) -> FloatingPointError:
+    """What is wrong where a policy could not act on an observation, given as bytes."""
+    if np.isfinite(observation.view(spec.observations.dtype)).all():
+        return FloatingPointError(NOT_FINITE)
+    return FloatingPointError(f"an observation of {spec.name} has a number that is not finite")
 
 
 class _Player:
@@ -381,10 +391,8 @@ class _Player:
         if outcome == FAILED:
             error = self.instance.error
             raise RuntimeError(f"the environment {self.spec.name} reported a failure") if error is None else error
-        if outcome == NOT_FINITE:
-            raise FloatingPointError(
-                f"an observation of {self.spec.name}, or what the policy makes of it, has a number that is not finite"
-            )
+        if outcome == CANNOT_ACT:
+            raise not_finite(self.spec, self.observation)
         if outcome == NOTHING_LEGAL:
             raise ValueError(f"an action mask of {self.spec.name} allows no action")
         return outcome == ENDED, total, length

@@ -3,6 +3,7 @@
 `nbrl.run` runs the loop over these in threads of its own, `nbrl.snapshot` saves and restores them.
 """
 
+import logging
 import math
 import secrets
 from typing import Any
@@ -22,6 +23,8 @@ from nbrl.methods.state import ACTOR, DROPPED, METRICS, RESETS, Actors, Episodes
 from nbrl.nets.network import Network
 from nbrl.nets.table import Workspace
 from nbrl.settings import points
+
+logger = logging.getLogger(__name__)
 
 
 class Learner:
@@ -223,8 +226,16 @@ class Learner:
             if self.keeps_infos:
                 instance.keep_infos()
             if actor in self.saved_environments:
-                instance.load(self.saved_environments.pop(actor))
+                self._go_on(worker, actor, instance)
         return instances
+
+    def _go_on(self, worker: int, actor: int, instance: Env) -> None:
+        """Let an actor go on with its saved episode; one that cannot begins another."""
+        try:
+            instance.load(self.saved_environments.pop(actor))
+        except (RuntimeError, ValueError) as error:  # NotImplementedError where it is played in another way here
+            logger.warning("the episode of actor %d begins anew, since it could not be loaded: %s", actor, error)
+            self.workers[worker].actors.begun[self.actors[worker] == actor] = False
 
     @property
     def steps(self) -> int:

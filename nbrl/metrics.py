@@ -9,6 +9,7 @@ import math
 import numbers
 import os
 import re
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ class Report:
             if number is None and optional:
                 continue
             right = isinstance(number, int | float) if kind is float else isinstance(number, int)
-            if isinstance(number, bool) or not right or not abs(number) < LARGEST:
+            if isinstance(number, bool) or not right or not abs(number) <= (LARGEST if kind is float else 2**63):
                 raise ValueError(f"{name} is {number!r:.60}")
         return cls(metrics=metrics, **found)
 
@@ -111,7 +112,7 @@ KINDS = {
     for name, kind in Report.__annotations__.items()
     if name != "metrics"
 }
-LARGEST = 2.0**63  # number of a report
+LARGEST = sys.float_info.max
 
 
 def more_metrics(given: Mapping[str, Any]) -> dict[str, float]:

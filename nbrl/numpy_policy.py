@@ -94,8 +94,7 @@ class NumpyPolicy(NamedTuple):
         return {head: np.array([outputs[head] for outputs in each]) for head in self.heads}
 
     def _outputs(self, row: np.ndarray, rest: np.ndarray) -> dict[str, np.ndarray]:
-        with np.errstate(all="ignore"):
-            values = self._forward(row, rest)
+        values = self._forward(row, rest)
         if not np.isfinite(values[self.heads[0]]).all():
             raise ValueError(NOT_FINITE)
         return values

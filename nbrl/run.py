@@ -109,6 +109,7 @@ class Run:
 
         self.threads: list[threading.Thread] = []
         self.starter: threading.Thread | None = None  # who is inside `start`
+        self.watcher: threading.Thread | None = None
         self.error: BaseException | None = None
         self.state = "new"
         self._make_lock()
@@ -190,7 +191,8 @@ class Run:
         with self.lock:
             if self.state == "new":
                 raise RuntimeError("this trainer has not been started: there is nothing to pause")
-            own = self._is_own_thread()  # which may have to go on before all workers are parked
+            # Workers may have to go on before all are parked; who watches them need not.
+            own = self._is_own_thread() and threading.current_thread() is not self.watcher
             if not own:
                 self.changed.wait_for(lambda: self.state != "parked")
             if self.state in ("running", "parked"):
@@ -339,11 +341,12 @@ class Run:
     # The watcher: reports and checkpoints
 
     def _watch(self) -> None:
+        self.watcher = threading.current_thread()
         with self.lock:
             self.began = self.last_time = time.perf_counter()
             self.paused_since = max(self.paused_since, self.began)  # what was paused while it compiled
         self.last_steps, self.last_sums = self.learner.steps, self.learner.sums()
-        self.steps_of_threads = self.learner.shared.steps[:, 0].copy()
+        self.seen_of_threads = np.zeros(self.config.threads, np.int64)
         self.moved = np.full(self.config.threads, self.began)  # when a thread came on
         self.told_of_stall = np.full(self.config.threads, STALL)  # seconds after which to say that it does not
         with self._keeping_errors():
@@ -446,23 +449,28 @@ class Run:
 
     def _hears(self, event: str) -> bool:
         """Whether a callback has a method of its own for an event."""
-        return any(getattr(type(callback), event) is not getattr(Callback, event) for callback in self.callbacks)
+        ours = getattr(Callback, event)
+        return any(getattr(getattr(callback, event), "__func__", None) is not ours for callback in self.callbacks)
 
     def _tell(self, event: str, *what: Any) -> dict[str, float]:
-        """Call all callbacks' method for an event; the numbers that they return."""
+        """Call all callbacks' method for an event; the numbers that they return. One that raises is called no more."""
         trainer = self.trainer()
         metrics: dict[str, float] = {}
+        errors: list[BaseException] = []
         for callback in list(self.callbacks) if trainer is not None else ():
             try:
                 answer = getattr(callback, event)(trainer, *what)
                 if isinstance(answer, Mapping):
                     metrics |= more_metrics(answer)
-            except BaseException:
-                self.callbacks.remove(callback)  # which is not called again
-                raise
+            except BaseException as error:
+                self.callbacks.remove(callback)
+                errors.append(error)
+                continue
             if isinstance(answer, bool | np.bool_) and not answer:
                 with self.lock:
                     self._ask_to_stop()
+        if errors:
+            raise errors[0]
         return metrics
 
     def _evaluated(self) -> tuple[Evaluation, Agent] | None:
@@ -546,9 +554,17 @@ class Run:
 
     def _look_for_stalls(self, now: float) -> None:
         """Say which worker has not come on for long, and where it stands."""
-        steps = self.learner.shared.steps[:, 0]
-        moved = steps != self.steps_of_threads
-        self.steps_of_threads = steps.copy()
+        seen = (
+            np.array(
+                [
+                    worker.actors.episodes.sum() + worker.actors.episode_length.sum() + worker.episodes.ends[0]
+                    for worker in self.learner.workers
+                ]
+            )
+            + self.learner.shared.steps[:, 0]
+        )  # changes with any step
+        moved = (seen != self.seen_of_threads) | (self.attached < self.config.threads)
+        self.seen_of_threads = seen
         self.moved[moved], self.told_of_stall[moved] = now, STALL
         for thread in np.flatnonzero(now - self.moved > self.told_of_stall).tolist() if self.state == "running" else ():
             worker = self.learner.workers[thread]

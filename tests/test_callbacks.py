@@ -295,3 +295,52 @@ def test_gymnasium_s_own_records_of_episodes():
     nbrl.train(build, steps=2000, seed=1, callbacks=[notes])
     for (episode,) in notes.of("episode"):
         assert (episode.info["episode"]["r"], episode.info["episode"]["l"]) == (episode.total_return, episode.length)
+
+
+def test_all_are_told_of_an_event_although_one_raises():
+    class Fails(Callback):
+        def on_end(self, trainer):
+            raise LookupError("of the first")
+
+    notes = Notes()
+    with pytest.raises(LookupError, match="of the first"):
+        nbrl.train("Catch-v0", steps=200, callbacks=[Fails(), notes])
+    assert notes.of("end")
+
+
+def test_a_pause_in_a_callback_stands_still():
+    class Pauses(Callback):
+        moved = None
+
+        def on_report(self, trainer, report):
+            trainer.pause()
+            before = trainer.steps, trainer.snapshot().parameters
+            time.sleep(0.1)
+            self.moved = trainer.steps != before[0] or bool((trainer.snapshot().parameters != before[1]).any())
+            trainer.resume()
+            return report.steps < 3000
+
+    pauses = Pauses()
+    nbrl.train("CartPole-v1", steps=LONG, seed=1, report_interval=0.01, callbacks=[pauses])
+    assert pauses.moved is False
+
+
+def test_methods_may_be_set_on_an_object():
+    callback, episodes = Callback(), []
+    callback.on_episode = lambda trainer, episode: episodes.append(episode)
+    nbrl.train("Catch-v0", steps=500, callbacks=[callback])
+    assert episodes
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP], ids=lambda mode: mode.name)
+def test_what_wrappers_around_a_vector_environment_add_is_told(mode):
+    def several():
+        inner = gymnasium.make_vec(
+            "CartPole-v1", num_envs=2, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}
+        )
+        return gymnasium.wrappers.vector.RecordEpisodeStatistics(inner)
+
+    notes = Notes()
+    nbrl.train(several, steps=1000, seed=1, callbacks=[notes])
+    for (episode,) in notes.of("episode"):
+        assert (episode.info["episode"]["r"], episode.info["episode"]["l"]) == (episode.total_return, episode.length)

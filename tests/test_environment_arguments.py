@@ -196,3 +196,49 @@ def test_a_learner_keeps_its_arguments():
     config = tiny("Catch-v0", environment_arguments=None)
     assert config.environment_arguments is None
     assert configure("Catch-v0", environment_arguments={}).environment_arguments is None
+
+
+def test_a_class_is_evaluated_with_those_of_training():
+    agent = nbrl.train(Long, environment_arguments={"length": 9}, steps=200)
+    assert set(nbrl.evaluate(agent, Long, episodes=3).lengths) == {9}
+
+
+def test_an_environment_s_own_words():
+    class Named(Long):
+        def __init__(self, name="x", render_mode=None):
+            super().__init__(len(name))
+
+    gymnasium.register("Named-v0", Named)
+    try:
+        agent = nbrl.train("Named-v0", environment_arguments={"name": "seven77"}, steps=100)
+        assert nbrl.evaluate(agent, episodes=1).lengths == [7]
+    finally:
+        del gymnasium.registry["Named-v0"]
+
+
+@pytest.mark.parametrize("game", ["Seaquest", "Kaboom", "TimePilot"])
+def test_an_episode_of_atari_depends_on_its_seed_alone(game):
+    """Also in games that draw from the emulator's own random numbers."""
+    pytest.importorskip("ale_py")
+    for arguments in ({}, {"obs_type": "ram"}):
+        spec = envs.make(f"ALE/{game}-v5", arguments=arguments)
+        used, fresh = EnvStepper(spec), EnvStepper(spec)
+        for seed in (1, 2, 3):
+            used.reset(seed)
+            used.step(1)
+        np.testing.assert_array_equal(used.reset(9), fresh.reset(9))
+        rng = np.random.default_rng(0)
+        for _ in range(150):
+            action = int(rng.integers(spec.actions.outputs))
+            np.testing.assert_array_equal(used.step(action)[0], fresh.step(action)[0])
+        if not arguments and used.instance.save() is not None:
+            again = EnvStepper(spec)
+            for seed in (4, 5):
+                again.reset(seed)
+            again.instance.load(used.instance.save())
+            for _ in range(50):
+                action = int(rng.integers(spec.actions.outputs))
+                np.testing.assert_array_equal(used.step(action)[0], again.step(action)[0])
+            again.close()
+        used.close()
+        fresh.close()

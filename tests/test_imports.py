@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "kernels", "nets", "nets.layers", "nets.table", "actions", "checkpoint", "numpy_policy", "policy_file",
         "spaces",
     },
-    "evaluation": {"settings", "kernels", "actions", "agent", "envs", "config"},
+    "evaluation": {"settings", "kernels", "actions", "agent", "envs", "config", "numpy_policy"},
     "learner": {
         "nets", "nets.table", "actions", "methods", "methods.optimisers", "methods.running_statistics", "methods.state",
         "methods.driver", "envs", "config", "agent", "settings",

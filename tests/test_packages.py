@@ -28,7 +28,7 @@ def test_minigrid_is_learnt():
     """A random walk ends with 0.2 on average. Of 16 seeds all ended between 0.930 and 0.937."""
     config = configure(minigrid)
     assert config.normalise_observations
-    assert str(envs.make(minigrid).observations) == "uint8 images of 7x7x3"
+    assert str(envs.make(minigrid).observations) == "uint8 images of 7x7x3, channels last, up to 255"
     agent = nbrl.train(minigrid, preset="quick", steps=80_000, seed=1)
     assert nbrl.evaluate(agent, minigrid, episodes=20).mean_return > 0.6
 
@@ -46,7 +46,7 @@ def test_car_racing_is_trained_from_its_pixels():
     pytest.importorskip("Box2D", reason="Box2D is in the extra dev")
     settings = {"steps": 300, "actors": 2, "environment_arguments": {"continuous": False}}
     agent = nbrl.train("CarRacing-v3", seed=1, **settings)
-    assert str(agent.network.observations) == "uint8 images of 96x96x3"
+    assert str(agent.network.observations) == "uint8 images of 96x96x3, channels last, up to 255"
     env = gymnasium.make("CarRacing-v3", continuous=False)
     seen, _ = env.reset(seed=1)
     for _ in range(5):

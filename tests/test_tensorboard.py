@@ -64,3 +64,13 @@ def test_it_is_off_by_default_and_resumed_with_the_run(tmp_path):
     assert len(list((tmp_path / "with").glob("events*"))) == 2
     reports = read_metrics(tmp_path / "with" / "metrics.jsonl")
     assert [step for step, _ in scalars(tmp_path / "with")["charts/SPS"]] == [report.steps for report in reports]
+
+
+def test_numbers_beyond_float32_do_not_end_a_run(tmp_path):
+    class Huge(nbrl.Callback):
+        def on_report(self, trainer, report):
+            return {"own/huge": 1e39}
+
+    nbrl.train("Catch-v0", directory=tmp_path, steps=300, tensorboard=True, callbacks=[Huge()])
+    assert scalars(tmp_path)["own/huge"][0][1] == pytest.approx(3.4e38)
+    assert read_metrics(tmp_path / "metrics.jsonl")[0].metrics == {"own/huge": 1e39}

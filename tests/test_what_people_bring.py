@@ -16,7 +16,7 @@ import numba
 import numpy as np
 import pytest
 from gymnasium import spaces
-from toys import LONG, Picture, in_time, our_threads, tiny, wait_until
+from toys import LONG, Picture, in_time, tiny, wait_until
 
 import nbrl
 from nbrl import Agent, NativeEnvironment, OnlineLearner, Trainer, checkpoint, configure, envs, evaluate, train
@@ -597,12 +597,19 @@ def test_a_save_that_fails_costs_an_episode_and_nothing_else(tmp_path, caplog):
     assert Agent.load(tmp_path / "run").act(np.zeros(50)) in (0, 1, 2)
 
 
-def test_short_trainings_leave_nothing_behind():
-    for seed in range(20):
-        train("Catch-v0", steps=200, threads=2, seed=seed)
-    assert our_threads() == []
-    before = len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else 0
-    for seed in range(20):
-        train("Catch-v0", steps=200, threads=2, seed=seed)
-    assert our_threads() == []
-    assert before == (len(os.listdir("/dev/fd")) if before else 0)
+def test_a_value_error_of_one_s_own_is_training_s_and_says_where():
+    def broken(self, action):
+        return np.zeros(3) + np.zeros(4)
+
+    with pytest.raises(ValueError, match="could not be broadcast") as error:
+        trained(changed(step=broken))
+    assert any("raised in actor 0" in note for note in error.value.__notes__)
+
+
+def test_an_episode_that_cannot_be_loaded_begins_anew(tmp_path, caplog, monkeypatch):
+    pytest.importorskip("ale_py")
+    train("ALE/Breakout-v5", steps=200, actors=2, threads=1, directory=tmp_path / "run")
+    monkeypatch.setattr("nbrl.envs.ale_direct.works", lambda game: False)  # as on another machine
+    trainer = Trainer.from_run(tmp_path / "run", steps=400)
+    trainer.start(wait=True)
+    assert "begins anew, since it could not be loaded" in caplog.text

@@ -283,13 +283,14 @@ class _Game(PythonEnvironment):
         for word, array in self._arrays.items():
             words[word] = array.ctypes.data
         words[ACTION_COUNT] = len(actions)
-        self._ale = ale
+        self._ale, self._first = ale, ale.cloneState(include_rng=True)
 
     def reset(self, seed: int, observation: int) -> None:
         if self._closed:
             raise RuntimeError("this game is closed")
         if self._ale is None:
             self._build()
+        self._ale.restoreState(self._first)  # some games draw from the emulator's own numbers, which would go on
         reset_game.ctypes(self.words.ctypes.data, seed, observation)
 
     def save(self) -> bytes:
@@ -301,6 +302,7 @@ class _Game(PythonEnvironment):
         observation, reward = np.zeros((STACK, SIZE, SIZE), np.uint8), np.zeros(1, np.float32)
         state, seen, gain = self.words.ctypes.data, observation.ctypes.data, reward.ctypes.data
         actions = np.frombuffer(saved, np.uint8, offset=SEED_BYTES).astype(np.int32)
+        self._ale.restoreState(self._first)
         status = reset_game.ctypes(state, int(np.frombuffer(saved, np.uint64, 1)[0]), seen)
         for action in range(actions.ctypes.data, actions.ctypes.data + actions.nbytes, actions.itemsize):
             if status not in (STEPPED, STEPPED | CUT):

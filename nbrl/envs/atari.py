@@ -267,9 +267,11 @@ class _Memory(PythonEnvironment):
     def reset(self, seed: int, observation: int) -> None:
         if self._ale is None:
             self._ale = self._emulator()
+            self._first = self._ale.cloneState(include_rng=True)
             full = self._full_action_space
             self._set = self._ale.getLegalActionSet() if full else self._ale.getMinimalActionSet()
         self._rng = np.random.default_rng(seed)
+        self._ale.restoreState(self._first)  # some games draw from the emulator's own numbers, which would go on
         self._ale.reset_game()
         for _ in range(self._rng.integers(MAX_NOOPS + 1)):
             self._ale.act(0)

@@ -4,7 +4,9 @@ import functools
 import inspect
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -27,6 +29,7 @@ from nbrl.envs.interface import (
 logger = logging.getLogger(__name__)
 
 SEEDS = 2**31
+PACKAGE = Path(__file__).parent.parent
 
 # Environments that an actor has now, by id, since a function may give out one and the same again.
 _in_use: set[int] = set()
@@ -89,7 +92,7 @@ class GymEnvironment(EnvSpec):
                 observation_layout=observation_layout,
             )
             if pictures and isinstance(environment, str) and "rgb_array" in probe.metadata.get("render_modes", ()):
-                self._build = functools.partial(_make, name, render_mode="rgb_array", **given)
+                self._build = functools.partial(_make, name, **{**given, "render_mode": "rgb_array"})
             if check:
                 self._check(probe)
         finally:
@@ -109,9 +112,11 @@ class GymEnvironment(EnvSpec):
             adapter.reset(0, seen.ctypes.data)
             action = self.actions.first(adapter.mask)
             adapter.step(action.ctypes.data, seen.ctypes.data, reward.ctypes.data)
-        except ValueError:
-            raise
-        except Exception:  # its own errors are for training to raise, which says where they came up
+        except Exception as problem:
+            frames = traceback.extract_tb(problem.__traceback__)
+            if isinstance(problem, ValueError) and PACKAGE in Path(frames[-1].filename).parents:
+                raise  # what it gave is refused here
+            # Its own errors are for training to raise, which says where they came up.
             logger.debug("%s failed when it was tried", self.name, exc_info=True)
         finally:
             adapter.release()
@@ -131,7 +136,7 @@ def _check_reset(environment: gymnasium.Env) -> None:
         )
 
 
-def _make(name: str, **options: Any) -> gymnasium.Env:
+def _make(name: str, /, **options: Any) -> gymnasium.Env:
     try:
         return gymnasium.make(name, disable_env_checker=True, **options)
     except (error.DependencyNotInstalled, ImportError) as problem:

@@ -95,8 +95,7 @@ class PythonEnvironment:
         """Keep what a step told, in place of what earlier ones of the same episode did."""
         if self.infos is not None:
             self.infos[self.episodes] = info
-            if len(self.infos) > KEPT_INFOS:
-                del self.infos[next(iter(self.infos))]
+            self.infos.pop(self.episodes - KEPT_INFOS, None)
 
     def reset(self, seed: int, observation: int) -> None:
         """Begin an episode and write its first observation."""
@@ -116,7 +115,7 @@ class PythonEnvironment:
 
     def load(self, saved: bytes) -> None:
         """As `Env.load`."""
-        raise NotImplementedError
+        raise NotImplementedError("this environment loads no states")
 
     def close(self) -> None:
         """Let go of what the environment holds."""

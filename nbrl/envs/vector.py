@@ -194,7 +194,8 @@ class Stepper:
         self._fresh = self._over & (self._mode == SAME_STEP)
         self._take("step", value)
         self._read_masks(infos, np.ones_like(self._over))
-        self.last = list(self.observations)  # where SAME_STEP has the next episode's first ones
+        # Where SAME_STEP has the next episode's first ones.
+        self.last, self.last_masks = list(self.observations), list(self.masks)
         for i in np.flatnonzero(self._over).tolist():
             self.infos[i] = infos
             if self._mode == SAME_STEP:
@@ -202,7 +203,11 @@ class Stepper:
                 if key not in infos:
                     raise ValueError(f"{self._class}.step gave no final_obs in its info, though an episode ended")
                 self.last[i] = _of(infos[key], i)
-                self.infos[i] = infos.get("final_info", infos)
+                final = infos.get("final_info")
+                if isinstance(final, dict):
+                    self.infos[i] = {name: part for name, part in infos.items() if "final_" not in name} | final
+                    if self._gives_masks and "action_mask" in final:
+                        self.last_masks[i] = self.spec.actions.mask(_of(final["action_mask"], i), ended=True)
 
     def result(self, i: int) -> tuple[Any, float, int]:
         """What the last step gave in one environment: observation, reward, status."""
@@ -225,7 +230,10 @@ class Stepper:
 def _of(value: Any, i: int) -> Any:
     """One environment's share of what an info holds for all."""
     if isinstance(value, dict):
-        return {key: _of(part, i) for key, part in value.items() if not key.startswith("_") and part is not None}
+        told = {
+            key: value.get(f"_{key}") for key, part in value.items() if not key.startswith("_") and part is not None
+        }
+        return {key: _of(value[key], i) for key, which in told.items() if which is None or which[i]}
     return value[i] if np.ndim(value) or isinstance(value, list | tuple) else value
 
 
@@ -251,7 +259,7 @@ class _Slot(PythonEnvironment):
         if status & (TERMINATED | TRUNCATED) and self.infos is not None:
             self.keep_info(self._vector.info(self._i))
         self._write(seen, self._observations[observation])
-        self.mask = self._vector.masks[self._i]
+        self.mask = self._vector.last_masks[self._i]
         return status
 
     def picture(self, observation: np.ndarray) -> None:

@@ -203,7 +203,7 @@ def test_the_engine_trains_and_evaluates_in_different_mazes(tmp_path):
     agent = policy_for(watched)
     evaluate(agent, watched, episodes=5, threads=2)
     if pytest.importorskip("PIL"):
-        play.play(agent, tmp_path / "play.gif", watched)
+        play(agent, watched, tmp_path / "play.gif")
     assert [evaluation for evaluation, _ in made] == [False] * 4 + [True] * 3
     for evaluation, instance in made:
         world = world_at(state_of(instance))

@@ -265,3 +265,38 @@ def test_what_a_vector_environment_gives_is_checked(wrong, words):
 def test_one_environment_of_several_is_no_environment():
     with pytest.raises(ValueError, match="steps 3 environments at once: here one is needed"):
         VectorEnvironment(vector(AutoresetMode.NEXT_STEP)).make()
+
+
+def test_one_environment_in_an_object():
+    env = SyncVectorEnv([Single], autoreset_mode=AutoresetMode.NEXT_STEP)
+    agent = nbrl.train(env, steps=200, seed=1)
+    assert nbrl.evaluate(agent, env, episodes=6, threads=2).lengths == [1] * 6
+
+
+def test_a_mask_belongs_to_its_observation():
+    """In SameStep the info of an end has the mask of the next episode as well."""
+
+    class Turns(Single):
+        def __init__(self):
+            super().__init__()
+            self.action_space = spaces.Discrete(2)
+
+        def info(self):
+            return {"action_mask": np.array([1, 0] if self.place == 0 else [0, 1], np.int8)}
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.length, self.truncates = 2, True
+            return self.seen(), self.info()
+
+    for mode in MODES:
+        [env] = envs.make(lambda mode=mode: SyncVectorEnv([Turns], autoreset_mode=mode)).make_group()
+        one = envs.make(lambda mode=mode: SyncVectorEnv([Turns], autoreset_mode=mode))
+        one.make = lambda env=env: env
+        player = EnvStepper(one)
+        player.reset(1)
+        assert player.mask.tolist() == [1, 0]
+        player.step(0)
+        _, _, status = player.step(1)
+        assert status & TRUNCATED
+        assert player.mask.tolist() == [0, 1]
