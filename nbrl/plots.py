@@ -151,12 +151,12 @@ def _curve(label: str, reports: Sequence["Report"], places: np.ndarray) -> dict[
     rows = [
         (place, report.episodes, report.return_mean, report.return_minimum, report.return_maximum)
         for place, report in zip(places, reports, strict=True)
-        if report.episodes and report.return_mean is not None
+        if report.episodes and report.return_mean is not None and place > 0
     ]
     if not rows:
         raise ValueError(f"{label} has no finished episode to plot")
     place, count, mean, lowest, highest = np.array(rows, dtype=np.float64).T
-    bins = np.minimum((place / place[-1] * _POINTS).astype(np.int64), _POINTS - 1)
+    bins = np.minimum(place / place[-1] * _POINTS, _POINTS - 1).astype(np.int64)
     starts = np.flatnonzero(np.diff(bins, prepend=-1))
     weight = np.add.reduceat(count, starts)
     total = np.add.reduceat(count * mean, starts)
