@@ -198,7 +198,9 @@ def _draw_sprite(texels, screen, place, focal):
     light = int(256 if texture >= PORTAL else _light(distance / 2))
     step = length / pixels
     first, last = max(int(np.ceil(top + height / 2)), 0), min(int(np.ceil(top + pixels + height / 2)), height)
-    for column in range(max(int(np.ceil(left + width / 2)), 0), min(int(np.ceil(left + pixels + width / 2)), width)):
+    odd, half = 0.5 * (width % 2), width // 2
+    begin, end = int(np.ceil(left + odd)) + half, int(np.ceil(left + pixels + odd)) + half
+    for column in range(max(begin, 0), min(end, width)):
         if screen.depth[column] <= distance:
             continue
         start = texture * PYRAMID + STARTS[level]
