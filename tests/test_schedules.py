@@ -92,3 +92,10 @@ def test_schedules_are_kept_and_given_on_the_command_line(tmp_path, nbrl_command
     assert ended.returncode == 0, ended.stderr
     kept = nbrl.metrics.RunDirectory.open(tmp_path / "run").config()
     assert (kept.learning_rate_schedule, kept.entropy_schedule) == ("cosine", ((0, 1), (1, 0.5)))
+
+
+def test_the_rate_is_that_of_the_steps_of_all_threads():
+    loop = Loop(tiny(steps=40, rollout_length=5, actors=2, threads=2, learning_rate=0.01), "Catch-v0")
+    loop.rollout(2, worker=0)
+    loop.rollout(1, worker=1)
+    assert loop.run.workers[1].optimiser.learning_rate == pytest.approx(0.01 * (1 - 10 / 40))
