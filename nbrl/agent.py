@@ -30,7 +30,8 @@ from nbrl.nets.network import Network
 from nbrl.nets.table import Workspace, forward_part, load_observation, load_state, outputs, store_state
 from nbrl.numpy_policy import EPSILON, NOT_FINITE, NumpyPolicy, read_input, together
 from nbrl.policy_file import FORMAT, read_policy
-from nbrl.spaces import Actions, gymnasium_space
+from nbrl.space_descriptions import gymnasium_space
+from nbrl.spaces import Actions
 
 KINDS: tuple[type[Any], ...] = (Categorical, EpsilonGreedy, Gaussian, Deterministic)
 CRITICS = ("value", "q")  # heads of one unit that no action is chosen by

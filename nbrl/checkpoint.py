@@ -34,12 +34,12 @@ _LONGEST_HEADER = 1 << 22  # bytes: several hundred arrays, and spaces with a bo
 CHECKPOINTS, POLICY = "checkpoints", "policy.safetensors"  # in a run's directory
 
 
-LONGEST_MESSAGE = 300  # characters: what a file holds may be long
+MAX_MESSAGE = 300  # characters: what a file holds may be long
 
 
 def shortened(message: str) -> str:
     """A message that quotes a file, no longer than a person reads."""
-    return message if len(message) <= LONGEST_MESSAGE else message[: LONGEST_MESSAGE - 4] + " ..."
+    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 4] + " ..."
 
 
 class CheckpointError(ValueError):
@@ -91,6 +91,17 @@ def read_tensors(source: str | os.PathLike | bytes) -> tuple[dict[str, np.ndarra
             return _decode(file, os.fstat(file.fileno()).st_size, name)
     except OSError as error:
         raise CheckpointError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Return the metadata of a file alone, whose data are not read, nor its checksum compared; raises as above."""
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            header = _read_header(file, os.fstat(file.fileno()).st_size, name)
+    except OSError as error:
+        raise CheckpointError(f"{name} cannot be read: {error.strerror or error}") from error
+    return header.get(_METADATA, {})
 
 
 def checkpoint_path(directory: str | os.PathLike, steps: int) -> Path:
@@ -203,14 +214,8 @@ def _checksum(header: Mapping[str, Any], chunks: Iterable[bytes | memoryview]) -
 
 
 def _decode(file: BinaryIO, size: int, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > size - 8:
-        raise CheckpointError(
-            f"{name} is cut short or is not a safetensors file: its {size} bytes cannot hold its header"
-        )
-    if length > _LONGEST_HEADER:
-        raise CheckpointError(f"{name} has a header of {length:,} bytes: it must be at most {_LONGEST_HEADER:,}")
-    header = _header(file.read(length), name)
+    header = _read_header(file, size, name)
+    length = file.tell() - 8
     metadata = header.get(_METADATA, {})
     entries = {key: entry for key, entry in header.items() if key != _METADATA}
     end = _check_places(entries, name)
@@ -235,6 +240,18 @@ def _decode(file: BinaryIO, size: int, name: str) -> tuple[dict[str, np.ndarray]
         except ValueError as error:
             raise CheckpointError(f"{name} is damaged: array {key!r} has an impossible shape") from error
     return arrays, {key: text for key, text in metadata.items() if key != _CHECKSUM}
+
+
+def _read_header(file: BinaryIO, size: int, name: str) -> dict[str, Any]:
+    """Return the header of a file of some size, and stand behind it."""
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise CheckpointError(
+            f"{name} is cut short or is not a safetensors file: its {size} bytes cannot hold its header"
+        )
+    if length > _LONGEST_HEADER:
+        raise CheckpointError(f"{name} has a header of {length:,} bytes: it must be at most {_LONGEST_HEADER:,}")
+    return _header(file.read(length), name)
 
 
 def _header(encoded: bytes, name: str) -> dict[str, Any]:

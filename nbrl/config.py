@@ -304,14 +304,14 @@ def resolve(
     if preset != "paper" and method in METHODS:  # Config refuses others
         found.append((method, method_class(method).defaults(task)))
     network = layers_from_list(_merged([*found, ("given", settings)]).get("network", Config.network))
-    if spec.group > 1 or spec.groups is not None:
+    if spec.vector:
         found.append(("vector environment", {"envs_per_batch": spec.group, "actors": _actors(spec, settings)}))
     if any(isinstance(layer, Lstm) for layer in network):
         found.append((f"preset {preset}, with an LSTM", RECURRENT.get(preset or "", {}).get(kind, {})))
     found.append(("given", settings))
     values = _merged(found)
     sources = {key: source for source, overlay in found for key in overlay}
-    if "envs_per_batch" not in settings and spec.group == 1 and spec.groups is None:
+    if "envs_per_batch" not in settings and not spec.vector:
         values["envs_per_batch"] = _envs_per_batch(values)
     if values.get("threads") is None:
         # Values that are wrong here are refused by Config, which names them.

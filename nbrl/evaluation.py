@@ -190,7 +190,7 @@ def _play(
     limit: int = MAX_EPISODE_STEPS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The returns and lengths of some episodes, unless `control` is set meanwhile: then they mean nothing."""
-    if spec.group > 1 or spec.groups is not None:
+    if spec.vector:
         return _play_together(agent, spec, episodes, greedy, seed, on_episode, control, limit)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     lock, done = threading.Lock(), 0
@@ -346,7 +346,7 @@ def environment_for(
     seen = agent.network.observations
     if environment is None:
         envs.check_named_in_file(agent.environment)
-    named = f"<{called(environment)}>" if callable(environment) else environment
+    named = envs.description(environment, called(environment)) if callable(environment) else environment
     same = environment is None or named == agent.environment
     spec = envs.make(
         agent.environment if environment is None else environment,

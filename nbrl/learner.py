@@ -19,7 +19,7 @@ from nbrl.methods import driver, method_class
 from nbrl.methods.driver import Method
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.methods.running_statistics import RunningStatistics, fill_normal, merge
-from nbrl.methods.state import ACTOR, DROPPED, METRICS, RESETS, Actors, Episodes, Rollout, Shared, Worker
+from nbrl.methods.state import ACTOR, DROPPED, METRICS, RESETS, WRITTEN, Actors, Episodes, Rollout, Shared, Worker
 from nbrl.nets.network import Network
 from nbrl.nets.table import Workspace
 from nbrl.settings import points
@@ -77,7 +77,7 @@ class Learner:
             check=True,
         )
         group, most = self.environment.group, self.environment.groups
-        if group > 1 and config.envs_per_batch != group:
+        if self.environment.vector and config.envs_per_batch != group:
             raise ValueError(
                 f"envs_per_batch is {config.envs_per_batch}: {self.environment.name} steps {group} environments at "
                 f"once, so it must be {group}"
@@ -241,6 +241,18 @@ class Learner:
     def steps(self) -> int:
         """Agent steps by all workers."""
         return int(self.shared.steps[:, 0].sum())
+
+    def activity(self) -> np.ndarray:
+        """Of each worker a number that any step, reset or rollout changes, int64 (threads,)."""
+        return np.array(
+            [
+                steps
+                + worker.actors.episodes.sum()
+                + worker.actors.episode_length.sum()
+                + worker.episodes.ends[WRITTEN]
+                for steps, worker in zip(self.shared.steps[:, 0], self.workers, strict=True)
+            ]
+        )
 
     @property
     def learning_rate(self) -> float:

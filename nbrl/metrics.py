@@ -78,7 +78,7 @@ class Report:
             if number is None and optional:
                 continue
             right = isinstance(number, int | float) if kind is float else isinstance(number, int)
-            if isinstance(number, bool) or not right or not abs(number) <= (LARGEST if kind is float else 2**63):
+            if isinstance(number, bool) or not right or not abs(number) <= (MAX_FLOAT if kind is float else 2**63):
                 raise ValueError(f"{name} is {number!r:.60}")
         return cls(metrics=metrics, **found)
 
@@ -112,7 +112,7 @@ KINDS = {
     for name, kind in Report.__annotations__.items()
     if name != "metrics"
 }
-LARGEST = sys.float_info.max
+MAX_FLOAT = sys.float_info.max
 
 
 def more_metrics(given: Mapping[str, Any]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A policy in NumPy alone, for hosts without numba: slower, and the same to a few last places.
 
-It needs this file, `numpy_layers`, `policy_file`, `checkpoint` and `spaces` beside it; NumPy and the standard library.
+It needs this file, `numpy_layers`, `policy_file`, `checkpoint`, `spaces` and `space_descriptions`; NumPy and the
+standard library.
 """
 
 import os

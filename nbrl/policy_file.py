@@ -12,7 +12,7 @@ from nbrl.numpy_layers import LAYERS, check_row
 from nbrl.spaces import Actions, Observations
 
 FORMAT = "nbrl policy 2"
-LARGEST_SAMPLE = 1 << 24  # numbers that a network has for one observation
+MAX_SAMPLE = 1 << 24  # numbers that a network has for one observation
 POLICIES = (("policy",), ("q",), ("mean", "variance"), ("action",))  # heads that actions are chosen by
 CRITICS = {"policy": ("value",), "q": (), "mean": ("value",), "action": ("q",)}  # the heads after those
 
@@ -127,8 +127,8 @@ def _shapes(
             own, shape = LAYERS[kind].shapes(row, shape)
             found.update({f"{prefix}{kind}{place}/{name}": size for name, size in own.items()})
             numbers += math.prod(shape) * (1 + LAYERS[kind].states)
-            if numbers > LARGEST_SAMPLE:
-                raise ValueError(f"its network has more than {LARGEST_SAMPLE:,} numbers for one observation")
+            if numbers > MAX_SAMPLE:
+                raise ValueError(f"its network has more than {MAX_SAMPLE:,} numbers for one observation")
         return shape
 
     def head(name: str, shape: tuple[int, ...]) -> None:

@@ -38,7 +38,7 @@ CALL_SECONDS = 0.5  # how long a thread stays in compiled code
 MOST_ROLLOUTS = 1 << 40  # of one call
 FIRST_CHECKPOINT = 10.0  # seconds after the start; the next intervals grow up to the setting
 GRACE = 0.5  # seconds that a rollout has to end after a stop, before it is abandoned
-LONGEST_RUN = 1e10  # seconds
+MAX_SECONDS = 1e10  # of a run
 LONGEST_WAIT = 1e6  # seconds; the system's clocks take no arbitrary ones
 CHECKPOINTS_KEPT = 3
 RECENT_EPISODES = 100
@@ -346,7 +346,7 @@ class Run:
             self.began = self.last_time = time.perf_counter()
             self.paused_since = max(self.paused_since, self.began)  # what was paused while it compiled
         self.last_steps, self.last_sums = self.learner.steps, self.learner.sums()
-        self.seen_of_threads = np.zeros(self.config.threads, np.int64)
+        self.activity = self.learner.activity()
         self.moved = np.full(self.config.threads, self.began)  # when a thread came on
         self.told_of_stall = np.full(self.config.threads, STALL)  # seconds after which to say that it does not
         with self._keeping_errors():
@@ -554,17 +554,9 @@ class Run:
 
     def _look_for_stalls(self, now: float) -> None:
         """Say which worker has not come on for long, and where it stands."""
-        seen = (
-            np.array(
-                [
-                    worker.actors.episodes.sum() + worker.actors.episode_length.sum() + worker.episodes.ends[0]
-                    for worker in self.learner.workers
-                ]
-            )
-            + self.learner.shared.steps[:, 0]
-        )  # changes with any step
-        moved = (seen != self.seen_of_threads) | (self.attached < self.config.threads)
-        self.seen_of_threads = seen
+        activity = self.learner.activity()
+        moved = (activity != self.activity) | (self.attached < self.config.threads)
+        self.activity = activity
         self.moved[moved], self.told_of_stall[moved] = now, STALL
         for thread in np.flatnonzero(now - self.moved > self.told_of_stall).tolist() if self.state == "running" else ():
             worker = self.learner.workers[thread]
@@ -642,6 +634,6 @@ def _seconds(metadata: dict[str, str]) -> float:
         seconds = float(metadata["seconds"])
     except (KeyError, ValueError):
         seconds = math.nan
-    if not 0 <= seconds < LONGEST_RUN:
+    if not 0 <= seconds < MAX_SECONDS:
         raise checkpoint.CheckpointError("the checkpoint does not say how long its run had lasted")
     return seconds

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 VARINT, DOUBLE, BYTES, FLOAT = 0, 1, 2, 5  # wire types
 WALL_TIME, STEP, FILE_VERSION, SUMMARY, SESSION_LOG = 1, 2, 3, 5, 7  # fields of an event
 VALUE, TAG, SIMPLE_VALUE = 1, 1, 2  # of a summary, and of its values
-LARGEST = 3.4e38  # that a float32 holds
+MAX_FLOAT32 = 3.4e38
 STATUS, START = 1, 1  # of a session log: what other files hold from this step on counts no more
 
 
@@ -85,7 +85,7 @@ class EventFile:
         """Add a report's numbers, each under its name."""
         values = [
             _field(TAG, BYTES, name.encode())
-            + _field(SIMPLE_VALUE, FLOAT, struct.pack("<f", min(max(number, -LARGEST), LARGEST)))
+            + _field(SIMPLE_VALUE, FLOAT, struct.pack("<f", min(max(number, -MAX_FLOAT32), MAX_FLOAT32)))
             for name, number in report.to_dict().items()
             if number is not None
         ]

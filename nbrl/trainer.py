@@ -1,5 +1,6 @@
 """One training run, in the background: the embedding point."""
 
+import json
 import logging
 import os
 import weakref
@@ -11,6 +12,7 @@ from nbrl.agent import Agent
 from nbrl.callbacks import Callback
 from nbrl.config import Config, configure, lists_settings
 from nbrl.metrics import Report, RunDirectory
+from nbrl.nets.layers import layers_to_list
 from nbrl.run import Run
 
 logger = logging.getLogger(__name__)
@@ -122,7 +124,7 @@ class Trainer:
         newest = checkpoint.newest(directory.checkpoints)
         if newest is None:
             raise ValueError(f"{directory.path} has no readable checkpoint to go on from")
-        if Agent.load(newest).network.layers != config.network:
+        if checkpoint.read_metadata(newest).get("network") != json.dumps(layers_to_list(config.network)):
             raise ValueError(f"{directory.config_file} has another network than {newest}")
         longer = config if steps is None else config.replace(steps=steps)
         trainer = cls(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import tiny
+from toys import corridor, tiny
 
 import nbrl
 from nbrl import Agent, CheckpointError, NumpyPolicy, Trainer, configure, envs, snapshot
 from nbrl.checkpoint import write_tensors
+from nbrl.envs.interface import ResetFunction
 from nbrl.learner import Learner
 from nbrl.metrics import RunDirectory, read_metrics
 from nbrl.nets.layers import Dense
@@ -103,8 +104,6 @@ def test_parameters_that_overflow_are_told_by_both_engines(policy):
 def states_of(name):
     spec = envs.make(name)
     instance = spec.make()
-    from nbrl.envs.interface import ResetFunction
-
     observation = np.zeros(spec.observations.bytes + 64, np.uint8)
     ResetFunction(instance.reset_address)(instance.state_address, 3, observation.ctypes.data, 0, 0)
     return spec, instance, instance.save()
@@ -149,8 +148,6 @@ def test_a_checkpoint_with_an_impossible_state_is_refused(tmp_path):
 
 
 def test_states_of_an_own_environment_without_a_check_are_trusted_and_that_is_said(tmp_path, caplog):
-    from toys import corridor
-
     environment = corridor(tmp_path)
     config = tiny(environment, actors=1)
     learner = Learner(config, environment)

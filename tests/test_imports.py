@@ -40,8 +40,9 @@ ALLOWED: dict[str, set[str]] = {
         "kernels", "nets", "nets.table", "nets.layers", "actions", "methods.state", "methods.driver", "settings",
     },
     "registration": set(),
-    "spaces": set(),
-    "envs": {"kernels", "registration", "spaces"},
+    "space_descriptions": set(),
+    "spaces": {"space_descriptions"},
+    "envs": {"kernels", "registration", "spaces", "space_descriptions"},
     "config": {"spaces", "nets.layers", "methods", "methods.optimisers", "settings", "envs"},
     "metrics": {"config", "checkpoint"},
     "tensorboard": set(),
@@ -53,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "numpy_policy": {"checkpoint", "numpy_layers", "policy_file", "spaces"},
     "agent": {
         "kernels", "nets", "nets.layers", "nets.table", "actions", "checkpoint", "numpy_policy", "policy_file",
-        "spaces",
+        "space_descriptions", "spaces",
     },
     "evaluation": {"settings", "kernels", "actions", "agent", "envs", "config", "numpy_policy"},
     "learner": {
@@ -65,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
         "kernels", "learner", "snapshot", "methods.state", "methods.driver", "config", "metrics", "checkpoint", "agent",
         "evaluation", "callbacks", "tensorboard",
     },
-    "trainer": {"callbacks", "envs", "checkpoint", "run", "config", "metrics", "agent"},
+    "trainer": {"callbacks", "nets.layers", "envs", "checkpoint", "run", "config", "metrics", "agent"},
     "online": {
         "kernels", "actions", "methods.driver", "envs", "config", "checkpoint", "agent", "learner", "snapshot", "run",
     },
@@ -79,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
     "testing": {  # of which nothing else knows
         "actions", "agent", "checkpoint", "config", "envs", "evaluation", "learner", "methods", "methods.driver",
         "methods.optimisers", "methods.state", "nbrl", "nets", "nets.layers", "nets.table", "online", "snapshot",
-        "spaces", "trainer",
+        "space_descriptions", "spaces", "trainer",
     },
     "__main__": {"cli"},
 }  # fmt: skip

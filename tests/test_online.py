@@ -11,7 +11,7 @@ from nbrl import Agent, CheckpointError, Dense, Lstm, OnlineLearner, Trainer, co
 from nbrl.envs import EnvStepper
 from nbrl.envs.interface import TERMINATED, TRUNCATED
 from nbrl.kernels.random import next_uint64
-from nbrl.spaces import gymnasium_space
+from nbrl.space_descriptions import gymnasium_space
 
 BOX, TWO = spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2)
 ZEROS = np.zeros(3, np.float32)

@@ -16,7 +16,8 @@ from policies import compiled_outputs
 import nbrl
 from nbrl import Agent, Conv, Dense, Gru, LayerNorm, Lstm, NumpyPolicy, OnlineLearner
 from nbrl.nets.network import Network
-from nbrl.spaces import MOST_VALUES, Actions, Observations, gymnasium_space
+from nbrl.space_descriptions import gymnasium_space
+from nbrl.spaces import MOST_VALUES, Actions, Observations
 
 
 def agent_for(observation_space, action_space, draw, seed=0):

@@ -1,13 +1,17 @@
 """nbrl.testing: bugs that were planted are found, what is sound passes, and draws are quick."""
 
 import statistics
+import subprocess
+import sys
 import time
 import types
 
 import gymnasium
+import hypothesis
 import numba
 import numpy as np
 import pytest
+import strategies
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +23,7 @@ from nbrl import Agent, Dense, Gru, NativeEnvironment, envs, snapshot, train
 from nbrl.config import configure
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED
 from nbrl.learner import Learner
-from nbrl.nets.layers import layers_from_list
+from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network
 from nbrl.spaces import Observations
 from nbrl.testing import CheckError
@@ -387,7 +391,7 @@ def test_a_wrong_gradient_is_found():
 def test_gradients_of_networks(data):
     space = data.draw(st.sampled_from([BOX, spaces.Box(0, 255, (9, 8, 2), np.uint8)]))
     table = data.draw(testing.layer_tables(space, recurrent=False))
-    smooth = layers_from_list([["tanh" if part == "relu" else part for part in row] for row in _rows(table)])
+    smooth = layers_from_list([["tanh" if part == "relu" else part for part in row] for row in layers_to_list(table)])
     network = Network(smooth, Observations(space), {"policy": 3, "value": 1})
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     seen = rng.standard_normal(network.observations.size)
@@ -397,12 +401,6 @@ def test_gradients_of_networks(data):
     outputs = testing.outputs(network, network.initial(1), seen)
     total = sum(float(outputs[name] @ weights[name].astype(np.float32)) for name in weights)
     assert loss(network.initial(1))[0] == pytest.approx(total, rel=1e-3, abs=1e-4)
-
-
-def _rows(table):
-    from nbrl.nets.layers import layers_to_list
-
-    return layers_to_list(table)
 
 
 def lambda_off_by_one(rewards, discounts, values, last_value, *, ended, end_values, gae_lambda):
@@ -461,8 +459,6 @@ def test_losses_have_the_gradients_that_they_say(logits, advantage, weight, data
 
 @given(data=st.data())
 def test_what_is_drawn_is_of_its_space(data):
-    import strategies
-
     space = data.draw(strategies.observation_spaces)
     assert space.contains(data.draw(testing.observations(space)))
     actions = data.draw(strategies.action_spaces)
@@ -548,8 +544,6 @@ TestContinuousLearner.settings = settings(max_examples=8, stateful_step_count=25
 
 
 def test_the_profile():
-    import hypothesis
-
     before = hypothesis.settings.default
     testing.load_profile(["a3c"])
     try:
@@ -560,9 +554,6 @@ def test_the_profile():
 
 
 def test_importing_nbrl_does_not_import_it():
-    import subprocess
-    import sys
-
     program = (
         "import sys, nbrl, nbrl.trainer; assert 'nbrl.testing' not in sys.modules and 'hypothesis' not in sys.modules"
     )

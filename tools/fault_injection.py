@@ -200,6 +200,8 @@ def inject(number: int, c_library: ctypes.CDLL | None, folder: Path) -> str:
             return SyncVectorEnv([lambda: Faulty(plan, continuous)] * 2, autoreset_mode=mode)
 
     else:
+        if plan.kind != "nan observation":
+            plan.kind = "raise"  # a status that says failure is all that native code can do else
         functions = (reset, step) if kind == "numba" else (c_library.walk_reset, c_library.walk_step)
         environment = native(plan, continuous, functions)
     settings: dict[str, Any] = {

@@ -206,7 +206,7 @@ FAULTS = [
     Fault(CHECKPOINT, "    sync_directory(path.parent)", "    pass"),
     Fault(CHECKPOINT, "            os.fsync(file.fileno())", "            pass"),
     Fault(POLICY, "        if not np.isfinite(arrays[name]).all():", "        if False:"),
-    Fault(POLICY, "            if numbers > LARGEST_SAMPLE:", "            if False:"),
+    Fault(POLICY, "            if numbers > MAX_SAMPLE:", "            if False:"),
     # Acting, and the interface
     Fault(NUMPY, "            x = np.clip((x - mean) * scale, -CLIP, CLIP)", "            x = (x - mean) * scale"),
     Fault(NUMPY, "            values[mask == 0] = -np.inf", "            pass"),

@@ -213,18 +213,14 @@ class _Adapter(PythonEnvironment):
 
     def reset(self, seed: int, observation: int) -> None:
         given = self._environment.reset(seed=seed % SEEDS)
-        if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], dict):
-            raise ValueError(f"{self._class}.reset returned {words(given)}: it must return an observation and a dict")
+        check_values(f"{self._class}.reset", given, 2, "an observation and a dict")
         self._observe("reset", given[0], observation)
         self._read_mask("reset", given[1])
 
     def step(self, action: int, observation: int, reward: int) -> int:
         given = self._environment.step(self._decode(self._actions[action]))
-        if not isinstance(given, tuple) or len(given) != 5 or not isinstance(given[4], dict):
-            raise ValueError(
-                f"{self._class}.step returned {words(given)}: it must return five values, an observation, a reward, "
-                "terminated, truncated and a dict"
-            )
+        wanted = "five values, an observation, a reward, terminated, truncated and a dict"
+        check_values(f"{self._class}.step", given, 5, wanted)
         value, got, terminated, truncated, info = given
         self._rewards[reward][0] = read_number(f"the reward that {self._class}.step gave", got)
         status = STEPPED
@@ -257,6 +253,8 @@ def called(function: Callable[[], Any]) -> str:
     return getattr(getattr(function, "func", function), "__name__", "environment")
 
 
-def words(given: Any) -> str:
-    """What a call returned, for the sentence that it is the wrong thing."""
-    return f"{len(given)} values" if isinstance(given, tuple) else f"one {type(given).__name__}"
+def check_values(call: str, given: Any, count: int, wanted: str) -> None:
+    """Raise ``ValueError`` unless a call returned so many values, the last of them a dict."""
+    if not isinstance(given, tuple) or len(given) != count or not isinstance(given[-1], dict):
+        found = f"{len(given)} values" if isinstance(given, tuple) else f"one {type(given).__name__}"
+        raise ValueError(f"{call} returned {found}: it must return {wanted}")

@@ -334,10 +334,12 @@ class EnvSpec:
         Whether learning clips rewards to [-1, 1] by default: Atari's, whose scores are of all sizes.
     converts : bool
         Whether values of the space are written as rows by `Observations.write`, and not by compiled functions.
+    vector : bool
+        True if one object steps several environments, which play together: never one of them alone.
     group : int
-        How many actors one object serves.
+        Number of actors that one object serves.
     groups : int or None
-        How many such objects there can be, None for any number.
+        Number of such objects that there can be, None for any.
 
     Raises
     ------
@@ -347,6 +349,7 @@ class EnvSpec:
 
     clips_rewards = False
     converts = False
+    vector = False
     group = 1
     groups: int | None = None
 

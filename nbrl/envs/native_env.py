@@ -7,7 +7,7 @@ import numpy as np
 
 from nbrl import envs
 from nbrl.envs.interface import TERMINATED, TRUNCATED, EnvSpec, EnvStepper
-from nbrl.spaces import gymnasium_space
+from nbrl.space_descriptions import gymnasium_space
 
 SEEDS = 2**63
 

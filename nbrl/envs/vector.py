@@ -17,7 +17,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-from nbrl.envs.gym import SEEDS, called, words
+from nbrl.envs.gym import SEEDS, called, check_values
 from nbrl.envs.interface import (
     STEPPED,
     TERMINATED,
@@ -53,6 +53,7 @@ class VectorEnvironment(EnvSpec):
     """
 
     converts = True
+    vector = True
 
     def __init__(
         self,
@@ -89,8 +90,6 @@ class VectorEnvironment(EnvSpec):
         return [python_instance(_Slot(vector, i)) for i in range(self.group)]
 
     def make(self) -> Env:
-        if self.group == 1:
-            return self.make_group()[0]
         raise ValueError(
             f"{self.name} steps {self.group} environments at once: here one is needed, so give its id, or a function "
             "that makes it"
@@ -168,8 +167,7 @@ class Stepper:
         self._fresh[i] = False
 
     def _read_reset(self, given: Any, those: np.ndarray) -> None:
-        if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], dict):
-            raise ValueError(f"{self._class}.reset returned {words(given)}: it must return observations and a dict")
+        check_values(f"{self._class}.reset", given, 2, "observations and a dict")
         self._take("reset", given[0])
         self._over[those] = False
         self._fresh[those] = True
@@ -179,11 +177,8 @@ class Stepper:
         """Step all environments, each by an action of the single space."""
         batch = concatenate(self._environment.single_action_space, actions, self._actions)
         given = self._environment.step(batch)
-        if not isinstance(given, tuple) or len(given) != 5 or not isinstance(given[4], dict):
-            raise ValueError(
-                f"{self._class}.step returned {words(given)}: it must return five values, observations, rewards, "
-                "terminated, truncated and a dict"
-            )
+        wanted = "five values, observations, rewards, terminated, truncated and a dict"
+        check_values(f"{self._class}.step", given, 5, wanted)
         value, self.rewards, self.terminated, self.truncated, infos = given
         for name, values in (("rewards", self.rewards), ("terminated", self.terminated), ("truncated", self.truncated)):
             if np.shape(values) != (self.spec.group,):

@@ -69,7 +69,7 @@ def check_environment(environment: Any, *, seed: int = 0, steps: int = 200, time
         It is no environment that can be trained on.
     """
     spec = envs.make(environment)
-    if spec.group > 1:
+    if spec.vector:
         _check_group(spec, seed, steps)
         return
     kind: Any = _Gymnasium if isinstance(spec, GymEnvironment) else _Native

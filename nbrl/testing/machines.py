@@ -13,6 +13,7 @@ from nbrl.agent import Agent
 from nbrl.config import configure
 from nbrl.envs import make
 from nbrl.online import OnlineLearner
+from nbrl.space_descriptions import gymnasium_space
 from nbrl.testing.strategies import observations
 from nbrl.trainer import Trainer
 
@@ -135,8 +136,6 @@ def online_learner_machine(environment: Any, **settings: Any) -> type[RuleBasedS
     **settings
         As for `nbrl.configure`.
     """
-    from nbrl.spaces import gymnasium_space
-
     spec = make(environment)
     space, actions = gymnasium_space(spec.observations.space), gymnasium_space(spec.actions.space)
 

@@ -14,8 +14,8 @@ from nbrl.methods import METHODS, method_class
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.nets.layers import Conv, Dense, Gru, LayerNorm, Lstm
 from nbrl.nets.layout import Layout
+from nbrl.space_descriptions import describe
 from nbrl.spaces import Observations as Format
-from nbrl.spaces import describe
 
 activations = st.sampled_from(["none", "relu", "tanh"])
 
@@ -234,8 +234,4 @@ def configurations(draw: Any, environment: Any, **fixed: Any) -> Config:
     if method == "dpg":
         buffer_size = draw(st.sampled_from([0, 64]))
         drawn |= {"buffer_size": buffer_size, "batch_size": 4, "learning_starts": 8}
-    return configure(spec, **drawn | fixed).replace(environment=_name(environment))
-
-
-def _name(environment: Any) -> str:
-    return envs.description(environment, envs.make(environment).name)
+    return configure(spec, **drawn | fixed).replace(environment=envs.description(environment, spec.name))

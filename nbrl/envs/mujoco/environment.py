@@ -60,7 +60,7 @@ from nbrl.kernels.compile import cfunction, jit
 from nbrl.kernels.native import call_close, copy
 from nbrl.kernels.random import ROW, seed_row
 
-LARGEST = 1e10  # number of a simulation: MuJoCo's mjMAXVAL
+MAX_NUMBER = 1e10  # of a simulation: MuJoCo's mjMAXVAL
 
 
 @jit
@@ -208,7 +208,7 @@ class MujocoEnvironment(NativeEnvironment):
         """Whether an episode runs, and every number of the simulation is one of the size that physics gives."""
         running, steps = state[:16].view(np.int64).tolist()
         numbers = state[16:].view(np.float64)
-        return running == 1 and steps in range(self._task.time_limit) and bool((np.abs(numbers) < LARGEST).all())
+        return running == 1 and steps in range(self._task.time_limit) and bool((np.abs(numbers) < MAX_NUMBER).all())
 
     def make(self) -> Env:
         instance = super().make()
