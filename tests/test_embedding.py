@@ -260,9 +260,13 @@ def test_an_environment_in_c_is_learnt(tmp_path):
 
 def test_groups_in_lockstep_on_several_threads():
     settings = {"actors": 8, "envs_per_batch": 2, "threads": 2, "rollout_length": 5}
-    trainer = Trainer(nbrl.configure("Catch-v0", steps=300_000, **settings))
-    trainer.start()
-    in_time(trainer.join)
-    assert trainer.steps == 2 * 5 * int(trainer._run.learner.shared.updates[0])
-    # No run is like another with two threads: most end at 1, one of many at 0.5; random play at -0.6.
-    assert evaluate(trainer.snapshot(), "Catch-v0", episodes=200).mean_return > 0.2
+    means = []
+    for _ in range(3):
+        trainer = Trainer(nbrl.configure("Catch-v0", steps=300_000, **settings))
+        trainer.start()
+        in_time(trainer.join)
+        assert trainer.steps == 2 * 5 * int(trainer._run.learner.shared.updates[0])
+        means.append(evaluate(trainer.snapshot(), "Catch-v0", episodes=200).mean_return)
+    # No run is like another with two threads: 118 of 120 ended above 0.96, two at 0.14 and 0.28. So the middle one of
+    # three ends low in fewer than one of a thousand.
+    assert sorted(means)[1] > 0.8
