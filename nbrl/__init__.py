@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nbrl.nets.layers import Conv, Dense, Gru, LayerNorm, Lstm
     from nbrl.numpy_policy import NumpyPolicy
     from nbrl.online import OnlineLearner
+    from nbrl.studies import study
     from nbrl.trainer import Trainer, train
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "configure",
     "evaluate",
     "play",
+    "study",
     "train",
 ]
 
@@ -63,6 +65,7 @@ _MODULES = {
     "configure": "config",
     "evaluate": "evaluation",
     "play": "animation",
+    "study": "studies",
     "train": "trainer",
 }
 

@@ -32,6 +32,7 @@ from nbrl.kernels.peak import CHAINS, multiply_add
 from nbrl.kernels.random import next_uint64
 from nbrl.learner import Learner
 from nbrl.methods.driver import GO_ON, mask_address, update
+from nbrl.methods.minibatches import learn_in_minibatches
 from nbrl.nets.table import Plan, backward, forward, load_observation
 from nbrl.trainer import Trainer
 
@@ -89,7 +90,7 @@ class Benchmark:
         Of training, all threads together.
     parts : tuple of Part
         environment, acting, learning, copy, update, and the rest, such as a target network's forward passes; their
-        shares add up to 1.
+        shares add up to 1. With minibatches learning is all passes over a rollout, with their copies and updates.
     peak : float
         GFLOP/s of multiply-adds that one core can do.
     layers : tuple of LayerSpeed
@@ -197,7 +198,7 @@ def benchmark(
     learner = Learner(still, environment)
     with Parts(learner) as parts:
         times = {}
-        for name in KERNELS:
+        for name in kernels(learner):
             report(name)
             times[name] = parts.microseconds_in_turn(name, sorted({1, config.threads}), seconds * PARTS_SHARE)
         report("kernels")
@@ -308,6 +309,18 @@ def _learn(method, policy, shared, worker, rollouts):
 
 
 @jit
+def _learn_in_minibatches(method, policy, shared, worker, rollouts):
+    """All passes over a rollout."""
+    mode, code = flush_denormals(), GO_ON
+    for _ in range(rollouts):
+        code = learn_in_minibatches(method, policy, shared, worker, 0)
+        if code != GO_ON:
+            break
+    restore_denormals(mode)
+    return code == GO_ON
+
+
+@jit
 def _copy(method, policy, shared, worker, rollouts):
     """theta' = theta."""
     for _ in range(rollouts):
@@ -336,6 +349,13 @@ KERNELS: dict[str, Any] = {
 }
 
 
+def kernels(learner: Learner) -> dict[str, Any]:
+    """The parts that a learner's method has."""
+    if "batches" not in learner.method.names():
+        return KERNELS
+    return {name: KERNELS[name] for name in ("environment", "acting")} | {"learning": _learn_in_minibatches}
+
+
 class Parts(contextlib.AbstractContextManager):
     """A learner with its environments, whose workers run one part of the loop after the other.
 
@@ -358,7 +378,7 @@ class Parts(contextlib.AbstractContextManager):
                 instance.close()
 
     def microseconds(self, part: str, threads: int, seconds: float) -> float:
-        """Of one thread for one step when `threads` are at work on a part, one of `KERNELS`."""
+        """Of one thread for one step when `threads` are at work on a part, one of `kernels`."""
         return self.microseconds_in_turn(part, (threads,), seconds)[0]
 
     def microseconds_in_turn(self, part: str, counts: Sequence[int], seconds: float) -> list[float]:
@@ -373,7 +393,7 @@ class Parts(contextlib.AbstractContextManager):
     def run(self, part: str, worker: int, rollouts: int) -> None:
         """Repeat a part; what an environment raised is raised."""
         learner, failed = self.learner, self.learner.workers[worker]
-        if not KERNELS[part](*learner.arguments(worker), rollouts):
+        if not kernels(learner)[part](*learner.arguments(worker), rollouts):
             error = self.instances[worker][failed.at].error
             name = learner.environment.name
             raise RuntimeError(f"the environment {name} reported a failure") if error is None else error

@@ -1,4 +1,4 @@
-"""The command ``nbrl``: train, resume, eval, play, plot, export, bench, envs.
+"""The command ``nbrl``: train, resume, eval, play, plot, export, study, bench, envs.
 
 Only this file handles signals and prints. Bad input ends with code 2 and one sentence on standard error.
 """
@@ -36,6 +36,7 @@ from nbrl.metrics import Report, RunDirectory, default_directories, progress_lin
 from nbrl.plots import learning_curves, mean_curves
 from nbrl.registration import MAZES
 from nbrl.settings import Setting
+from nbrl.studies import study
 from nbrl.trainer import Trainer
 
 logger = logging.getLogger("nbrl")
@@ -375,6 +376,21 @@ def _export(parsed: argparse.Namespace, console: _Console) -> int:
     return 0
 
 
+def _study(parsed: argparse.Namespace, console: _Console) -> int:
+    with _checked_input():
+        out = parsed.out or Path("runs") / parsed.file.stem
+        try:
+            results = study(parsed.file, out, jobs=parsed.jobs, on_progress=console.progress)
+        finally:
+            console.end_progress()
+        print(results.table())
+        try:
+            print(results.draw())
+        except ValueError as error:  # such as no matplotlib; the numbers are there
+            logger.warning("%s", error)
+    return 1 if results.failed else 0
+
+
 def _short_names(paths: Sequence[Path]) -> list[str]:
     """Return the ends of paths, as short as tells different ones apart."""
     parts = [path.resolve().parts for path in paths]
@@ -505,6 +521,11 @@ def _parser() -> argparse.ArgumentParser:
     export = command(_export, "export", "Write what a run reported as a table, for spreadsheets and pandas.")
     export.add_argument("run_path", metavar="RUN", type=Path, help="a run directory")
     export.add_argument("--out", metavar="FILE", type=Path, help="the table; by default metrics.csv in the run")
+
+    studying = command(_study, "study", "Make the runs of a study, side by side, and say what they show.")
+    studying.add_argument("file", metavar="FILE", type=Path, help="the study: see nbrl/README.md")
+    studying.add_argument("--out", metavar="DIR", type=Path, help="its folder; by default runs/ and the file's name")
+    studying.add_argument("--jobs", metavar="N", type=_count, help="runs at once; default: what the cores can serve")
 
     bench = command(_bench, "bench", "Time every part of training on this machine. Run nothing else meanwhile.")
     bench.add_argument("environment", metavar="ENV", nargs="?", default="ALE/Pong-v5", help="default: ALE/Pong-v5")

@@ -46,7 +46,7 @@ COMMON: dict[str, Setting] = {
         "linear", f"how the learning rate changes over the run, {SHAPES}; paper: linear"
     ),
     "optimiser": Setting("shared_rmsprop", "update rule; paper: shared_rmsprop", choices=tuple(OPTIMISERS)),
-    "gradient_clip": Setting(40.0, "largest norm of one rollout's gradient; paper: used, not reported", above=0),
+    "gradient_clip": Setting(40.0, "largest norm of an update's gradient; paper: used, not reported", above=0),
     "environment_arguments": Arguments(
         None,
         "keywords that the environment is made with, as JSON; on the command line also --env-arg key=value; none for "
@@ -311,6 +311,8 @@ def resolve(
     found.append(("given", settings))
     values = _merged(found)
     sources = {key: source for source, overlay in found for key in overlay}
+    if "network" not in settings and preset != "paper" and method in METHODS:
+        values["network"] = method_class(method).network(network)
     if "envs_per_batch" not in settings and not spec.vector:
         values["envs_per_batch"] = _envs_per_batch(values)
     if values.get("threads") is None:

@@ -182,7 +182,8 @@ class OnlineLearner:
             The observation is not of its space, the reward is no number, or an episode would end before its first
             action.
         FloatingPointError
-            An observation, a reward or the gradient is not finite. The parameters are as they were.
+            An observation, a reward or a gradient is not finite. The parameters are as they were, of ppo and pqn as
+            the minibatches before left them.
         """
         learner, reward = self._learner, read_number("the reward", reward)
         if not self._acted and (terminated or truncated):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 _POINTS = 400  # of the faint line: more than the picture can show would only be ink
 _FEW = 5  # points that are marked
 _RESAMPLES = 2000  # of the bootstrap
+_NAMED = 12  # points of a study that a legend names
+_LOGARITHMIC = 20  # times the least value of a setting that the largest is, for a logarithmic axis
 _SMOOTHING = 0.02  # of the run's length: the window of the strong line
 
 
@@ -40,7 +42,7 @@ def learning_curves(
     ValueError
         matplotlib is not installed, a run has no finished episode, or the picture cannot be written.
     """
-    figure, axes = _axes()
+    figure, [axes] = _axes(1)
     unit, scale = _time_unit(max((reports[-1].seconds for reports in runs.values() if reports), default=0.0))
     end = 0.0
     for position, (label, reports) in enumerate(runs.items()):
@@ -87,27 +89,88 @@ def mean_curves(
     ValueError
         As for `learning_curves`.
     """
-    figure, axes = _axes()
+    figure, [axes] = _axes(1)
     longest = max((reports[-1].seconds for group in groups for reports in group.values() if reports), default=0.0)
     unit, scale = _time_unit(longest)
     end = 0.0
     for position, group in enumerate(groups):
-        curves = []
-        for label, reports in group.items():
-            places = np.array([report.frames if by == "frames" else report.seconds / scale for report in reports])
-            curves.append((_curve(label, reports, places), places[-1] if len(places) else 0.0))
-        last = min(place for _, place in curves)
-        x = np.linspace(max(curve["x"][0] for curve, _ in curves), last, _POINTS)
-        values = np.array([np.interp(x, curve["x"], curve["smooth"]) for curve, _ in curves])
-        low, high = _interval(values)
-        colour, label = f"C{position}", next(iter(group))
+        label = next(iter(group))
         if len(group) > 1:
             label = f"mean of {len(group)} runs, 95% interval ({label}, ...)"
-            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-            axes.plot(x, values.T, color=colour, alpha=0.25, linewidth=0.7)
-        axes.plot(x, values.mean(axis=0), color=colour, linewidth=2, label=label)
-        end = max(end, last)
+        end = max(end, _draw_mean(axes, group, f"C{position}", label, by, scale))
     _finish(figure, axes, path, title, by, unit, end)
+
+
+class StudyCurve(NamedTuple):
+    """The runs of one point of a study."""
+
+    label: str
+    runs: Sequence[Sequence["Report"]]  # one a seed
+
+
+def study_picture(
+    path: str | os.PathLike,
+    curves: Mapping[str, Sequence[StudyCurve]],
+    scores: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+) -> None:
+    """Draw a row for each environment: the curves of all points, then the score of each run by each setting.
+
+    Parameters
+    ----------
+    path
+        The picture.
+    curves
+        By environment.
+    scores
+        By environment and setting: its value and the score of each run.
+
+    Raises
+    ------
+    ValueError
+        matplotlib is not installed, no run has a finished episode, or the picture cannot be written.
+    """
+    drawn = {environment: points for environment, points in curves.items() if points}
+    if not drawn:
+        raise ValueError("no run of the study has a finished episode: there is nothing to draw")
+    columns = 1 + max(len(by) for by in scores.values())
+    figure, panels = _axes(len(drawn), columns)
+    for row, (environment, points) in enumerate(drawn.items()):
+        axes, end = panels[row * columns], 0.0
+        for position, (label, runs) in enumerate(points):
+            group = {f"{label}, run {number}": reports for number, reports in enumerate(runs, start=1)}
+            end = max(end, _draw_mean(axes, group, f"C{position}", label, "frames", 1.0))
+        _label(axes, environment, "frames", "", end)
+        if len(points) <= _NAMED:
+            axes.legend(frameon=False, loc="best", fontsize=7)
+        for axes, (name, pairs) in zip(panels[row * columns + 1 :], scores[environment].items(), strict=False):
+            x, y = np.array(pairs, float).T
+            axes.plot(x, y, "o", markersize=4, alpha=0.7)
+            if x.min() > 0 and x.max() / x.min() >= _LOGARITHMIC:
+                axes.set_xscale("log")
+            axes.set_xlabel(name)
+            axes.set_ylabel("score")
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _draw_mean(
+    axes: Any, group: Mapping[str, Sequence["Report"]], colour: str, label: str, by: str, scale: float
+) -> float:
+    """Add the mean of some runs' smoothed curves, its interval, and each of them; where the shortest ends."""
+    curves = []
+    for name, reports in group.items():
+        places = np.array([report.frames if by == "frames" else report.seconds / scale for report in reports])
+        curves.append((_curve(name, reports, places), places[-1] if len(places) else 0.0))
+    last = min(place for _, place in curves)
+    x = np.linspace(max(curve["x"][0] for curve, _ in curves), last, _POINTS)
+    values = np.array([np.interp(x, curve["x"], curve["smooth"]) for curve, _ in curves])
+    if len(group) > 1:
+        low, high = _interval(values)
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(x, values.T, color=colour, alpha=0.25, linewidth=0.7)
+    axes.plot(x, values.mean(axis=0), color=colour, linewidth=2, label=label)
+    return last
 
 
 def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,16 +182,24 @@ def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def _axes() -> tuple[Any, Any]:
+def _axes(rows: int, columns: int = 1) -> tuple[Any, Sequence[Any]]:
+    """A figure and its panels, row by row."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError('plots need matplotlib: pip install "nbrl[plot]"') from error
-    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
-    return figure, figure.add_subplot()
+    size = (8.0, 4.5) if rows * columns == 1 else (5.0 * columns, 3.4 * rows)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).reshape(-1))
 
 
 def _finish(figure: Any, axes: Any, path: str | os.PathLike, title: str, by: str, unit: str, end: float) -> None:
+    _label(axes, title, by, unit, end)
+    axes.legend(frameon=False, loc="best")
+    _save(figure, path)
+
+
+def _label(axes: Any, title: str, by: str, unit: str, end: float) -> None:
     axes.set_title(title, loc="left", fontweight="bold")
     axes.set_xlabel("frames of the environment" if by == "frames" else f"{unit} of training")
     axes.set_ylabel("mean return of an episode")
@@ -136,7 +207,9 @@ def _finish(figure: Any, axes: Any, path: str | os.PathLike, title: str, by: str
     axes.xaxis.set_major_formatter(_short)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="best")
+
+
+def _save(figure: Any, path: str | os.PathLike) -> None:
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:

@@ -37,13 +37,15 @@ logger = logging.getLogger(__name__)
 CALL_SECONDS = 0.5  # how long a thread stays in compiled code
 MOST_ROLLOUTS = 1 << 40  # of one call
 FIRST_CHECKPOINT = 10.0  # seconds after the start; the next intervals grow up to the setting
-GRACE = 0.5  # seconds that a rollout has to end after a stop, before it is abandoned
+GRACE = 0.5  # seconds that a rollout has to end after a stop, before it is abandoned, ...
+LONG_GRACE = 4.0  # ... or up to so many, where rollouts take longer than that
 MAX_SECONDS = 1e10  # of a run
 LONGEST_WAIT = 1e6  # seconds; the system's clocks take no arbitrary ones
 CHECKPOINTS_KEPT = 3
 RECENT_EPISODES = 100
 STALL = 60.0  # seconds without a rollout after which a worker is asked after
 SMALL_RETURN = 0.01  # in size; where all are below, learning hardly sees them
+UNIFORM, UNIFORM_AFTER = 0.99, 0.2  # of the largest entropy, after so much of a run: nothing is learnt
 FAILURES = {
     driver.BAD_OBSERVATION: "an observation has a number that is not finite",
     driver.BAD_REWARD: "a reward is not finite",
@@ -118,7 +120,7 @@ class Run:
         self.parked = 0
         self.moved = np.zeros(self.config.threads)
         self.files: list[MetricsFile | EventFile] = []  # that reports are appended to
-        self.metrics_failed = self.told_of_small = False  # and that was said
+        self.metrics_failed = self.told_of_small = self.told_of_uniform = False  # and that was said
         self.saved = False  # at the end: environments may be closed
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)
         _runs.add(self)
@@ -239,6 +241,18 @@ class Run:
         with self.lock:
             return self.changed.wait_for(lambda: self.active == 0, timeout)
 
+    def _grace(self) -> float:
+        """Seconds after which a rollout should have ended, by how long rollouts have taken."""
+        config, steps = self.config, self.learner.steps - self.first_steps
+        if steps == 0:
+            return GRACE
+        rollouts = config.threads * config.rollout_length * config.envs_per_batch
+        usual = 2 * rollouts / steps * (self._seconds(time.perf_counter()) - self.first_seconds)
+        return max(usual, GRACE) if usual < LONG_GRACE else GRACE
+
+    def _is_learning(self) -> bool:
+        return any(worker.doing == state.LEARNS for worker in self.learner.workers)
+
     def join(self, timeout: float | None) -> bool:
         if self._is_own_thread():
             raise RuntimeError("a thread of the run cannot wait for the run's end")
@@ -346,6 +360,7 @@ class Run:
             self.began = self.last_time = time.perf_counter()
             self.paused_since = max(self.paused_since, self.began)  # what was paused while it compiled
         self.last_steps, self.last_sums = self.learner.steps, self.learner.sums()
+        self.first_steps, self.first_seconds = self.learner.steps, self._seconds(self.began)
         self.activity = self.learner.activity()
         self.moved = np.full(self.config.threads, self.began)  # when a thread came on
         self.told_of_stall = np.full(self.config.threads, STALL)  # seconds after which to say that it does not
@@ -361,10 +376,12 @@ class Run:
             self._accompany()
         with self.lock:
             self._ask_to_stop()
-        idle = self._wait_for_workers(GRACE)
+        idle = self._wait_for_workers(self._grace())
         if not idle:
             self.learner.shared.control[0] = state.ABANDON
             idle = self._wait_for_workers(GRACE)  # an environment may need longer: the run is saved before
+            while not idle and self._is_learning():  # which ends by itself
+                idle = self._wait_for_workers(GRACE)
         with self._keeping_errors():
             self._report()
         written = None
@@ -542,6 +559,7 @@ class Run:
                 RECENT_EPISODES,
                 SMALL_RETURN,
             )
+        self._look_for_uniform(report)
         try:
             if evaluated is not None:
                 self._tell("on_evaluation", *evaluated)
@@ -551,6 +569,22 @@ class Run:
             report.metrics.update(self._tell("on_report", report))
         finally:
             self._append(report)
+
+    def _look_for_uniform(self, report: Report) -> None:
+        """Say once if the policy is still what it was at first, every action as likely."""
+        actions = self.environment.actions
+        most = math.log(math.prod(actions.counts)) if actions.discrete else math.inf
+        late = report.steps >= UNIFORM_AFTER * self.config.steps
+        if late and not self.told_of_uniform and report.entropy is not None and report.entropy > UNIFORM * most:
+            self.told_of_uniform = True
+            logger.warning(
+                "after %d steps every action is still about as likely, at an entropy of %.2f of %.2f nats: no reward "
+                "may have come, or entropy_weight, %g, is too high for the rewards that did",
+                report.steps,
+                report.entropy,
+                most,
+                self.config.entropy_weight,
+            )
 
     def _look_for_stalls(self, now: float) -> None:
         """Say which worker has not come on for long, and where it stands."""

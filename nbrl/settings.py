@@ -152,7 +152,10 @@ SYNONYMS = {
     "normalize_observations": "normalise_observations", "norm_obs": "normalise_observations",
     "optimizer": "optimiser", "net_arch": "network", "policy_kwargs": "network", "algorithm": "method",
     "algo": "method", "time_limit": "max_episode_steps", "target_update_interval": "target_interval",
-    "eval_freq": "eval_interval", "initialization": "initialisation",
+    "n_epochs": "epochs", "update_epochs": "epochs", "num_epochs": "epochs", "num_minibatches": "minibatches",
+    "n_minibatches": "minibatches", "clip_coef": "clip_range", "clip_range_vf": "value_clip",
+    "normalize_advantage": "normalise_advantages", "norm_adv": "normalise_advantages",
+    "exploration_final_eps": "final_epsilon", "eval_freq": "eval_interval", "initialization": "initialisation",
 }  # fmt: skip
 
 

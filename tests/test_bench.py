@@ -61,6 +61,15 @@ def test_shares_add_up_on_a_native_environment(threads):
     assert "100.0%" in table
 
 
+@pytest.mark.parametrize("method", ["ppo", "pqn"])
+def test_passes_in_minibatches_are_one_part(method):
+    config = tiny(method=method, actors=4, envs_per_batch=2, epochs=2, minibatches=2, rollout_length=8)
+    result = bench.benchmark(config, seconds=SECONDS)
+    assert [part.name for part in result.parts] == ["environment", "acting", "learning", "rest"]
+    assert all(part.alone > 0 for part in result.parts[:-1])
+    assert sum(part.share for part in result.parts) == pytest.approx(1)
+
+
 def test_pictures_from_gymnasium():
     config = tiny(Picture, network=(Conv(8, 3, 2, "relu"), Dense(16, "relu")))
     check(bench.benchmark(config, Picture, seconds=SECONDS), ["conv1", "dense2", "policy", "value"])

@@ -20,7 +20,8 @@ from nbrl.config import (
     describe,
 )
 from nbrl.methods import METHODS, dpg, method_class
-from nbrl.methods.a3c import CONTINUOUS, VARIANCES
+from nbrl.methods.a3c import CONTINUOUS
+from nbrl.methods.actor_critic import VARIANCES
 from nbrl.methods.dpg import WITHOUT_REPLAY
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.nets.layers import ACTIVATIONS, NETWORKS, Conv, Dense, Lstm, layers_from_list, layers_to_list

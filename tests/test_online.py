@@ -33,7 +33,7 @@ def learner_for(environment, config):
     return OnlineLearner(config, gymnasium_space(spec.observations.space), gymnasium_space(spec.actions.space))
 
 
-METHODS = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c")
+METHODS = ("one_step_q", "one_step_sarsa", "n_step_q", "pqn", "a3c", "ppo")
 
 
 @pytest.mark.parametrize("network", [(Dense(8, "tanh"),), (Dense(8, "tanh"), Lstm(4))], ids=["feed-forward", "lstm"])

@@ -127,7 +127,17 @@ def test_a_command_parses(words):
 
 
 def test_the_commands_are_all_shown():
-    assert {words[0] for words in commands()} == {"train", "resume", "eval", "play", "plot", "export", "bench", "envs"}
+    assert {words[0] for words in commands()} == {
+        "train",
+        "resume",
+        "eval",
+        "play",
+        "plot",
+        "export",
+        "study",
+        "bench",
+        "envs",
+    }
 
 
 def test_the_extras_exist():

@@ -66,6 +66,13 @@ CASES = {
         DPG | {"buffer_size": 3000, "save_replay": True, "normalise_observations": True, "normalise_rewards": True},
     ),
     "deterministic, no memory": ("Pendulum-v1", DPG | {"buffer_size": 0, "envs_per_batch": 2} | ADAM),
+    "ppo": ("CartPole-v1", {"method": "ppo", "envs_per_batch": 2, "rollout_length": 16, "epochs": 2} | ADAM),
+    "ppo, LSTM": (
+        "Cue-v0",
+        {"method": "ppo", "envs_per_batch": 2, "rollout_length": 8, "epochs": 2, "minibatches": 2} | REMEMBERS,
+    ),
+    "ppo, continuous actions": ("Pendulum-v1", {"method": "ppo", "envs_per_batch": 2, "rollout_length": 16}),
+    "pqn": ("Catch-v0", {"method": "pqn", "envs_per_batch": 2, "rollout_length": 16, "minibatches": 2}),
     "atari": ("ALE/Pong-v5", {"network": SMALL, "steps": 1200, "sticky_actions": 0.25}),
     "atari, lives": ("ALE/Breakout-v5", {"network": SMALL, "steps": 1200, "actors": 2, "envs_per_batch": 2}),
 }

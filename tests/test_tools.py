@@ -375,6 +375,35 @@ def test_small_mazes_for_a_short_time(tmp_path, environment_variables):
 # Harnesses that attack the engine
 
 
+def test_atari_5_estimates_are_the_published_ones(tool):
+    # Of A3C, PPO and DQN, in percent, as computed with the weights' authors' own program.
+    board = tool("scoreboard")
+    estimates = {name: board.atari_5(scores) for name, scores in board.PUBLISHED.items()}
+    assert estimates == {
+        "A3C, 320M": pytest.approx(71, abs=1),
+        "PPO, 40M": pytest.approx(77, abs=1),
+        "DQN, 40M": pytest.approx(34, abs=1),
+    }
+    assert board.atari_5({"BattleZone": 1.0}) is None
+
+
+def test_a_scoreboard_of_a_short_run_goes_on_and_is_kept(tmp_path, environment_variables):
+    pytest.importorskip("ale_py")
+    network = '[["conv", 4, 8, 8], ["dense", 4]]'
+    words = ["--games", "Pong", "--frames", "8000", "--episodes", "1", "--out", tmp_path, "--set", "threads=1"]
+    for _ in range(2):  # the second time nothing is left to do
+        ended = run_tool("scoreboard.py", *words, f"network={network}", "actors=2", variables=environment_variables)
+        assert ended.returncode == 0, ended.stderr
+        assert "Pong" in ended.stdout
+    found = json.loads((tmp_path / "kept" / "Pong" / "eval.json").read_text())
+    assert {one["episodes"] for one in found.values()} == {1}
+    with Image.open(tmp_path / "kept" / "scoreboard.png") as picture:
+        assert min(picture.size) > 200
+    ended = run_tool("scoreboard.py", "--out", tmp_path, "--games", "Pnog", variables=environment_variables)
+    assert ended.returncode == 2
+    assert "Pnog" in ended.stderr
+
+
 def test_every_fault_of_the_mutation_run_is_a_line_of_today(tool):
     mutate = tool("mutate")
     assert len(mutate.FAULTS) >= 100

@@ -247,6 +247,17 @@ def test_a_limit_bootstraps_as_a_truncation_does():
     assert agent.to_numpy().outputs(np.zeros(3))["value"][0] == pytest.approx(10, abs=1.5)
 
 
+def test_a_policy_that_stays_uniform_is_told_of(caplog):
+    words = "every action is still about as likely, at an entropy of 0.69 of 0.69 nats"
+    with caplog.at_level(logging.WARNING):
+        trained(changed(pays=0.0), steps=3000, report_interval=0.01, initialisation="orthogonal", entropy_weight=1.0)
+    assert caplog.text.count(words) == 1
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        trained(changed(), steps=30_000, report_interval=0.01, learning_rate=0.01)
+    assert words not in caplog.text
+
+
 def test_rewards_too_small_to_learn_from_are_told_of(caplog):
     with caplog.at_level(logging.WARNING):
         trained(changed(pays=1e-4), steps=3000, report_interval=0.01)

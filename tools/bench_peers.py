@@ -3,10 +3,10 @@
     python tools/bench_peers.py --peers peers/bin/python [--rounds 5] [--sections pong network] [--out FILE.json]
 
 Sections: pong, training from pixels; environments, Pong alone with random actions; network, one thread and no
-environment; cartpole and halfcheetah, training on vectors; ddpg, updates from a replay memory. The scripts in
-tools/peers/ say how to make the environment of the peers; a peer that is not installed is named and left out. Prints
-medians and ratios; FILE.json holds every figure. Every round runs all competitors, so that a drift of the machine hits
-all. Run nothing else meanwhile.
+environment; cartpole and halfcheetah, training on vectors; ppo, several passes in minibatches; ddpg, updates from a
+replay memory. The scripts in tools/peers/ say how to make the environment of the peers; a peer that is not installed is
+named and left out. Prints medians and ratios; FILE.json holds every figure. Every round runs all competitors, so that a
+drift of the machine hits all. Run nothing else meanwhile.
 """
 
 import argparse
@@ -155,6 +155,22 @@ def tables(python: str, seconds: float, lockstep: int) -> list[Table]:
             ],
         )  # fmt: skip
 
+    def ppo(game: str, environment: str, k: int, t_max: int, epochs: int, batch: int, needs: tuple[str, ...]) -> Table:
+        parts, copies = k * t_max // batch, 2 if game == "Pong" else 1
+        shape = [f"envs_per_batch={k}", f"rollout_length={t_max}", f"epochs={epochs}", f"minibatches={parts}"]
+        words = ["--method", "ppo", *(["--network", "paper"] if game == "Pong" else []), "--set", *shape]
+        theirs = {
+            threads: peer("sb3_on_policy.py", game, copies * k, t_max, threads, seconds, epochs, batch)
+            for threads in sorted({"1", cores})
+        }
+        return Table(
+            "ppo", f"PPO on {game}, rollouts of {t_max}, {epochs} passes, minibatches of {batch}, {cores} cores",
+            "frames/s" if game == "Pong" else "steps/s", [
+                Competitor("nbrl", partial(training, environment, seconds, words)),
+                *(Competitor(f"SB3 PPO, {n} threads of PyTorch", time, needs) for n, time in theirs.items()),
+            ],
+        )  # fmt: skip
+
     atari = ("stable_baselines3", "torch", "ale_py", "cv2")
     mujoco, paper = ("stable_baselines3", "torch", "mujoco"), ("--preset", "paper")
     return [
@@ -162,7 +178,7 @@ def tables(python: str, seconds: float, lockstep: int) -> list[Table]:
             nbrl("ALE/Pong-v5", 1, *paper),
             nbrl("ALE/Pong-v5", lockstep, *paper),
             Competitor("pfrl A3C", peer("pfrl_a3c.py", cores, PFRL_STEPS), ("pfrl", "torch", "gym", "ale_py")),
-            Competitor("SB3 A2C", peer("sb3_a2c.py", *pong), atari),
+            Competitor("SB3 A2C", peer("sb3_on_policy.py", *pong), atari),
             Competitor("EnvPool + PyTorch A2C", peer("envpool_a2c.py", *pong), ("envpool", "torch")),
         ]),
         Table("environments", f"Pong alone, random actions, {cores} threads", "frames/s", [
@@ -179,16 +195,18 @@ def tables(python: str, seconds: float, lockstep: int) -> list[Table]:
         ], smaller_is_better=True),
         Table("cartpole", f"Training on CartPole, {ACTORS} actors, t_max {CARTPOLE_T_MAX}, {cores} cores", "steps/s", [
             *(nbrl("CartPole-v1", k) for k in sorted({1, 4, lockstep})),
-            Competitor("SB3 A2C", peer("sb3_a2c.py", *cartpole), atari),
+            Competitor("SB3 A2C", peer("sb3_on_policy.py", *cartpole), atari),
             Competitor("EnvPool + PyTorch A2C", peer("envpool_a2c.py", *cartpole), ("envpool", "torch")),
         ]),
         *(Table("halfcheetah", f"Training on HalfCheetah, {ACTORS} actors, t_max {t_max}, {cores} cores", "steps/s", [
             nbrl(CHEETAH, 4, "--set", f"rollout_length={t_max}"),
             *(Competitor(
                 f"SB3 A2C, {threads} threads of PyTorch",
-                peer("sb3_a2c.py", "HalfCheetah", ACTORS, t_max, threads, seconds), (*atari, "mujoco"),
+                peer("sb3_on_policy.py", "HalfCheetah", ACTORS, t_max, threads, seconds), (*atari, "mujoco"),
             ) for threads in sorted({"1", cores})),
         ]) for t_max in (5, CHEETAH_T_MAX)),
+        ppo("Pong", "ALE/Pong-v5", 8, 128, 4, 256, atari),
+        ppo("HalfCheetah", CHEETAH, 4, 512, 10, 64, (*atari, "mujoco")),
         ddpg([400, 300], 256, cores),
         ddpg([64, 64], 64, 1),  # too small for PyTorch's threads
     ]  # fmt: skip

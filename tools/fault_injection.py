@@ -31,7 +31,10 @@ PATIENCE = 60.0  # seconds that no run takes, unless it hangs
 STEPPED, TERMINATED, TRUNCATED = 1, 2, 4
 BOX = spaces.Box(-100, 100, (2,), np.float32)
 FAULTS = ("raise", "nan observation", "infinite reward", "wrong shape", "no reward", "four values")
-METHODS = ("a3c", "a3c lstm", "one_step_q", "one_step_sarsa", "n_step_q", "dpg", "dpg memory", "a3c continuous")
+METHODS = (
+    "a3c", "a3c lstm", "ppo", "ppo lstm", "one_step_q", "one_step_sarsa", "n_step_q", "pqn", "dpg", "dpg memory",
+    "a3c continuous", "ppo continuous",
+)  # fmt: skip
 
 
 class Planned(Exception):

@@ -11,6 +11,8 @@ METHODS = {
     "one_step_sarsa": "OneStepSarsa",
     "n_step_q": "NStepQ",
     "a3c": "A3C",
+    "ppo": "PPO",
+    "pqn": "PQN",
     "dpg": "DPG",
 }
 

@@ -196,7 +196,7 @@ def end_value(method, policy, shared, worker, first, t, i):
         number = t * worker.rollout.reward.shape[1] + i
         remember_next(method.replay, number, worker.actors.observation[first + i])
         return np.float32(0.0)
-    copy_inputs(method.target, worker.work, sample, 1)
+    copy_inputs(method.target, sample, worker.work, sample, 1)
     return _q_of_mu(method.target, sample, 1)[0]
 
 
@@ -239,7 +239,7 @@ def _targets_from_rollout(method, worker):
     """y of each step of a rollout, to where `_update` finds it."""
     work, rollout, (t_max, k) = worker.work, worker.rollout, worker.rollout.reward.shape
     y = output_gradients(work, work.table.shape[0] - 1, 0, t_max * k)
-    copy_inputs(method.target, work, t_max * k, k)
+    copy_inputs(method.target, t_max * k, work, t_max * k, k)
     q_last = _q_of_mu(method.target, t_max * k, k)
     for i in range(k):
         # R = 0 for terminal s_t, else Q(s_t, mu(s_t)) by theta^-. (Where an episode ended, `ended` keeps it from use.)

@@ -108,6 +108,11 @@ class Method(Struct):
         return {}
 
     @classmethod
+    def network(cls, layers: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Its default network, from the layers that suit the observations."""
+        return layers
+
+    @classmethod
     def check(cls, config: Any) -> None:
         """Raise ``ValueError`` for settings that each can be, but not together."""
 

@@ -10,14 +10,14 @@ from nbrl.actions import argmax
 from nbrl.kernels.compile import part
 from nbrl.methods import driver
 from nbrl.methods.driver import returns, update
-from nbrl.methods.q_values import ValueMethod, learn_towards, refresh_target, target_q
+from nbrl.methods.q_values import TargetMethod, learn_towards, refresh_target, target_q
 from nbrl.nets.table import backward
 
 
-class NStepQ(ValueMethod):
+class NStepQ(TargetMethod):
     """Its settings and state are those of all value methods."""
 
-    on_vectors = ValueMethod.on_vectors | {"gradient_clip": 1e3}
+    on_vectors = TargetMethod.on_vectors | {"gradient_clip": 1e3}
 
 
 @part(driver.learn, NStepQ)

@@ -9,15 +9,15 @@ from nbrl.actions import argmax
 from nbrl.kernels.compile import part
 from nbrl.methods import driver
 from nbrl.methods.driver import update
-from nbrl.methods.q_values import ValueMethod, learn_towards, refresh_target, target_q
+from nbrl.methods.q_values import TargetMethod, learn_towards, refresh_target, target_q
 from nbrl.nets.table import backward
 
 
-class OneStepQ(ValueMethod):
+class OneStepQ(TargetMethod):
     """Its settings and state are those of all value methods."""
 
     # With normalised rewards fewer seeds learn CartPole.
-    on_vectors = ValueMethod.on_vectors | {"rollout_length": 5, "normalise_rewards": False}
+    on_vectors = TargetMethod.on_vectors | {"rollout_length": 5, "normalise_rewards": False}
 
 
 @part(driver.learn, OneStepQ)

@@ -112,6 +112,27 @@ def adam(theta, m, v, d, scale, learning_rate, beta1, beta2, epsilon, update):
         theta[i] -= step * m_i / (np.sqrt(v_i * correction) + epsilon)
 
 
+@jit
+def radam(theta, m, v, d, scale, learning_rate, beta1, beta2, epsilon, update):
+    """Rectified Adam (Liu et al., 2020, algorithm 2): Adam at a rate that grows as v is known better.
+
+    rho is the length of the running mean v; where it is 4 or less, at first, m is followed as it is.
+    """
+    longest, power = 2 / (1 - beta2) - 1, beta2**update
+    rho = longest - 2 * update * power / (1 - power)
+    if rho > 4:
+        rectified = math.sqrt((rho - 4) * (rho - 2) * longest / ((longest - 4) * (longest - 2) * rho))
+        adam(theta, m, v, d, scale, rectified * learning_rate, beta1, beta2, epsilon, update)
+        return
+    step, scale = np.float32(learning_rate / (1 - beta1**update)), np.float32(scale)
+    old1, new1, old2, new2 = np.float32(beta1), np.float32(1 - beta1), np.float32(beta2), np.float32(1 - beta2)
+    for i in range(theta.size):
+        d_i = scale * d[i]
+        m_i = old1 * m[i] + new1 * d_i
+        m[i], v[i] = m_i, old2 * v[i] + new2 * d_i * d_i
+        theta[i] -= step * m_i
+
+
 @routine(Optimiser)
 def _momentum_sgd(o, _, __, ___, ____, _____):
     momentum_sgd(o.theta, o.statistics[o.owner, 0], o.d, o.scale, o.learning_rate, o.constants[0])
@@ -127,6 +148,13 @@ def _adam(o, _, __, ___, ____, _____):
     m, v = o.statistics[o.owner, 0], o.statistics[o.owner, 1]
     beta1, beta2, epsilon = o.constants[0], o.constants[1], o.constants[2]
     adam(o.theta, m, v, o.d, o.scale, o.learning_rate, beta1, beta2, epsilon, o.count)
+
+
+@routine(Optimiser)
+def _radam(o, _, __, ___, ____, _____):
+    m, v = o.statistics[o.owner, 0], o.statistics[o.owner, 1]
+    beta1, beta2, epsilon = o.constants[0], o.constants[1], o.constants[2]
+    radam(o.theta, m, v, o.d, o.scale, o.learning_rate, beta1, beta2, epsilon, o.count)
 
 
 MOMENTUM = {
@@ -148,4 +176,5 @@ OPTIMISERS = {
     "rmsprop": Rule(_rmsprop, RMSPROP, ("g",), shared=False),
     "shared_rmsprop": Rule(_rmsprop, RMSPROP, ("g",), shared=True),
     "shared_adam": Rule(_adam, ADAM, ("m", "v"), shared=True),
+    "shared_radam": Rule(_radam, ADAM, ("m", "v"), shared=True),
 }

@@ -1,4 +1,4 @@
-"""What the value methods share: epsilon-greedy actions, the target network, values where episodes were truncated."""
+"""What the value methods share: epsilon-greedy actions, and the target network of those that have one."""
 
 from typing import Any, ClassVar
 
@@ -32,19 +32,41 @@ TARGET_INTERVAL = Setting(
 class ValueMethod(Method):
     """Settings and state of the value methods."""
 
-    target_interval = TARGET_INTERVAL
     epsilon_steps = Setting(
         1_000_000,
         "steps over which the exploration of the value methods falls from 1 to 0.1, 0.01 or 0.5; paper: 1 million",
         least=1,
         most=10**15,
     )
-    target = reference(Workspace)  # its parameters are theta^-, the shared target network's
-    final_epsilon = float64[::1]  # (n,): where the exploration of an actor ends
+    final_epsilon = Setting(
+        None,
+        "where the exploration of the value methods ends, none for 0.1, 0.01 or 0.5, drawn for each actor; paper: none",
+        least=0,
+        most=1,
+        type=float,
+    )
+    final_epsilons = float64[::1]  # (n,): where the exploration of each actor ends
 
     policies = (EpsilonGreedy,)
-    has_target = True
     metrics = ("value_loss",)
+
+    @classmethod
+    def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:
+        config = learner.config
+        final = [
+            final_epsilon(config.seed, actor) if config.final_epsilon is None else config.final_epsilon
+            for actor in actors.tolist()
+        ]
+        return {"final_epsilons": np.array(final)}
+
+
+class TargetMethod(ValueMethod):
+    """Those that have a target network."""
+
+    target_interval = TARGET_INTERVAL
+    target = reference(Workspace)  # its parameters are theta^-, the shared target network's
+
+    has_target = True
     on_vectors: ClassVar[dict[str, Any]] = {"target_interval": 500, "epsilon_steps": 50_000}
 
     @classmethod
@@ -53,8 +75,7 @@ class ValueMethod(Method):
 
     @classmethod
     def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:
-        final = [final_epsilon(learner.config.seed, actor) for actor in actors.tolist()]
-        return {"target": learner.target_workspace(work), "final_epsilon": np.array(final)}
+        return super().own(learner, actors, work) | {"target": learner.target_workspace(work)}
 
 
 def final_epsilon(seed: int, actor: int) -> float:
@@ -74,7 +95,7 @@ def epsilon_after(final, steps, epsilon_steps):
 @jit
 def explore(method, policy, shared, worker, actor, sample, action):
     """Fill `action` by the epsilon-greedy policy of Q(s, .; theta'), with the epsilon that the actor has now."""
-    policy.epsilon = epsilon_after(method.final_epsilon[actor], steps_taken(shared), method.epsilon_steps)
+    policy.epsilon = epsilon_after(method.final_epsilons[actor], steps_taken(shared), method.epsilon_steps)
     draw(policy, worker.actors.random[actor])
     choose(policy, worker.work, sample, action)
 
@@ -88,7 +109,7 @@ def act(method, policy, shared, worker, first, t):
         explore(method, policy, shared, worker, first + i, t * k + i, policy.action[t, i])
 
 
-@part(driver.end_value, ValueMethod)
+@part(driver.end_value, TargetMethod)
 def end_value(method, policy, shared, worker, first, t, i):
     """max_a Q(s, a; theta^-) of the last observation."""
     q = target_q(method, policy, worker, worker.rollout.reward.size + i, 1)[0]
@@ -99,7 +120,7 @@ def end_value(method, policy, shared, worker, first, t, i):
 def target_q(method, policy, worker, first, samples):
     """Q(s, .; theta^-) of some samples that were observed: a view, (samples, actions); illegal ones are no maxima."""
     target = method.target
-    copy_inputs(target, worker.work, first, samples)
+    copy_inputs(target, first, worker.work, first, samples)
     forward_legal(policy, worker, target, first, samples)
     return outputs(target, target.table.shape[0] + Q, first, samples)
 

@@ -13,17 +13,31 @@ from nbrl.nets.lstm import Lstm
 KINDS: dict[str, Any] = {"dense": Dense, "conv": Conv, "lstm": Lstm, "gru": Gru, "layer_norm": LayerNorm}
 Layer: TypeAlias = Any  # of one of these classes
 
+
+def normalised(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """The layers, each with layer normalisation before its activation."""
+    return tuple(each for layer in layers for each in (layer._replace(activation="none"), LayerNorm(layer.activation)))
+
+
 # The tables that have a name. "paper": Mnih et al. (2016), section 8; "dqn": Mnih et al. (2015), the paper's for its 57
-# games; each with 256 LSTM cells after its last layer.
+# games; "gamma": five small convolutions in the place of its three (arXiv 2608.07335).
+# A name that ends in -lstm has 256 cells after the last layer, one in -norm has layer normalisation.
 _PAPER = (Conv(16, 8, 4), Conv(32, 4, 2), Dense(256))
 _DQN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1), Dense(512))
+_GAMMA = (Conv(32, 3, 2), Conv(48, 3, 2), Conv(64, 3, 1), Conv(64, 3, 2), Conv(64, 3, 1), Dense(512))
+_MLP = (Dense(64, "tanh"), Dense(64, "tanh"))
 NETWORKS: dict[str, tuple[Layer, ...]] = {
     "paper": _PAPER,
     "paper-lstm": (*_PAPER, Lstm(256)),
+    "paper-norm": normalised(_PAPER),
     "dqn": _DQN,
     "dqn-lstm": (*_DQN, Lstm(256)),
+    "dqn-norm": normalised(_DQN),
+    "gamma": _GAMMA,
+    "gamma-norm": normalised(_GAMMA),
     "small": (Conv(16, 3, 1), Dense(128)),
-    "mlp": (Dense(64, "tanh"), Dense(64, "tanh")),
+    "mlp": _MLP,
+    "mlp-norm": normalised((Dense(64), Dense(64))),
 }
 
 

@@ -177,15 +177,25 @@ def store_state(work, sample, state):
 
 
 @jit
-def copy_inputs(target, work, first, samples):
-    """Load what `work` has for some samples, observations and states, into another workspace of the same network."""
-    size = samples * work.table[0, INPUTS]
-    start = first * work.table[0, INPUTS]
-    copy(span(target.activations, start, size), span(work.activations, start, size))
+def carry_state(work, before, sample):
+    """Put what one sample left before another, after `forward` of the first."""
     for i in range(work.table.shape[0]):
-        size = samples * work.table[i, STATE_SIZE]
-        start = work.table[i, STATE] + first * work.table[i, STATE_SIZE]
-        copy(span(target.activations, start, size), span(work.activations, start, size))
+        size = work.table[i, STATE_SIZE]
+        after = span(work.activations, work.table[i, AFTER] + before * size, size)
+        copy(span(work.activations, work.table[i, STATE] + sample * size, size), after)
+
+
+@jit
+def copy_inputs(target, at, work, first, samples):
+    """Load what `work` has for some samples, observations and states, as those from number `at` on of another
+    workspace of the same network."""
+    size = work.table[0, INPUTS]
+    seen = span(work.activations, first * size, samples * size)
+    copy(span(target.activations, at * size, samples * size), seen)
+    for i in range(work.table.shape[0]):
+        size, start = work.table[i, STATE_SIZE], work.table[i, STATE] + first * work.table[i, STATE_SIZE]
+        state = span(work.activations, start, samples * size)
+        copy(span(target.activations, target.table[i, STATE] + at * size, samples * size), state)
 
 
 @jit

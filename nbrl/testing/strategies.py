@@ -231,6 +231,8 @@ def configurations(draw: Any, environment: Any, **fixed: Any) -> Config:
         "normalise_observations": draw(st.booleans()),
         "learning_rate_schedule": draw(st.sampled_from(["linear", "constant", "cosine"])),
     }
+    if method in ("ppo", "pqn"):
+        drawn |= {"epochs": draw(st.integers(1, 3)), "minibatches": draw(st.integers(1, 3))}
     if method == "dpg":
         buffer_size = draw(st.sampled_from([0, 64]))
         drawn |= {"buffer_size": buffer_size, "batch_size": 4, "learning_starts": 8}

@@ -143,9 +143,10 @@ def single_steps(method, **settings):
     return Loop(configure(build, method=method, optimiser="shared_rmsprop", **settings), build)
 
 
-@pytest.mark.parametrize("method", ["a3c", "n_step_q", "one_step_q", "one_step_sarsa", "dpg"])
+@pytest.mark.parametrize("method", ["a3c", "ppo", "n_step_q", "one_step_q", "one_step_sarsa", "pqn", "dpg"])
 def test_nothing_is_learnt_from_a_void_step(method):
-    loop = single_steps(method, **({"buffer_size": 0} if method == "dpg" else {}))
+    more = {"dpg": {"buffer_size": 0}, "ppo": {"epochs": 2}, "pqn": {"epochs": 2}}.get(method, {})
+    loop = single_steps(method, **more)
     theta, worker = loop.run.shared.theta, loop.run.workers[0]
     for _ in range(5):
         before = theta.copy()

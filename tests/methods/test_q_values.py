@@ -58,7 +58,7 @@ def test_exploration_goes_by_the_steps_of_all_threads():
     learner.shared.steps[:, 0] = 100, 150, 250
     for thread in range(3):
         method, policy, shared, worker = learner.arguments(thread)
-        method.final_epsilon[:] = 0.1
+        method.final_epsilons[:] = 0.1
         explore(method, policy, shared, worker, 0, 0, policy.action[0, 0])
         assert policy.epsilon == pytest.approx(0.55)
 
@@ -77,7 +77,7 @@ def test_where_exploration_ends_depends_on_the_seed_and_the_actor_alone():
     for settings in ({}, {"threads": 3}, {"threads": 2, "envs_per_batch": 3}):
         learner = Learner(tiny(method="n_step_q", seed=3, actors=12, threads=settings.pop("threads", 1), **settings))
         for method, actors in zip(learner.methods, learner.actors, strict=True):
-            assert method.final_epsilon.tolist() == [final_epsilon(3, actor) for actor in actors.tolist()]
+            assert method.final_epsilons.tolist() == [final_epsilon(3, actor) for actor in actors.tolist()]
 
 
 def test_each_actor_explores_as_much_as_its_own_final_value_says():
@@ -90,11 +90,11 @@ def test_each_actor_explores_as_much_as_its_own_final_value_says():
     )  # fmt: skip
     [method], [policy], instances = learner.methods, learner.policies, learner.attach(0)
     assert len(instances) == 3
-    method.final_epsilon[:] = 0.5, 0.1, 0.01
+    method.final_epsilons[:] = 0.5, 0.1, 0.01
     learner.network.layout.view(learner.shared.theta, "q/weights")[...] = 0
     learner.network.layout.view(learner.shared.theta, "q/bias")[...] = 1, -1
     learner.shared.steps[0, 0] = 2 * 10**6
-    for final in method.final_epsilon.tolist():
+    for final in method.final_epsilons.tolist():
         assert learner.loop(0, 1) == driver.PAUSED
         probability = (1 + 2 * final) / 6
         # Five standard deviations of 5000 draws, and what the steps of the turns before took off epsilon.

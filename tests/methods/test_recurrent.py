@@ -9,6 +9,7 @@ import numpy as np
 import oracles
 import pytest
 import references
+import unrolled
 from loops import Loop
 from references import OPTIMISERS, UPDATES, follow
 from scripted import Scripted, transitions
@@ -17,51 +18,7 @@ from nbrl import Dense
 from nbrl.methods import driver
 from nbrl.nets.layers import Lstm
 
-STEP = 1e-20  # of the complex step: the slope's error is its square
 LAYERS = (Dense(5, "tanh"), Lstm(4))
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def lstm(x, state, weights, recurrent, bias):
-    """(h, new state) of one step: the state is h and c of the step before."""
-    h, c = np.split(state, 2)
-    i, f, g, o = np.split(x @ weights + h @ recurrent + bias, 4)
-    c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(g)
-    h = sigmoid(o) * np.tanh(c)
-    return h, np.concatenate((h, c))
-
-
-def step(layers, parameters, x, state):
-    """({head: outputs}, new state) for one observation."""
-    left = []
-    for place, layer in enumerate(layers, start=1):
-        if isinstance(layer, Lstm):
-            before, state = state[: 2 * layer.units], state[2 * layer.units :]
-            x, after = lstm(
-                x, before, *(parameters[f"lstm{place}/{name}"] for name in ("weights", "recurrent", "bias"))
-            )
-            left.append(after)
-        else:
-            x = np.tanh(x @ parameters[f"dense{place}/weights"] + parameters[f"dense{place}/bias"])
-    heads = {
-        head: x @ parameters[f"{head}/weights"] + parameters[f"{head}/bias"]
-        for head in ("policy", "value", "q")
-        if f"{head}/bias" in parameters
-    }
-    return heads, np.concatenate(left)
-
-
-def unroll(layers, parameters, rollout, state):
-    """({head: (T, outputs)}, states after each step) of a rollout that begins with a state."""
-    outputs, states = [], []
-    for x, begins in zip(rollout["observations"].astype(float), rollout["begins"], strict=True):
-        one, state = step(layers, parameters, x, np.zeros_like(state) if begins else state)
-        outputs.append(one)
-        states.append(state)
-    return {head: np.array([one[head] for one in outputs]) for head in outputs[0]}, states
 
 
 class Recurrent:
@@ -74,7 +31,7 @@ class Recurrent:
         self.states = np.zeros((config.actors, size))
 
     def unroll(self, parameters, rollout):
-        return unroll(self.layers, parameters, rollout, self.states[rollout["actor"]])
+        return unrolled.unroll(self.layers, parameters, rollout, self.states[rollout["actor"]])
 
     def outputs(self, rollout):
         return self.unroll(self.parameters, rollout)[0], rollout
@@ -83,18 +40,17 @@ class Recurrent:
         # The target network goes on from what the online network remembers.
         _, states = self.unroll(self.parameters, rollout)
         observations = rollout["next_observations"].astype(float)
-        found = [step(self.layers, parameters, x, state)[0] for x, state in zip(observations, states, strict=True)]
+        found = [
+            unrolled.step(self.layers, parameters, x, state)[0] for x, state in zip(observations, states, strict=True)
+        ]
         return {head: np.array([one[head] for one in found]) for head in found[0]}
 
     def backward(self, rollout, doutputs):
-        gradients = {name: np.zeros_like(theta) for name, theta in self.parameters.items()}
-        for name, gradient in gradients.items():
-            for place in np.ndindex(gradient.shape):
-                moved = self.parameters[name].astype(complex)
-                moved[place] += 1j * STEP
-                outputs, _ = self.unroll(self.parameters | {name: moved}, rollout)
-                gradient[place] = sum((doutputs[head] * outputs[head].imag).sum() for head in doutputs) / STEP
-        return gradients
+        def loss(parameters):
+            outputs, _ = self.unroll(parameters, rollout)
+            return sum((doutputs[head] * outputs[head]).sum() for head in doutputs)
+
+        return unrolled.gradient(loss, self.parameters)
 
     def gradient(self, rollout):
         gradient, (_, states) = super().gradient(rollout), self.unroll(self.parameters, rollout)

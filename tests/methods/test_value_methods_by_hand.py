@@ -39,7 +39,7 @@ def told(method, ends, rewards=REWARDS, **settings):
 def greedy(method, ends, rewards=REWARDS, **settings):
     """The same, but always with the best action of the online network."""
     loop = told(method, ends, rewards, epsilon_steps=10, **settings)
-    loop.run.methods[0].final_epsilon[:] = 0
+    loop.run.methods[0].final_epsilons[:] = 0
     loop.run.shared.steps[0, 0] = 10
     return loop
 

@@ -157,7 +157,7 @@ def test_states_are_entered_copied_and_left_sample_by_sample():
     for s in rng.permutation(samples):
         load_state(work, s, states[s])
     entered = work.activations.copy()
-    copy_inputs(other, work, 1, 2)
+    copy_inputs(other, 1, work, 1, 2)
     for both in (work, other):
         both.theta[:] = network.initial(0)
         forward(both, 0, samples)
@@ -178,7 +178,7 @@ def test_states_are_entered_copied_and_left_sample_by_sample():
     assert np.array_equal(left[:, place["h1"]], outputs(work, 0, 0, samples))
     assert np.array_equal(left[:, place["h3"]], outputs(work, 2, 0, samples))
     again = network.workspace(samples)
-    copy_inputs(again, work, 0, samples)  # forward has changed neither observations nor states
+    copy_inputs(again, 0, work, 0, samples)  # forward has changed neither observations nor states
     assert np.array_equal(again.activations, entered)
 
 

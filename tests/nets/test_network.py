@@ -147,7 +147,7 @@ def test_samples_one_at_a_time_equal_all_at_once(drawn, steps, k):
     act(acted, sequence)
     together, apart = (load(network, parameters, sequence) for _ in range(2))
     for work in (together, apart):
-        copy_inputs(work, acted, 0, capacity)
+        copy_inputs(work, 0, acted, 0, capacity)
     forward(together, 0, capacity)
     for i in rng.permutation(capacity):
         before = apart.activations.copy()

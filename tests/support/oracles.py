@@ -582,6 +582,19 @@ def adam(theta, m, v, count, gradient, *, learning_rate, beta1, beta2, epsilon):
     return theta - learning_rate * corrected_m / (np.sqrt(corrected_v) + epsilon), m, v
 
 
+def radam(theta, m, v, count, gradient, *, learning_rate, beta1, beta2, epsilon):
+    """(theta, m, v) after update `count` (Liu et al. 2020, algorithm 2)."""
+    m = beta1 * m + (1 - beta1) * gradient
+    v = beta2 * v + (1 - beta2) * gradient**2
+    corrected_m = m / (1 - beta1**count)
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * count * beta2**count / (1 - beta2**count)
+    if length <= 4:
+        return theta - learning_rate * corrected_m, m, v
+    r = math.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
+    return theta - learning_rate * r * corrected_m / (np.sqrt(v / (1 - beta2**count)) + epsilon), m, v
+
+
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
@@ -660,7 +673,8 @@ class Reference:
                 epsilon=config.rmsprop_epsilon,
             )
         else:
-            theta, *new = adam(
+            rule = {"shared_adam": adam, "shared_radam": radam}[config.optimiser]
+            theta, *new = rule(
                 theta,
                 *old,
                 self.updates,

@@ -1,0 +1,243 @@
+"""Studies: what their files say, the statistics, runs side by side that are cut short, and what they show."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nbrl import Dense, evaluate, study, train
+from nbrl.studies import Plan, Range, Trial, interquartile_mean, interval
+
+ROOT = Path(__file__).parent.parent
+STUDIES, PAGE = ROOT / "tools" / "studies", ROOT / "nbrl" / "README.md"
+SHORT = {"steps": 2000, "actors": 2, "report_interval": 0.05}
+
+
+def plan(**values):
+    return {"environment": "CartPole-v1", "seeds": 2, "episodes": 3} | values
+
+
+def test_a_grid_has_every_combination():
+    found = Plan(plan(settings={"learning_rate": [1e-3, 1e-4], "method": ["a3c", "ppo"], "steps": 100}))
+    assert found.points == [
+        {"learning_rate": rate, "method": method, "steps": 100} for rate in (1e-3, 1e-4) for method in ("a3c", "ppo")
+    ]
+    assert found.axes == ["learning_rate", "method"]
+    assert len(found.trials()) == 8
+    assert [trial.seed for trial in found.trials()] == [1] * 4 + [2] * 4  # each point has a run before any has two
+    assert len({trial.name for trial in found.trials()}) == 8
+
+
+def test_tables_of_layers_are_values_of_an_axis():
+    tables = [(Dense(8),), [["dense", 4, "tanh"]], "mlp"]
+    found = Plan(plan(settings={"network": tables}))
+    assert [point["network"] for point in found.points] == [[["dense", 8, "relu"]], [["dense", 4, "tanh"]], "mlp"]
+    assert Plan(plan(settings={"network": '[["dense", 8]]'})).points == [{"network": [["dense", 8, "relu"]]}]
+    with pytest.raises(ValueError, match="layer 1 of the network"):
+        Plan(plan(settings={"network": [["dense", 8]]}))
+
+
+def test_points_are_drawn_alike_each_time_and_within_their_ranges():
+    settings = {
+        "learning_rate": "loguniform(1e-5, 1e-2)", "entropy_weight": "uniform(0, 0.1)",
+        "rollout_length": "integer(4, 6)", "method": ["a3c", "ppo"],
+    }  # fmt: skip
+    found = Plan(plan(settings=settings, trials=200))
+    assert found.points == Plan(plan(settings=settings, trials=200)).points
+    assert found.points[:50] == Plan(plan(settings=settings, trials=50)).points  # so that more go on from fewer
+    rates = np.array([point["learning_rate"] for point in found.points])
+    assert ((rates >= 1e-5) & (rates <= 1e-2)).all()
+    # A third of them in each decade: 67 of 200, with a deviation of 6.7.
+    assert np.histogram(np.log10(rates), [-5, -4, -3, -2])[0] == pytest.approx(67, abs=27)
+    assert {point["rollout_length"] for point in found.points} == {4, 5, 6}
+    assert {point["method"] for point in found.points} == {"a3c", "ppo"}
+    assert all(0 <= point["entropy_weight"] <= 0.1 for point in found.points)
+
+
+def test_what_stands_twice_is_one():
+    found = Plan(plan(environment=["CartPole-v1"] * 2, seeds=[1, 1, 2], settings={"steps": [10, 10]}))
+    assert len(found.trials()) == 2
+
+
+def test_names_of_runs_depend_on_what_they_are_alone():
+    one = Trial("ALE/Pong-v5", {"steps": 10, "method": "ppo"}, 3)
+    assert one.name == Trial("ALE/Pong-v5", {"method": "ppo", "steps": 10}, 3).name
+    assert one.name.startswith("Pong-v5-")
+    assert one.name.endswith("-seed3")
+    assert one.name[:-1] == Trial("ALE/Pong-v5", {"steps": 10, "method": "ppo"}, 4).name[:-1]
+    assert one.name != Trial("ALE/Pong-v5", {"steps": 11, "method": "ppo"}, 3).name
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"environment": 3}, "environment is 3: a study needs an id"),
+        ({"environment": []}, "a study needs an id"),
+        ({"seeds": 0}, "seeds is 0: it must be how many seeds, at least 1"),
+        ({"seeds": [1, -1]}, "a seed is -1: it must be a whole number of at least 0"),
+        ({"episodes": 0}, "episodes is 0"),
+        ({"greedy": 1}, "greedy is 1: it must be true or false"),
+        ({"sedes": 2}, "unknown key of a study 'sedes': did you mean 'seeds'"),
+        ({"settings": {"learning_rat": 1}}, "unknown setting 'learning_rat': did you mean 'learning_rate'"),
+        ({"settings": {"learning_rate": [1e-3, -1]}}, "learning_rate is -1"),
+        ({"settings": {"learning_rate": []}}, "learning_rate is an empty list"),
+        ({"settings": {"learning_rate": "uniform(0, 1)"}}, "learning_rate is a range: say with trials"),
+        ({"settings": {"learning_rate": "uniform(1, 0)"}, "trials": 2}, "a range needs two numbers, the lower one"),
+        ({"settings": {"learning_rate": "loguniform(0, 1)"}, "trials": 2}, "a range needs two numbers"),
+        ({"settings": {"learning_rate": "uniform(a, b)"}, "trials": 2}, "a range needs two numbers"),
+        ({"settings": {"seed": 3}}, "a study has seeds"),
+        ({"settings": 3}, "settings is 3: it must be a table"),
+        ({"settings": {"network": "[["}}, "which is no JSON"),
+        ({"trials": 0}, "trials is 0"),
+    ],
+    ids=str,
+)
+def test_plans_that_cannot_be_are_refused(values, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Plan(plan(**values))
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        Plan(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("environment = = 1")
+    with pytest.raises(ValueError, match=r"bad.toml is no TOML: .*line 1"):
+        Plan(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.toml")), ids=lambda file: file.stem)
+def test_the_studies_that_come_along_can_be(file):
+    for extra in ("mujoco", "Box2D"):
+        pytest.importorskip(extra)
+    assert Plan(file).trials()
+
+
+def test_the_page_s_study_can_be(tmp_path):
+    [text] = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (tmp_path / "page.toml").write_text(text)
+    assert len(Plan(tmp_path / "page.toml").trials()) == 20
+
+
+def test_a_range_by_its_text():
+    assert Range.read("x", "loguniform(1e-4, 1)") == Range("loguniform", 1e-4, 1.0)
+    assert Range.read("x", " integer( 2,5 )") == Range("integer", 2.0, 5.0)
+    assert Range.read("x", "ppo") is None
+
+
+def test_interquartile_means_by_hand():
+    # Of 8 the lowest and the highest 2 are left out, of 10 as many, of 3 none.
+    assert interquartile_mean(np.array([100.0, 1, 2, 3, 4, 5, 6, -50])) == 3.5
+    assert interquartile_mean(np.arange(10.0) ** 2) == np.mean([4, 9, 16, 25, 36, 49])
+    assert interquartile_mean(np.array([1.0, 2, 9])) == 4
+
+
+def test_intervals_by_hand():
+    def mean(scores):
+        return float(scores.mean())
+
+    # Of two seeds, 0 and 1, a resample is both 0 or both 1 with a chance of a quarter each.
+    assert interval([np.array([0.0, 1.0])], mean) == (0, 1)
+    # Groups are resampled in themselves: that of one score never changes, nor do those that are alike.
+    assert interval([np.array([7.0]), np.full(3, 3.0)], mean) == (4, 4)
+    # The interval of a mean of many is that of the normal distribution: 1.96 deviations of the mean to each side.
+    scores = np.random.default_rng(0).standard_normal(400)
+    half = 1.96 * scores.std() / 20
+    assert interval([scores], mean) == pytest.approx((scores.mean() - half, scores.mean() + half), abs=0.01)
+
+
+def test_a_study_from_a_file_goes_on_and_is_drawn(tmp_path, nbrl_command):
+    file, text = tmp_path / "few.toml", (
+        'environment = ["CartPole-v1", "Catch-v0"]\nseeds = {seeds}\nepisodes = 3\n[settings]\nsteps = 2000\n'
+        "actors = 2\nnetwork = '[[\"dense\", 8]]'\nlearning_rate = [1e-3, 1e-4]\n"
+    )  # fmt: skip
+    file.write_text(text.replace("{seeds}", "1"))
+    ended = nbrl_command("study", file, "--out", tmp_path / "out", "--jobs", 2)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("CartPole-v1") == 2
+    results = {path: path.read_text() for path in (tmp_path / "out").glob("*/result.json")}
+    assert len(results) == 4
+    file.write_text(text.replace("{seeds}", "2"))
+    made = {path: path.stat().st_mtime_ns for path in results}
+    ended = nbrl_command("study", file, "--out", tmp_path / "out")
+    assert ended.returncode == 0, ended.stderr
+    assert len(list((tmp_path / "out").glob("*/result.json"))) == 8
+    assert made == {path: path.stat().st_mtime_ns for path in results}  # what was there is not made again
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [len(row["scores"]) for row in rows] == [2] * 4
+    for row in rows:
+        assert row["mean"] == pytest.approx(np.mean(row["scores"]))
+        assert row["low"] <= row["mean"] <= row["high"]
+    with Image.open(tmp_path / "out" / "study.png") as picture:
+        assert min(picture.size) > 400
+
+
+def test_a_study_from_python_is_the_runs_of_train(tmp_path):
+    results = study(plan(seeds=[4], settings=SHORT), tmp_path)
+    agent = train("CartPole-v1", threads=1, seed=4, **SHORT)
+    assert results.rows[0]["scores"] == [evaluate(agent, episodes=3).mean_return]
+    assert results.failed == []
+    assert "CartPole-v1" in results.table()
+
+
+def test_a_run_that_fails_is_told_of_and_made_again(tmp_path, monkeypatch):
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "falling.py").write_text(
+        "import os, gymnasium\n"
+        "class Falling(gymnasium.Env):\n"
+        "    observation_space = gymnasium.spaces.Discrete(2)\n"
+        "    action_space = gymnasium.spaces.Discrete(2)\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        f"        if os.path.exists({str(tmp_path / 'broken')!r}) and seed is not None and os.environ.get('STUDY'):\n"
+        "            raise OSError('no ground')\n"
+        "        return 0, {}\n"
+        "    def step(self, action):\n"
+        "        return 1, 1.0, True, False, {}\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    (tmp_path / "broken").touch()
+    monkeypatch.setenv("STUDY", "1")
+    values = plan(environment="falling:Falling", seeds=1, settings=SHORT | {"steps": 50})
+    results = study(values, tmp_path / "out")
+    assert len(results.failed) == 1
+    assert "no ground" in (results.failed[0] / "log").read_text()
+    assert "1 runs failed" in results.table()
+    (tmp_path / "broken").unlink()
+    results = study(values, tmp_path / "out")
+    assert results.failed == []
+    assert results.rows[0]["scores"] == [1.0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_study_that_is_stopped_leaves_no_process_and_goes_on(number, tmp_path, environment_variables):
+    file = tmp_path / "long.toml"
+    file.write_text("environment = 'CartPole-v1'\nseeds = 2\nepisodes = 3\n[settings]\nsteps = 3_000_000\nactors = 2\n")
+    command = [sys.executable, "-m", "nbrl", "study", str(file), "--out", str(tmp_path / "out"), "--jobs", "2"]
+    process = subprocess.Popen(command, env=environment_variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline, metrics = time.monotonic() + 240, []
+    while len(metrics) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        metrics = [path for path in (tmp_path / "out").glob("*/run/metrics.jsonl") if path.stat().st_size]
+    assert len(metrics) == 2
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == (143 if number == signal.SIGTERM else -9)
+    while any((path.parent / "lock").exists() for path in metrics):  # at the latest when they see that it has gone
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)  # an evaluation would take less
+    assert not list((tmp_path / "out").glob("*/result.json"))
+    if number == signal.SIGTERM:
+        results = study(file, tmp_path / "out")
+        agents = [train("CartPole-v1", threads=1, seed=seed, steps=3_000_000, actors=2) for seed in (1, 2)]
+        assert results.rows[0]["scores"] == [evaluate(agent, episodes=3).mean_return for agent in agents]
