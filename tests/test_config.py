@@ -24,7 +24,7 @@ from nbrl.methods.a3c import CONTINUOUS
 from nbrl.methods.actor_critic import VARIANCES
 from nbrl.methods.dpg import WITHOUT_REPLAY
 from nbrl.methods.optimisers import OPTIMISERS
-from nbrl.nets.layers import ACTIVATIONS, NETWORKS, Conv, Dense, Lstm, layers_from_list, layers_to_list
+from nbrl.nets.layers import ACTIVATIONS, NETWORKS, Conv, Dense, LayerNorm, Lstm, layers_from_list, layers_to_list
 from nbrl.settings import Task
 
 counts = st.integers(1, 10**6)
@@ -121,13 +121,15 @@ NUMBERS = [
 ]  # fmt: skip
 MAY_BE_ZERO = {
     "discount", "gae_lambda", "momentum", "rmsprop_decay", "adam_beta1", "adam_beta2", "entropy_weight", "value_weight",
-    "sticky_actions", "seed", "target_return", "noise_std", "buffer_size",
+    "sticky_actions", "seed", "target_return", "noise_std", "buffer_size", "q_lambda", "final_epsilon",
 }  # fmt: skip
 MAY_BE_NEGATIVE = {"target_return"}
 OPTIONAL = {
     "reward_clip",
     "max_episode_steps",
     "initial_std",
+    "value_clip",
+    "final_epsilon",
     "tau",
     "seed",
     "minutes",
@@ -170,9 +172,13 @@ def test_impossible_numbers_are_refused_by_name(name, value):
         ({"optimiser": "momentum"}, "unknown optimiser 'momentum': did you mean 'momentum_sgd'?"),
         (
             {"optimiser": "sgd"},
-            "unknown optimiser 'sgd': it must be one of momentum_sgd, rmsprop, shared_rmsprop, shared_adam",
+            "unknown optimiser 'sgd': it must be one of momentum_sgd, rmsprop, shared_rmsprop, shared_adam, "
+            "shared_radam",
         ),
-        ({"method": "x"}, "unknown method 'x': it must be one of one_step_q, one_step_sarsa, n_step_q, a3c, dpg"),
+        (
+            {"method": "x"},
+            "unknown method 'x': it must be one of one_step_q, one_step_sarsa, n_step_q, a3c, ppo, pqn, dpg",
+        ),
         ({"momentum": 1}, "momentum is 1: it must be a finite number of at least 0 and below 1"),
         (
             {"target_interval": 0},
@@ -211,8 +217,8 @@ def test_impossible_numbers_are_refused_by_name(name, value):
         ({"network": Lstm(8)}, "network is Lstm(units=8): it must be a table of layers such as (Dense(64), Dense(64))"),
         (
             {"network": "paper-lstn"},
-            "network is 'paper-lstn': it must be one of paper, paper-lstm, dqn, dqn-lstm, small, mlp, or a table of "
-            "layers",
+            "network is 'paper-lstn': it must be one of paper, paper-lstm, paper-norm, dqn, dqn-lstm, dqn-norm, gamma, "
+            "gamma-norm, small, mlp, mlp-norm, or a table of layers",
         ),
         (
             {"network": [Dense(8, "gelu")]},
@@ -241,6 +247,12 @@ def test_the_networks_with_a_name():
     lstm = Lstm(256)
     named = {"paper": paper, "paper-lstm": (*paper, lstm), "dqn": dqn, "dqn-lstm": (*dqn, lstm), "mlp": mlp}
     named["small"] = (Conv(16, 3, 1, "relu"), Dense(128, "relu"))
+    sizes = ((32, 3, 2), (48, 3, 2), (64, 3, 1), (64, 3, 2), (64, 3, 1))
+    named["gamma"] = (*(Conv(*size, "relu") for size in sizes), Dense(512, "relu"))
+    named["mlp-norm"] = (Dense(64, "none"), LayerNorm("tanh")) * 2
+    for name in ("paper", "dqn", "gamma"):
+        pairs = [(layer._replace(activation="none"), LayerNorm("relu")) for layer in named[name]]
+        named[f"{name}-norm"] = tuple(each for pair in pairs for each in pair)
     assert named == NETWORKS
 
 

@@ -37,7 +37,7 @@ NETWORKS: dict[str, tuple[Layer, ...]] = {
     "gamma-norm": normalised(_GAMMA),
     "small": (Conv(16, 3, 1), Dense(128)),
     "mlp": _MLP,
-    "mlp-norm": normalised((Dense(64), Dense(64))),
+    "mlp-norm": normalised(_MLP),
 }
 
 
