@@ -93,7 +93,9 @@ def test_no_illegal_action_is_sent_in_a_million_steps_and_the_optimum_is_learnt(
     # The optimum is 10, a choice at random among the legal doors 5. Of 4 seeds each, none ended below 9.9, but one-step
     # Q with an LSTM (9.05 to 10) and n-step Q with one (7.9 to 9.8), which is still on its way.
     doors = Doors()
-    more = {} if method in ("a3c", "ppo") else {"epsilon_steps": 300_000, "target_interval": 2000}
+    passes = {"epochs": 2, "minibatches": 2}
+    values = {"epsilon_steps": 300_000, "target_interval": 2000}
+    more = {"a3c": {}, "ppo": passes, "pqn": passes | values}.get(method, values)
     agent = nbrl.train(
         doors, method=method, steps=1_000_000, seed=1, threads=1, envs_per_batch=4, network=NETWORKS[network], **more
     )

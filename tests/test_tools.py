@@ -418,7 +418,7 @@ def test_faults_of_files_are_found(tool):
     """Those whose tests compile next to nothing; tools/mutate.py tries all."""
     mutate = tool("mutate")
     faults = [fault for fault in mutate.FAULTS if fault.file == mutate.CHECKPOINT]
-    assert [mutate.tried(fault)[0] for fault in faults] == ["found"] * len(faults)
+    assert all(mutate.tried(fault)[0].startswith("found by tests/") for fault in faults)
 
 
 @pytest.mark.slow

@@ -333,7 +333,7 @@ def record_step(method, worker, first, t, i, reward, status):
     worker.work.void[t * rollout.reward.shape[1] + i] = status & VOID != 0
     if status & VOID:  # the next episode begins with what is seen now, and nothing went before
         begin_episode(actors, actor)
-        rollout.reward[t, i] = rollout.discount[t, i] = rollout.end_value[t, i] = 0
+        rollout.reward[t, i] = rollout.discount[t, i] = 0
         rollout.ended[t, i], rollout.truncated[t, i] = True, False
         return GO_ON
     terminated, truncated = status & TERMINATED != 0, status & TRUNCATED != 0
@@ -352,7 +352,6 @@ def record_step(method, worker, first, t, i, reward, status):
     rollout.discount[t, i] = 0 if terminated or status & CUT else method.discount
     rollout.ended[t, i] = terminated or truncated
     rollout.truncated[t, i] = truncated and not terminated
-    rollout.end_value[t, i] = 0
     actors.episode_return[actor] += reward
     actors.episode_length[actor] += 1
     if terminated or truncated:

@@ -52,7 +52,7 @@ VECTORS: dict[str, Any] = IMAGES | {
     "epochs": 10,
     "learning_rate": 1e-3,
     "clip_range": 0.2,
-    "steps": 300_000,
+    "steps": 1_000_000,
 }
 CONTINUOUS: dict[str, Any] = VECTORS | {
     "separate_networks": True,
@@ -65,7 +65,6 @@ CONTINUOUS: dict[str, Any] = VECTORS | {
     "rollout_length": 512,
     "minibatches": 32,
     "learning_rate": 3e-4,
-    "steps": 1_000_000,
 }
 
 

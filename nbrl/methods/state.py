@@ -114,7 +114,7 @@ class Rollout(Struct):
     discount = float32[:, ::1]  # 0 where the return is cut
     ended = boolean[:, ::1]  # the episode's last step
     truncated = boolean[:, ::1]  # ended, but not terminated
-    end_value = float32[:, ::1]  # value of the last observation where truncated, else 0
+    end_value = float32[:, ::1]  # value of the last observation where truncated; elsewhere its weight is 0
     value = float32[:, ::1]  # of what was seen at each step, where the return needs it
     R = float32[:, ::1]  # the return
     mask = uint8[:, ::1]  # ((t_max + 1) k, outputs of the policy, or 0): which actions were legal at each sample

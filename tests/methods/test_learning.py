@@ -71,12 +71,16 @@ METHODS = {
     "one_step_q": {"steps": 200_000, "epsilon_steps": 20_000},
     "one_step_sarsa": {"steps": 200_000, "epsilon_steps": 20_000},
     "n_step_q": {"steps": 200_000, "epsilon_steps": 20_000},
+    "ppo": {"steps": 100_000},
+    "pqn": {"steps": 200_000},
 }
 METHODS_ON_CART_POLE = {
     "a3c": {},
     "one_step_q": {"steps": 500_000},
     "one_step_sarsa": {"gradient_clip": 1e3},
     "n_step_q": {"gradient_clip": 1e3, "steps": 400_000},
+    "ppo": {},
+    "pqn": {},
 }
 
 
