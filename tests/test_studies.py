@@ -155,7 +155,7 @@ def test_intervals_by_hand():
 
 def test_a_study_from_a_file_goes_on_and_is_drawn(tmp_path, nbrl_command):
     file, text = tmp_path / "few.toml", (
-        'environment = ["CartPole-v1", "Catch-v0"]\nseeds = {seeds}\nepisodes = 3\n[settings]\nsteps = 2000\n'
+        'environment = "CartPole-v1"\nseeds = {seeds}\nepisodes = 3\n[settings]\nsteps = 2000\n'
         "actors = 2\nnetwork = '[[\"dense\", 8]]'\nlearning_rate = [1e-3, 1e-4]\n"
     )  # fmt: skip
     file.write_text(text.replace("{seeds}", "1"))
@@ -163,15 +163,15 @@ def test_a_study_from_a_file_goes_on_and_is_drawn(tmp_path, nbrl_command):
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("CartPole-v1") == 2
     results = {path: path.read_text() for path in (tmp_path / "out").glob("*/result.json")}
-    assert len(results) == 4
+    assert len(results) == 2
     file.write_text(text.replace("{seeds}", "2"))
     made = {path: path.stat().st_mtime_ns for path in results}
     ended = nbrl_command("study", file, "--out", tmp_path / "out")
     assert ended.returncode == 0, ended.stderr
-    assert len(list((tmp_path / "out").glob("*/result.json"))) == 8
+    assert len(list((tmp_path / "out").glob("*/result.json"))) == 4
     assert made == {path: path.stat().st_mtime_ns for path in results}  # what was there is not made again
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
-    assert [len(row["scores"]) for row in rows] == [2] * 4
+    assert [len(row["scores"]) for row in rows] == [2] * 2
     for row in rows:
         assert row["mean"] == pytest.approx(np.mean(row["scores"]))
         assert row["low"] <= row["mean"] <= row["high"]
@@ -221,7 +221,9 @@ def test_a_run_that_fails_is_told_of_and_made_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_study_that_is_stopped_leaves_no_process_and_goes_on(number, tmp_path, environment_variables):
     file = tmp_path / "long.toml"
-    file.write_text("environment = 'CartPole-v1'\nseeds = 2\nepisodes = 3\n[settings]\nsteps = 3_000_000\nactors = 2\n")
+    settings = {"steps": 2_000_000, "actors": 2, "report_interval": 0.1}
+    lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
+    file.write_text(f"environment = 'CartPole-v1'\nseeds = 2\nepisodes = 3\n[settings]\n{lines}\n")
     command = [sys.executable, "-m", "nbrl", "study", str(file), "--out", str(tmp_path / "out"), "--jobs", "2"]
     process = subprocess.Popen(command, env=environment_variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline, metrics = time.monotonic() + 240, []
@@ -239,5 +241,5 @@ def test_a_study_that_is_stopped_leaves_no_process_and_goes_on(number, tmp_path,
     assert not list((tmp_path / "out").glob("*/result.json"))
     if number == signal.SIGTERM:
         results = study(file, tmp_path / "out")
-        agents = [train("CartPole-v1", threads=1, seed=seed, steps=3_000_000, actors=2) for seed in (1, 2)]
+        agents = [train("CartPole-v1", threads=1, seed=seed, **settings) for seed in (1, 2)]
         assert results.rows[0]["scores"] == [evaluate(agent, episodes=3).mean_return for agent in agents]

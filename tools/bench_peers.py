@@ -206,7 +206,7 @@ def tables(python: str, seconds: float, lockstep: int) -> list[Table]:
             ) for threads in sorted({"1", cores})),
         ]) for t_max in (5, CHEETAH_T_MAX)),
         ppo("Pong", "ALE/Pong-v5", 8, 128, 4, 256, atari),
-        ppo("HalfCheetah", CHEETAH, 4, 512, 10, 64, (*atari, "mujoco")),
+        ppo("HalfCheetah", CHEETAH, 4, 512, 10, 64, (*atari, "mujoco", "imageio")),
         ddpg([400, 300], 256, cores),
         ddpg([64, 64], 64, 1),  # too small for PyTorch's threads
     ]  # fmt: skip
