@@ -1,6 +1,7 @@
 """Time Stable-Baselines3's A2C or PPO: prints frames/s once it has settled.
 
-    python -m venv peers && peers/bin/pip install torch==2.13.0 stable-baselines3 ale-py opencv-python-headless mujoco imageio
+    python -m venv peers && peers/bin/pip install torch==2.13.0 stable-baselines3 ale-py opencv-python-headless mujoco
+    peers/bin/pip install imageio packaging
     peers/bin/python tools/peers/sb3_on_policy.py Pong|CartPole|HalfCheetah ENVIRONMENTS T_MAX THREADS SECONDS
         [EPOCHS BATCH_SIZE]
 
