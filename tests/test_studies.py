@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from nbrl import Dense, evaluate, study, train
-from nbrl.studies import Plan, Range, Trial, interquartile_mean, interval
+from nbrl.studies.plan import Plan, Range, Trial
+from nbrl.studies.results import interquartile_mean, interval
 
 ROOT = Path(__file__).parent.parent
 STUDIES, PAGE = ROOT / "tools" / "studies", ROOT / "nbrl" / "README.md"

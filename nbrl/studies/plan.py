@@ -1,0 +1,197 @@
+"""What a study is to do: its file, the points of its grid or those that are drawn, its runs by name."""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbrl.checkpoint import shortened
+from nbrl.config import SETTINGS, configure
+from nbrl.nets.layers import layers_from_list, layers_to_list
+from nbrl.settings import unknown, whole
+
+KEYS = ("environment", "settings", "seeds", "trials", "episodes", "greedy")
+RANGE = re.compile(r"(uniform|loguniform|integer)\(\s*([^,()]+),\s*([^,()]+)\)")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers that a setting is drawn from."""
+
+    kind: str
+    low: float
+    high: float
+
+    @classmethod
+    def read(cls, name: str, text: str) -> "Range | None":
+        """The range that a text is; None for any other text. ValueError where its bounds are none."""
+        match = RANGE.fullmatch(text.strip())
+        if match is None:
+            return None
+        try:
+            low, high = float(match[2]), float(match[3])
+        except ValueError:
+            low = high = math.nan
+        if not low < high < math.inf or (match[1] == "loguniform" and low <= 0) or low == -math.inf:
+            raise ValueError(
+                f"{name} is {text!r}: a range needs two numbers, the lower one first, as loguniform(1e-4, 1)"
+            )
+        return cls(match[1], low, high)
+
+    def draw(self, rng: np.random.Generator) -> float | int:
+        """A number of the range."""
+        if self.kind == "integer":
+            return int(rng.integers(math.ceil(self.low), math.floor(self.high), endpoint=True))
+        if self.kind == "loguniform":
+            return float(np.exp(rng.uniform(math.log(self.low), math.log(self.high))))
+        return float(rng.uniform(self.low, self.high))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study."""
+
+    environment: str
+    settings: Mapping[str, Any]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder: the same for the same run, whatever study it is part of."""
+        text = json.dumps([self.environment, self.settings], sort_keys=True, default=list)
+        words = re.sub(r"[^A-Za-z0-9._-]+", "-", self.environment.removeprefix("ALE/")).strip("-.")
+        return f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:8]}-seed{self.seed}"
+
+
+class Plan:
+    """The runs of a study, from its file or mapping.
+
+    Attributes
+    ----------
+    environments : list of str
+    points : list of dict
+        The settings of each point of the grid, or of each that was drawn.
+    axes : list of str
+        Settings in which points differ.
+    seeds : list of int
+    episodes : int
+    greedy : bool
+    threads : int
+        The most that a run has.
+
+    Raises
+    ------
+    ValueError
+        A key, a setting or a value that cannot be, in one sentence.
+    """
+
+    def __init__(self, plan: str | os.PathLike | Mapping[str, Any]) -> None:
+        values = _read(plan)
+        for key in values:
+            if key not in KEYS:
+                raise ValueError(unknown("key of a study", key, KEYS))
+        names = values.get("environment")
+        listed = [names] if isinstance(names, str) else names if isinstance(names, list | tuple) else []
+        if not listed or not all(isinstance(name, str) and name for name in listed):
+            raise ValueError(f"environment is {names!r}: a study needs an id such as 'CartPole-v1', or a list of them")
+        self.environments: list[str] = list(dict.fromkeys(listed))
+        seeds = values.get("seeds", 3)
+        wanted = seeds if isinstance(seeds, list | tuple) else range(1, (whole(seeds) or 0) + 1)
+        if not wanted:
+            raise ValueError(f"seeds is {seeds!r}: it must be how many seeds, at least 1, or a list of them")
+        self.seeds: list[int] = list(dict.fromkeys(SETTINGS["seed"].checked("a seed", seed) for seed in wanted))
+        if None in self.seeds:
+            raise ValueError("a seed is none: each run of a study needs one")
+        self.episodes = _count(values, "episodes", 30)
+        self.greedy = values.get("greedy", False)
+        if not isinstance(self.greedy, bool):
+            raise ValueError(f"greedy is {self.greedy!r}: it must be true or false")
+        settings = values.get("settings", {})
+        if not isinstance(settings, Mapping):
+            raise ValueError(f"settings is {settings!r}: it must be a table of settings and their values")
+        axes = {name: _axis(name, value) for name, value in settings.items()}
+        if "seed" in axes:
+            raise ValueError("settings has a seed: a study has seeds, beside its environment")
+        self.axes = [name for name, axis in axes.items() if isinstance(axis, Range) or len(axis) > 1]
+        self.points = _points(axes, values)
+        one_each = itertools.product(self.environments, self.points)
+        self.threads: int = max(configured(Trial(one, point, self.seeds[0])).threads for one, point in one_each)
+
+    def trials(self) -> list[Trial]:
+        """Every run: seeds are the outer loop, so that each point soon has one."""
+        return [
+            Trial(environment, point, seed)
+            for seed, environment, point in itertools.product(self.seeds, self.environments, self.points)
+        ]
+
+
+def _read(plan: str | os.PathLike | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(plan, Mapping):
+        return plan
+    try:
+        return tomllib.loads(Path(plan).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{os.fspath(plan)} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(shortened(f"{os.fspath(plan)} is no TOML: {error}")) from error
+
+
+def _count(values: Mapping[str, Any], name: str, default: int) -> int:
+    count = whole(values.get(name, default))
+    if count is None or count < 1:
+        raise ValueError(f"{name} is {values[name]!r}: it must be a whole number of at least 1")
+    return count
+
+
+def _axis(name: str, value: Any) -> "list[Any] | Range":
+    """What a setting may be."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not values:
+        raise ValueError(f"{name} is an empty list: an axis needs values")
+    if name == "network":
+        return [_network(each) for each in values]
+    return (Range.read(name, value) if isinstance(value, str) else None) or values
+
+
+def _network(value: Any) -> Any:
+    """A name, or a table of layers as JSON holds it."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(shortened(f"network is {value!r}, which is no JSON: {error}")) from error
+    return value if isinstance(value, str) else layers_to_list(layers_from_list(value))
+
+
+def _points(axes: Mapping[str, "list[Any] | Range"], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The settings of each point: all of a grid, or so many drawn, always the same."""
+    ranges = [name for name, axis in axes.items() if isinstance(axis, Range)]
+    if "trials" not in values:
+        if ranges:
+            raise ValueError(f"{ranges[0]} is a range: say with trials how many points are to be drawn")
+        grids = [axis for axis in axes.values() if isinstance(axis, list)]
+        points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*grids)]
+    else:
+        rng = np.random.default_rng(0)
+        points = [
+            {
+                name: axis.draw(rng) if isinstance(axis, Range) else axis[int(rng.integers(len(axis)))]
+                for name, axis in axes.items()
+            }
+            for _ in range(_count(values, "trials", 1))
+        ]
+    return [point for place, point in enumerate(points) if point not in points[:place]]
+
+
+def configured(trial: Trial) -> Any:
+    """The settings of a run: one thread, unless they say otherwise."""
+    return configure(trial.environment, **{"threads": 1} | dict(trial.settings) | {"seed": trial.seed})

@@ -1,0 +1,180 @@
+"""What the runs of a study show: means and their intervals, a table and a picture."""
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbrl.checkpoint import replace_file
+from nbrl.metrics import Report, RunDirectory, read_metrics
+from nbrl.plots import StudyCurve, study_picture
+from nbrl.studies.plan import Plan, Trial
+from nbrl.studies.runs import read_result
+
+RESAMPLES = 5000
+
+
+def interquartile_mean(scores: np.ndarray) -> float:
+    """The mean of the middle half, (n,): a quarter at each end, rounded down, is left out (Agarwal et al., 2021)."""
+    cut = len(scores) // 4
+    return float(np.sort(scores)[cut : len(scores) - cut].mean())
+
+
+def interval(
+    groups: Sequence[np.ndarray], statistic: Callable[[np.ndarray], float], resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """The 95% interval of a statistic of all scores, by the percentile bootstrap, each group resampled in itself.
+
+    Parameters
+    ----------
+    groups : sequence of numpy.ndarray
+        The scores of each task, one a seed.
+    statistic : callable
+        Of all scores together, (n,).
+    """
+    rng = np.random.default_rng(0)
+    found = [statistic(np.concatenate([rng.choice(group, len(group)) for group in groups])) for _ in range(resamples)]
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)
+
+
+class Results:
+    """What the runs of a study showed.
+
+    Attributes
+    ----------
+    plan : Plan
+    folder : pathlib.Path
+    rows : list of dict
+        One for each environment and point: environment, settings (those in which points differ), scores (one a seed),
+        mean, interquartile_mean, low and high (the 95% interval of the mean), minutes (mean of a run).
+    failed : list of pathlib.Path
+        The folders of runs that ended with an error, which is in their file ``log``.
+    """
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan, self.folder = plan, folder
+        self.rows: list[dict[str, Any]] = []
+        self.failed: list[Path] = []
+        for environment, point in itertools.product(plan.environments, plan.points):
+            found = []
+            for seed in plan.seeds:
+                own = folder / Trial(environment, point, seed).name
+                result = read_result(own, plan)
+                if result is None:
+                    self.failed.append(own)
+                else:
+                    found.append(result)
+            if found:
+                self.rows.append(self._row(environment, point, found))
+
+    def _row(self, environment: str, point: Mapping[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
+        scores = np.array([one["mean_return"] for one in found])
+        low, high = interval([scores], lambda drawn: float(drawn.mean())) if len(scores) > 1 else (math.nan, math.nan)
+        row = {
+            "environment": environment, "settings": {name: point[name] for name in self.plan.axes},
+            "scores": scores.tolist(), "mean": float(scores.mean()), "interquartile_mean": interquartile_mean(scores),
+            "low": low, "high": high, "minutes": float(np.mean([one["minutes"] for one in found])),
+        }  # fmt: skip
+        normalised = [one["human_normalised"] for one in found if "human_normalised" in one]
+        return row | ({"human_normalised": normalised} if normalised else {})
+
+    def aggregate(self) -> list[dict[str, Any]]:
+        """Over all environments, for each point: the interquartile mean of human-normalised scores and its interval.
+
+        Empty where an environment has no such score, or where there is one environment alone.
+        """
+        found = []
+        for point in self.plan.points:
+            settings = {name: point[name] for name in self.plan.axes}
+            groups = [np.array(row.get("human_normalised", [])) for row in self.rows if row["settings"] == settings]
+            if len(groups) == len(self.plan.environments) > 1 and all(len(group) for group in groups):
+                low, high = interval(groups, interquartile_mean)
+                mean = interquartile_mean(np.concatenate(groups))
+                found.append({"settings": settings, "interquartile_mean": mean, "low": low, "high": high})
+        return found
+
+    def table(self) -> str:
+        """The rows as text, the best first within each environment."""
+        names = [describe_point(row["settings"]) for row in self.rows]
+        wide = max(map(len, names), default=0) + 2
+        lines = [f"{'environment':28}{'':{wide}}{'runs':>5}{'mean':>12}{'IQM':>12}{'95% interval':>26}{'minutes':>10}"]
+        order = sorted(
+            zip(self.rows, names, strict=True),
+            key=lambda pair: (self.plan.environments.index(pair[0]["environment"]), -pair[0]["mean"]),
+        )
+        for row, name in order:
+            between = "" if math.isnan(row["low"]) else f"{row['low']:,.4g} to {row['high']:,.4g}"
+            lines.append(
+                f"{row['environment']:28}{name:{wide}}{len(row['scores']):5}{row['mean']:12,.4g}"
+                f"{row['interquartile_mean']:12,.4g}{between:>26}{row['minutes']:10.2f}"
+            )
+        for row in self.aggregate():
+            between = f"{row['low']:,.4g} to {row['high']:,.4g}"
+            lines.append(
+                f"{'all, percent of a human':28}{describe_point(row['settings']):{wide}}{'':17}"
+                f"{row['interquartile_mean']:12,.4g}{between:>26}"
+            )
+        if self.failed:
+            lines.append(f"{len(self.failed)} runs failed: see {self.failed[0] / 'log'}")
+        return "\n".join(lines)
+
+    def write(self) -> None:
+        """Write results.json and, where matplotlib is there, study.png to the study's folder."""
+        rows = [
+            {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+            for row in self.rows
+        ]
+        text = json.dumps({"rows": rows, "all": self.aggregate()}, indent=1, default=list)
+        replace_file(self.folder / "results.json", [text.encode() + b"\n"])
+
+    def draw(self, path: str | os.PathLike | None = None) -> Path:
+        """Draw the curves of each environment, and the scores by each setting that is a number: study.png, or a path.
+
+        Raises
+        ------
+        ValueError
+            matplotlib is not installed, or no run has ended.
+        """
+        picture = Path(path or self.folder / "study.png")
+        curves = {
+            environment: [
+                StudyCurve(describe_point({name: point[name] for name in self.plan.axes}) or environment, reports)
+                for point in self.plan.points
+                if (reports := self._reports(environment, point))
+            ]
+            for environment in self.plan.environments
+        }
+        numbers = [
+            name
+            for name in self.plan.axes
+            if all(
+                isinstance(point[name], int | float) and not isinstance(point[name], bool) for point in self.plan.points
+            )
+        ]
+        scores = {
+            environment: {
+                name: [(row["settings"][name], score) for row in rows for score in row["scores"]] for name in numbers
+            }
+            for environment in self.plan.environments
+            if (rows := [row for row in self.rows if row["environment"] == environment])
+        }
+        study_picture(picture, curves, scores)
+        return picture
+
+    def _reports(self, environment: str, point: Mapping[str, Any]) -> list[list[Report]]:
+        folders = [self.folder / Trial(environment, point, seed).name for seed in self.plan.seeds]
+        found = [read_metrics(RunDirectory(own / "run").metrics_file) for own in folders if read_result(own, self.plan)]
+        return [reports for reports in found if any(report.episodes for report in reports)]
+
+
+def describe_point(settings: Mapping[str, Any]) -> str:
+    """The settings in which points differ, as few words."""
+    return " ".join(
+        f"{name}={f'{value:.3g}' if isinstance(value, float) else value}" for name, value in settings.items()
+    )
