@@ -213,10 +213,7 @@ def _play(
             errors.append(error)
             control[0] = 1
 
-    workers = [
-        threading.Thread(target=play, args=(thread,), name=f"nbrl evaluation {thread}", daemon=True)
-        for thread in range(threads)
-    ]
+    workers = [threading.Thread(target=play, args=(thread,), daemon=True) for thread in range(threads)]
     try:
         for worker in workers:
             worker.start()

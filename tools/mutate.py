@@ -63,7 +63,12 @@ TESTS = {
     ONE_STEP: ["tests/methods"],
     SARSA: ["tests/methods"],
     ACTIONS: ["tests/nets", "tests/methods", "tests/test_action_spaces.py", "tests/test_testing.py"],
-    SNAPSHOT: ["tests/test_resume.py", "tests/test_hostile_files.py", "tests/test_trainer.py"],
+    SNAPSHOT: [
+        "tests/test_resume.py",
+        "tests/test_hostile_files.py",
+        "tests/test_trainer.py",
+        "tests/test_what_people_bring.py",
+    ],
     LEARNER: ["tests/test_learner.py", "tests/methods", "tests/test_resume.py"],
     TABLE: ["tests/nets", "tests/methods"],
     INTERFACE: ["tests/envs/test_interface.py", "tests/test_testing.py", "tests/test_what_people_bring.py"],

@@ -39,7 +39,7 @@ def measure(environment: str, minutes: float, threads: int) -> dict[str, object]
         cpu = used.ru_utime + used.ru_stime
         memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
         # An evaluation has threads of its own while it lasts.
-        threads = sum("evaluation" not in thread.name for thread in threading.enumerate())
+        threads = sum(not thread.name.endswith(("evaluation", "(play)")) for thread in threading.enumerate())
         rows.append((time.monotonic(), memory, threads, descriptors, cpu, trainer.steps))
 
     config = configure(environment, threads=threads, seed=1, steps=10**12, eval_interval=120.0, eval_episodes=2)
