@@ -198,7 +198,7 @@ def benchmark(
     learner = Learner(still, environment)
     with Parts(learner) as parts:
         times = {}
-        for name in kernels(learner):
+        for name in parts_of(learner):
             report(name)
             times[name] = parts.microseconds_in_turn(name, sorted({1, config.threads}), seconds * PARTS_SHARE)
         report("kernels")
@@ -349,7 +349,7 @@ KERNELS: dict[str, Any] = {
 }
 
 
-def kernels(learner: Learner) -> dict[str, Any]:
+def parts_of(learner: Learner) -> dict[str, Any]:
     """The parts that a learner's method has."""
     if "batches" not in learner.method.names():
         return KERNELS
@@ -378,7 +378,7 @@ class Parts(contextlib.AbstractContextManager):
                 instance.close()
 
     def microseconds(self, part: str, threads: int, seconds: float) -> float:
-        """Of one thread for one step when `threads` are at work on a part, one of `kernels`."""
+        """Of one thread for one step when `threads` are at work on a part, one of `parts_of`."""
         return self.microseconds_in_turn(part, (threads,), seconds)[0]
 
     def microseconds_in_turn(self, part: str, counts: Sequence[int], seconds: float) -> list[float]:
@@ -393,7 +393,7 @@ class Parts(contextlib.AbstractContextManager):
     def run(self, part: str, worker: int, rollouts: int) -> None:
         """Repeat a part; what an environment raised is raised."""
         learner, failed = self.learner, self.learner.workers[worker]
-        if not kernels(learner)[part](*learner.arguments(worker), rollouts):
+        if not parts_of(learner)[part](*learner.arguments(worker), rollouts):
             error = self.instances[worker][failed.at].error
             name = learner.environment.name
             raise RuntimeError(f"the environment {name} reported a failure") if error is None else error

@@ -33,6 +33,7 @@ from nbrl.human import play_human
 from nbrl.methods import method_class
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.metrics import Report, RunDirectory, default_directories, progress_line, read_metrics, write_csv
+from nbrl.nets.layers import read_text
 from nbrl.plots import learning_curves, mean_curves
 from nbrl.registration import MAZES
 from nbrl.settings import Setting
@@ -581,10 +582,7 @@ def _environment_arguments(parsed: argparse.Namespace) -> dict[str, Any] | None:
 def _value(text: str, setting: Setting | None) -> Any:
     """Return what a text says as a value of a setting, or the text, which ``Config`` then refuses by name."""
     if setting is None:  # the network
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
+        return read_text(text)
     if setting.kind in (str, dict):
         return None if setting.optional and text.lower() == "none" else text
     if setting.kind is bool:

@@ -357,10 +357,18 @@ class RunDirectory:
             raise ValueError(shortened(f"{self.config_file} cannot be used: {error}")) from error
 
 
+def folder_word(environment: str) -> str:
+    """An environment's name as a part of a folder's.
+
+    >>> folder_word("ALE/Pong-v5"), folder_word("module:Corridor")
+    ('Pong-v5', 'module-Corridor')
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", environment.removeprefix("ALE/")).strip("-.") or "run"
+
+
 def default_directories(config: Config, parent: str | os.PathLike = "runs") -> Iterator[Path]:
     """Yield names for a new run that say what it is and when it began, until one is free."""
-    environment = re.sub(r"[^A-Za-z0-9._-]+", "-", config.environment.removeprefix("ALE/")).strip("-.") or "run"
-    name = f"{environment}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{folder_word(config.environment)}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
     yield Path(parent) / name
     number = 2
     while True:

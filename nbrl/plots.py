@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbrl.scores import interval
+
 if TYPE_CHECKING:
     from nbrl.metrics import Report
 
 _POINTS = 400  # of the faint line: more than the picture can show would only be ink
 _FEW = 5  # points that are marked
-_RESAMPLES = 2000  # of the bootstrap
 _NAMED = 12  # points of a study that a legend names
 _LOGARITHMIC = 20  # times the least value of a setting that the largest is, for a logarithmic axis
 _SMOOTHING = 0.02  # of the run's length: the window of the strong line
@@ -166,20 +167,11 @@ def _draw_mean(
     x = np.linspace(max(curve["x"][0] for curve, _ in curves), last, _POINTS)
     values = np.array([np.interp(x, curve["x"], curve["smooth"]) for curve, _ in curves])
     if len(group) > 1:
-        low, high = _interval(values)
+        low, high = interval([values])
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(x, values.T, color=colour, alpha=0.25, linewidth=0.7)
     axes.plot(x, values.mean(axis=0), color=colour, linewidth=2, label=label)
     return last
-
-
-def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95% interval of the mean over the first axis, by the percentile bootstrap."""
-    rng = np.random.default_rng(0)
-    n = len(values)
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES) / n
-    low, high = np.quantile(weights @ values, (0.025, 0.975), axis=0)
-    return low, high
 
 
 def _axes(rows: int, columns: int = 1) -> tuple[Any, Sequence[Any]]:

@@ -47,7 +47,8 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"config", "checkpoint"},
     "tensorboard": set(),
     "callbacks": set(),
-    "plots": {"config"},
+    "scores": set(),
+    "plots": {"config", "scores"},
     "checkpoint": set(),
     "numpy_layers": set(),
     "policy_file": {"checkpoint", "numpy_layers", "spaces"},
@@ -76,12 +77,12 @@ ALLOWED: dict[str, set[str]] = {
         "kernels", "nets.table", "actions", "methods.driver", "methods.*", "envs", "config", "learner", "trainer",
     },
     "studies": {
-        "agent", "callbacks", "checkpoint", "config", "evaluation", "metrics", "nets.layers", "plots", "settings",
-        "trainer",
+        "agent", "callbacks", "checkpoint", "config", "evaluation", "metrics", "nets.layers", "plots", "scores",
+        "settings", "trainer",
     },
     "cli": {
         "nbrl", "studies", "config", "metrics", "checkpoint", "plots", "envs", "agent", "evaluation", "animation",
-        "human", "trainer", "bench", "registration", "methods", "methods.optimisers", "settings",
+        "human", "trainer", "bench", "registration", "methods", "methods.optimisers", "settings", "nets.layers",
     },
     "testing": {  # of which nothing else knows
         "actions", "agent", "checkpoint", "config", "envs", "evaluation", "learner", "methods", "methods.driver",

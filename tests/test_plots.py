@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from nbrl.plots import _curve, _interval, learning_curves, mean_curves
+from nbrl.plots import _curve, learning_curves, mean_curves
+from nbrl.scores import interval
 
 pytest.importorskip("matplotlib")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -133,12 +134,12 @@ def test_several_seeds_have_a_mean_and_its_interval(tmp_path, run):
 def test_the_interval_of_a_mean():
     """Of n normal numbers it is about 1.96 deviations over the root of n; of one, or of equal ones, nothing."""
     values = np.random.default_rng(1).standard_normal((400, 3))
-    low, high = _interval(values)
+    low, high = interval([values])
     half = 1.96 * values.std(axis=0) / 20
     np.testing.assert_allclose(low, values.mean(axis=0) - half, atol=0.01)
     np.testing.assert_allclose(high, values.mean(axis=0) + half, atol=0.01)
     for equal in (np.ones((1, 4)), np.full((5, 4), 2.5)):
-        low, high = _interval(equal)
+        low, high = interval([equal])
         np.testing.assert_allclose([low, high], [equal[0], equal[0]])
 
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from nbrl import Dense, evaluate, study, train
+from nbrl.scores import interquartile_mean, interval
 from nbrl.studies.plan import Plan, Range, Trial
-from nbrl.studies.results import interquartile_mean, interval
 
 ROOT = Path(__file__).parent.parent
 STUDIES, PAGE = ROOT / "tools" / "studies", ROOT / "nbrl" / "README.md"
@@ -96,7 +96,7 @@ def test_names_of_runs_depend_on_what_they_are_alone():
         ({"settings": {"learning_rate": "uniform(a, b)"}, "trials": 2}, "a range needs two numbers"),
         ({"settings": {"seed": 3}}, "a study has seeds"),
         ({"settings": 3}, "settings is 3: it must be a table"),
-        ({"settings": {"network": "[["}}, "which is no JSON"),
+        ({"settings": {"network": "[["}}, "network is '.*': it must be one of"),
         ({"trials": 0}, "trials is 0"),
     ],
     ids=str,

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 import pytest
 from gymnasium import spaces
-from toys import LONG, Picture, in_time, tiny, wait_until
+from toys import LONG, Picture, Walks, in_time, tiny, wait_until
 
 import nbrl
 from nbrl import Agent, NativeEnvironment, OnlineLearner, Trainer, checkpoint, configure, envs, evaluate, train
@@ -245,6 +245,20 @@ def test_a_limit_bootstraps_as_a_truncation_does():
         Endless, steps=30_000, max_episode_steps=3, discount=0.9, normalise_rewards=False, learning_rate=3e-3
     )
     assert agent.to_numpy().outputs(np.zeros(3))["value"][0] == pytest.approx(10, abs=1.5)
+
+
+def test_a_run_is_saved_though_one_environment_is_stuck_and_another_worker_has_learnt(tmp_path):
+    go_on = threading.Event()
+    walks = Walks({1: {"faults": {("step", 40): lambda walk: {} if go_on.wait(60) else None}}}, pause=0.0)
+    trainer = Trainer(tiny(walks, steps=LONG, actors=2, threads=2), walks, directory=tmp_path / "run")
+    trainer.start()
+    wait_until(lambda: trainer.steps > 1000)  # by actor 0 alone
+    try:
+        assert not trainer.stop(5.0)
+        assert (tmp_path / "run" / "policy.safetensors").exists()
+    finally:
+        go_on.set()
+    assert in_time(trainer.join)
 
 
 def test_a_policy_that_stays_uniform_is_told_of(caplog):

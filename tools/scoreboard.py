@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from nbrl import Agent, Trainer, configure, envs, evaluate
 from nbrl.cli import settings_of
 from nbrl.envs.atari import human_normalised
-from nbrl.metrics import MetricsFile, RunDirectory, read_metrics
+from nbrl.metrics import MetricsFile, RunDirectory, progress_line, read_metrics
 
 # Weights of log10(1 + human-normalised score in percent), without an intercept.
 ATARI_5 = {
@@ -89,12 +89,7 @@ class Progress:
     def __call__(self, report: Any) -> None:
         if report.seconds >= self.next:
             self.next = report.seconds + 60
-            shown = "" if report.recent_return is None else f"  return {report.recent_return:,.1f}"
-            total = report.total_steps * report.frames // max(report.steps, 1)
-            print(
-                f"{self.game}: {report.frames:,} of {total:,} frames  {report.frames_per_second:,.0f} frames/s{shown}",
-                flush=True,
-            )
+            print(f"{self.game}: {progress_line(report)}", flush=True)
 
 
 def keep(game: str, directory: Path, kept: Path, episodes: int) -> None:

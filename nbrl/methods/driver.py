@@ -390,7 +390,10 @@ def finish_rollout(method, policy, shared, worker, first):
     """Load what the actors see after the last step, and learn."""
     worker.doing = LEARNS
     code = observe(policy, worker, first, worker.rollout.reward.shape[0])
-    return learn(method, policy, shared, worker, first) if code == GO_ON else code
+    if code == GO_ON:
+        code = learn(method, policy, shared, worker, first)
+    worker.doing = RESETS  # or whatever comes next: it does not learn any more
+    return code
 
 
 @jit

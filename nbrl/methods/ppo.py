@@ -33,21 +33,23 @@ APPROX_KL, CLIP_FRACTION = ENTROPY + 1, ENTROPY + 2
 MAX_LOG_RATIO = np.float32(20.0)  # beyond which a gradient would not be finite
 MIN_DEVIATION = 1e-8  # added to that of advantages
 
-IMAGES: dict[str, Any] = {
-    "envs_per_batch": 8,
+EVERYWHERE: dict[str, Any] = {
     "rollout_length": 128,
-    "epochs": 2,
     "minibatches": 4,
     "gae_lambda": 0.95,
     "initialisation": "orthogonal",
     "optimiser": "shared_adam",
     "adam_epsilon": 1e-5,
-    "learning_rate": 5e-4,
     "gradient_clip": 0.5,
+}
+IMAGES: dict[str, Any] = EVERYWHERE | {
+    "envs_per_batch": 8,
+    "epochs": 2,
+    "learning_rate": 5e-4,
     "clip_range": 0.1,
     "steps": 10_000_000,
 }
-VECTORS: dict[str, Any] = IMAGES | {
+VECTORS: dict[str, Any] = EVERYWHERE | {
     "envs_per_batch": 4,
     "epochs": 10,
     "learning_rate": 1e-3,

@@ -23,22 +23,24 @@ from nbrl.nets.layers import Layer, normalised
 from nbrl.nets.table import Workspace, output_gradients, outputs
 from nbrl.settings import Setting, Task, whole
 
-IMAGES: dict[str, Any] = {
+EVERYWHERE: dict[str, Any] = {
+    "optimiser": "shared_radam",
+    "initialisation": "orthogonal",
+    "adam_epsilon": 1e-8,
+    "gradient_clip": 10.0,
+}
+IMAGES: dict[str, Any] = EVERYWHERE | {
     "envs_per_batch": 8,
     "rollout_length": 32,
     "epochs": 2,
     "minibatches": 2,
     "q_lambda": 0.65,
-    "optimiser": "shared_radam",
-    "initialisation": "orthogonal",
-    "adam_epsilon": 1e-8,
     "learning_rate": 5e-4,
     "learning_rate_schedule": "constant",
-    "gradient_clip": 10.0,
     "final_epsilon": 0.01,
     "steps": 10_000_000,
 }
-VECTORS: dict[str, Any] = IMAGES | {
+VECTORS: dict[str, Any] = EVERYWHERE | {
     "envs_per_batch": 4,
     "rollout_length": 64,
     "epochs": 4,

@@ -1,5 +1,6 @@
 """The kinds of layers, and the form of a table of them in JSON. Each kind is a file of this folder."""
 
+import json
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -62,6 +63,14 @@ def layers_to_list(layers: Iterable[Layer]) -> list[list[str | int]]:
     [['conv', 16, 8, 4, 'relu'], ['dense', 256, 'tanh']]
     """
     return [[kind_of(layer), *layer] for layer in layers]
+
+
+def read_text(text: str) -> Any:
+    """What a text says of a network, for `layers_from_list`: a table as JSON, or a name."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def layers_from_list(rows: Iterable[object]) -> tuple[Layer, ...]:

@@ -16,9 +16,13 @@ import numpy as np
 
 from nbrl.checkpoint import shortened
 from nbrl.config import SETTINGS, configure
-from nbrl.nets.layers import layers_from_list, layers_to_list
-from nbrl.settings import unknown, whole
+from nbrl.metrics import folder_word
+from nbrl.nets.layers import layers_from_list, layers_to_list, read_text
+from nbrl.settings import Setting, unknown, whole
 
+TRIALS = Setting(None, "points to be drawn, none for a whole grid", least=1, type=int)
+EPISODES = Setting(30, "episodes that each policy plays at the end", least=1)
+GREEDY = Setting(False, "whether it plays its most likely actions")
 KEYS = ("environment", "settings", "seeds", "trials", "episodes", "greedy")
 RANGE = re.compile(r"(uniform|loguniform|integer)\(\s*([^,()]+),\s*([^,()]+)\)")
 
@@ -68,8 +72,7 @@ class Trial:
     def name(self) -> str:
         """Of its folder: the same for the same run, whatever study it is part of."""
         text = json.dumps([self.environment, self.settings], sort_keys=True, default=list)
-        words = re.sub(r"[^A-Za-z0-9._-]+", "-", self.environment.removeprefix("ALE/")).strip("-.")
-        return f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:8]}-seed{self.seed}"
+        return f"{folder_word(self.environment)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}-seed{self.seed}"
 
 
 class Plan:
@@ -111,10 +114,8 @@ class Plan:
         self.seeds: list[int] = list(dict.fromkeys(SETTINGS["seed"].checked("a seed", seed) for seed in wanted))
         if None in self.seeds:
             raise ValueError("a seed is none: each run of a study needs one")
-        self.episodes = _count(values, "episodes", 30)
-        self.greedy = values.get("greedy", False)
-        if not isinstance(self.greedy, bool):
-            raise ValueError(f"greedy is {self.greedy!r}: it must be true or false")
+        self.episodes: int = EPISODES.checked("episodes", values.get("episodes", EPISODES.default))
+        self.greedy: bool = GREEDY.checked("greedy", values.get("greedy", GREEDY.default))
         settings = values.get("settings", {})
         if not isinstance(settings, Mapping):
             raise ValueError(f"settings is {settings!r}: it must be a table of settings and their values")
@@ -122,7 +123,7 @@ class Plan:
         if "seed" in axes:
             raise ValueError("settings has a seed: a study has seeds, beside its environment")
         self.axes = [name for name, axis in axes.items() if isinstance(axis, Range) or len(axis) > 1]
-        self.points = _points(axes, values)
+        self.points = _points(axes, TRIALS.checked("trials", values.get("trials")))
         one_each = itertools.product(self.environments, self.points)
         self.threads: int = max(configured(Trial(one, point, self.seeds[0])).threads for one, point in one_each)
 
@@ -145,37 +146,21 @@ def _read(plan: str | os.PathLike | Mapping[str, Any]) -> Mapping[str, Any]:
         raise ValueError(shortened(f"{os.fspath(plan)} is no TOML: {error}")) from error
 
 
-def _count(values: Mapping[str, Any], name: str, default: int) -> int:
-    count = whole(values.get(name, default))
-    if count is None or count < 1:
-        raise ValueError(f"{name} is {values[name]!r}: it must be a whole number of at least 1")
-    return count
-
-
 def _axis(name: str, value: Any) -> "list[Any] | Range":
     """What a setting may be."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not values:
         raise ValueError(f"{name} is an empty list: an axis needs values")
-    if name == "network":
-        return [_network(each) for each in values]
+    if name == "network":  # by its name, or as JSON holds it
+        read = [read_text(each) if isinstance(each, str) else each for each in values]
+        return [each if isinstance(each, str) else layers_to_list(layers_from_list(each)) for each in read]
     return (Range.read(name, value) if isinstance(value, str) else None) or values
 
 
-def _network(value: Any) -> Any:
-    """A name, or a table of layers as JSON holds it."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(shortened(f"network is {value!r}, which is no JSON: {error}")) from error
-    return value if isinstance(value, str) else layers_to_list(layers_from_list(value))
-
-
-def _points(axes: Mapping[str, "list[Any] | Range"], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _points(axes: Mapping[str, "list[Any] | Range"], trials: int | None) -> list[dict[str, Any]]:
     """The settings of each point: all of a grid, or so many drawn, always the same."""
     ranges = [name for name, axis in axes.items() if isinstance(axis, Range)]
-    if "trials" not in values:
+    if trials is None:
         if ranges:
             raise ValueError(f"{ranges[0]} is a range: say with trials how many points are to be drawn")
         grids = [axis for axis in axes.values() if isinstance(axis, list)]
@@ -187,7 +172,7 @@ def _points(axes: Mapping[str, "list[Any] | Range"], values: Mapping[str, Any]) 
                 name: axis.draw(rng) if isinstance(axis, Range) else axis[int(rng.integers(len(axis)))]
                 for name, axis in axes.items()
             }
-            for _ in range(_count(values, "trials", 1))
+            for _ in range(trials)
         ]
     return [point for place, point in enumerate(points) if point not in points[:place]]
 

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,9 @@ import numpy as np
 from nbrl.checkpoint import replace_file
 from nbrl.metrics import Report, RunDirectory, read_metrics
 from nbrl.plots import StudyCurve, study_picture
+from nbrl.scores import interquartile_mean, interval
 from nbrl.studies.plan import Plan, Trial
 from nbrl.studies.runs import read_result
-
-RESAMPLES = 5000
-
-
-def interquartile_mean(scores: np.ndarray) -> float:
-    """The mean of the middle half, (n,): a quarter at each end, rounded down, is left out (Agarwal et al., 2021)."""
-    cut = len(scores) // 4
-    return float(np.sort(scores)[cut : len(scores) - cut].mean())
-
-
-def interval(
-    groups: Sequence[np.ndarray], statistic: Callable[[np.ndarray], float], resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """The 95% interval of a statistic of all scores, by the percentile bootstrap, each group resampled in itself.
-
-    Parameters
-    ----------
-    groups : sequence of numpy.ndarray
-        The scores of each task, one a seed.
-    statistic : callable
-        Of all scores together, (n,).
-    """
-    rng = np.random.default_rng(0)
-    found = [statistic(np.concatenate([rng.choice(group, len(group)) for group in groups])) for _ in range(resamples)]
-    low, high = np.quantile(found, (0.025, 0.975))
-    return float(low), float(high)
 
 
 class Results:
@@ -75,7 +50,7 @@ class Results:
 
     def _row(self, environment: str, point: Mapping[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
         scores = np.array([one["mean_return"] for one in found])
-        low, high = interval([scores], lambda drawn: float(drawn.mean())) if len(scores) > 1 else (math.nan, math.nan)
+        low, high = map(float, interval([scores])) if len(scores) > 1 else (math.nan, math.nan)
         row = {
             "environment": environment, "settings": {name: point[name] for name in self.plan.axes},
             "scores": scores.tolist(), "mean": float(scores.mean()), "interquartile_mean": interquartile_mean(scores),
@@ -94,7 +69,7 @@ class Results:
             settings = {name: point[name] for name in self.plan.axes}
             groups = [np.array(row.get("human_normalised", [])) for row in self.rows if row["settings"] == settings]
             if len(groups) == len(self.plan.environments) > 1 and all(len(group) for group in groups):
-                low, high = interval(groups, interquartile_mean)
+                low, high = map(float, interval(groups, interquartile_mean))
                 mean = interquartile_mean(np.concatenate(groups))
                 found.append({"settings": settings, "interquartile_mean": mean, "low": low, "high": high})
         return found
@@ -125,7 +100,7 @@ class Results:
         return "\n".join(lines)
 
     def write(self) -> None:
-        """Write results.json and, where matplotlib is there, study.png to the study's folder."""
+        """Write results.json to the study's folder."""
         rows = [
             {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
             for row in self.rows
@@ -139,7 +114,7 @@ class Results:
         Raises
         ------
         ValueError
-            matplotlib is not installed, or no run has ended.
+            matplotlib is not installed, or no run has a finished episode.
         """
         picture = Path(path or self.folder / "study.png")
         curves = {

@@ -110,9 +110,7 @@ def _run_trial(folder: Path, study: int) -> None:
                 return
         over.touch()
     named = trial.environment if ":" in trial.environment else None  # a file may not name code to be imported
-    evaluation = evaluate(
-        Agent.load(run.policy_file), named, episodes=values["episodes"], greedy=values["greedy"], threads=1
-    )
+    evaluation = evaluate(Agent.load(run.path), named, episodes=values["episodes"], greedy=values["greedy"], threads=1)
     last = read_metrics(run.metrics_file)[-1]
     result = evaluation.to_dict() | {
         "training_return": last.recent_return, "steps": last.steps, "minutes": last.seconds / 60,
@@ -128,7 +126,7 @@ def _trainer(trial: Trial, run: RunDirectory, parent: Callback) -> Trainer | Non
         run.release()
     checkpoint = newest(run.checkpoints) if run.checkpoints.is_dir() else None
     if checkpoint is not None and config.minutes is None:  # which would be given anew
-        if int(read_metadata(checkpoint)["steps"]) >= config.steps and run.policy_file.exists():
+        if int(read_metadata(checkpoint)["steps"]) >= config.steps:
             return None
         return Trainer.from_run(run.path, trial.environment, callbacks=[parent])
     shutil.rmtree(run.path, ignore_errors=True)

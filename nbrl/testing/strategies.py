@@ -231,7 +231,7 @@ def configurations(draw: Any, environment: Any, **fixed: Any) -> Config:
         "normalise_observations": draw(st.booleans()),
         "learning_rate_schedule": draw(st.sampled_from(["linear", "constant", "cosine"])),
     }
-    if method in ("ppo", "pqn"):
+    if "epochs" in method_class(method).settings:
         drawn |= {"epochs": draw(st.integers(1, 3)), "minibatches": draw(st.integers(1, 3))}
     if method == "dpg":
         buffer_size = draw(st.sampled_from([0, 64]))
