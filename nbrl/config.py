@@ -172,11 +172,23 @@ class Config:
         return cls(**values)
 
 
-# What differs from the paper's settings, by kind of observation. The length of the run is one of the defaults, since
-# the learning rate anneals over it: a third of the paper's frames take a learning rate somewhat higher than its 7e-4.
+# What a run has where nothing is said, by kind of observation: what all methods share, before the method's own. The
+# length of the run is one of the defaults, since the learning rate anneals over it. Rollouts of several actors make
+# fewer and better updates than the paper's of one.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "image": {"learning_rate": 1e-3, "steps": 25_000_000},
+    "image": {
+        "method": "ppo",
+        "envs_per_batch": 4,
+        "rollout_length": 20,
+        "gae_lambda": 0.95,
+        "initialisation": "orthogonal",
+        "optimiser": "shared_adam",
+        "learning_rate": 7e-4,
+        "adam_epsilon": 1e-3,
+        "steps": 8_000_000,
+    },
     "vector": {
+        "method": "ppo",
         "network": NETWORKS["mlp"],
         "rollout_length": 16,
         "optimiser": "shared_adam",
@@ -186,9 +198,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "steps": 300_000,
     },
 }
+# On top of these for images other than Atari's, whose rewards are of any size, ...
+PICTURES: dict[str, Any] = {"reward_clip": None, "normalise_rewards": True}
+# ... for those that the paper's network cannot enter, ...
+LEAST_SIDE = 20  # pixels
+# ... and with an LSTM. Adam moves every weight as far, however small its gradient: at the rate that suits feed-forward
+# networks, those below an LSTM saturate it before its value fits. So the run is longer as well.
+RECURRENT_IMAGES: dict[str, Any] = {"learning_rate": 1e-4, "steps": 16_000_000}
 
-# "paper" takes the paper's Atari settings, the class's own, for images, and its MuJoCo settings for vectors. "quick"
-# goes beyond the paper, to learn in fewer minutes: longer rollouts of several actors make fewer and better updates.
+# "paper" takes the paper's Atari settings, the class's own, for images, and its MuJoCo settings for vectors.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "image": {},
@@ -199,31 +217,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "reward_clip": None,
         },
     },
-    "quick": {
-        "image": {
-            "envs_per_batch": 4,
-            "rollout_length": 20,
-            "gae_lambda": 0.95,
-            "initialisation": "orthogonal",
-            "optimiser": "shared_adam",
-            "learning_rate": 7e-4,
-            "adam_epsilon": 1e-3,
-            "steps": 8_000_000,
-        },
-        "vector": DEFAULTS["vector"] | {"gae_lambda": 0.95, "initialisation": "orthogonal"},
-    },
 }
-# On top of the defaults or a preset, for images other than Atari's, whose rewards are of any size, ...
-PICTURES: dict[str | None, dict[str, Any]] = {
-    None: {"reward_clip": None, "normalise_rewards": True},
-    "paper": {"reward_clip": None},
-    "quick": {"reward_clip": None, "normalise_rewards": True},
-}
-# ... and for those that the paper's network cannot enter.
-LEAST_SIDE = 20  # pixels
-# On top of a preset, with an LSTM. Adam moves every weight as far, however small its gradient: at the rate that suits
-# feed-forward networks, those below an LSTM saturate it before its value fits. So the run is longer as well.
-RECURRENT: dict[str, dict[str, dict[str, Any]]] = {"quick": {"image": {"learning_rate": 1e-4, "steps": 16_000_000}}}
 
 
 NETWORK_DESCRIPTION = (
@@ -298,21 +292,22 @@ def resolve(
     task = Task(spec.observations.image, not spec.actions.discrete, settings)
     found = [(f"preset {preset}", PRESETS[preset][kind])] if preset else [(f"{kind}s", DEFAULTS[kind])]
     if kind == "image" and not spec.clips_rewards:
-        found.append(("images other than Atari's", PICTURES[preset]))
+        found.append(("images other than Atari's", {"reward_clip": None} if preset else PICTURES))
         found.append((f"images below {LEAST_SIDE}x{LEAST_SIDE}", _for_small(spec.observations)))
-    method = settings.get("method", SETTINGS["method"].default)
-    if preset != "paper" and method in METHODS:  # Config refuses others
-        found.append((method, method_class(method).defaults(task)))
+    method = _merged([*found, ("given", settings)]).get("method")
+    own = method_class(method) if preset is None and method in METHODS else None  # Config refuses others
+    if own:
+        found.append((method, own.defaults(task)))
     network = layers_from_list(_merged([*found, ("given", settings)]).get("network", Config.network))
     if spec.vector:
         found.append(("vector environment", {"envs_per_batch": spec.group, "actors": _actors(spec, settings)}))
-    if any(isinstance(layer, Lstm) for layer in network):
-        found.append((f"preset {preset}, with an LSTM", RECURRENT.get(preset or "", {}).get(kind, {})))
+    if kind == "image" and preset is None and any(isinstance(layer, Lstm) for layer in network):
+        found.append(("images, with an LSTM", RECURRENT_IMAGES))
     found.append(("given", settings))
     values = _merged(found)
     sources = {key: source for source, overlay in found for key in overlay}
-    if "network" not in settings and preset != "paper" and method in METHODS:
-        values["network"] = method_class(method).network(network)
+    if own and "network" not in settings:
+        values["network"] = own.network(network)
     if "envs_per_batch" not in settings and not spec.vector:
         values["envs_per_batch"] = _envs_per_batch(values)
     if values.get("threads") is None:

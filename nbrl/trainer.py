@@ -59,7 +59,7 @@ class Trainer:
     >>> trainer.join()
     True
     >>> trainer.steps
-    1008
+    1024
     """
 
     def __init__(

@@ -197,7 +197,7 @@ def test_the_machine_is_named():
 
 
 def test_the_command_prints_a_table_or_json(nbrl_command):
-    words = ["bench", "CartPole-v1", "--seconds", "0.1", "--set", "actors=2", "--threads", "1"]
+    words = ["bench", "CartPole-v1", "method=a3c", "--seconds", "0.1", "--set", "actors=2", "--threads", "1"]
     ended = nbrl_command(*words)
     assert ended.returncode == 0, ended.stderr
     assert "CartPole-v1, a3c: 2 actors, 1 thread" in ended.stdout

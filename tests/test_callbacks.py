@@ -76,7 +76,9 @@ def test_every_event_in_its_order_and_thread(tmp_path):
 
 def test_numbers_that_a_callback_returns_are_kept_with_the_report(tmp_path):
     notes = Notes()
-    nbrl.train("Catch-v0", directory=tmp_path / "run", callbacks=[notes], steps=2000, report_interval=0.01)
+    nbrl.train(
+        "Catch-v0", directory=tmp_path / "run", callbacks=[notes], method="a3c", steps=2000, report_interval=0.01
+    )
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["own/reports"] for line in lines] == list(range(1, len(lines) + 1))
     assert [report.metrics for report in read_metrics(tmp_path / "run" / "metrics.jsonl")][-1] == {
@@ -259,7 +261,7 @@ def test_infos_are_kept_only_for_who_asks():
 
 
 def test_going_on_with_a_run_takes_callbacks(tmp_path):
-    nbrl.train("Catch-v0", directory=tmp_path / "run", steps=500)
+    nbrl.train("Catch-v0", directory=tmp_path / "run", rollout_length=5, steps=500)
     notes = Notes()
     trainer = Trainer.from_run(tmp_path / "run", steps=1000, callbacks=[notes])
     trainer.start(wait=True)

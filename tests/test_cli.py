@@ -344,7 +344,7 @@ def test_a_run_without_a_name_gets_one(nbrl_command, tmp_path):
     ended = nbrl_command(*SHORT)
     assert ended.returncode == 0, ended.stderr
     (run,) = (tmp_path / "runs").iterdir()
-    assert run.name.startswith("CartPole-v1-a3c-")
+    assert run.name.startswith("CartPole-v1-ppo-")
 
 
 def wait_for_a_longer(path, process):

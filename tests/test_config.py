@@ -19,7 +19,7 @@ from nbrl.config import (
     configure,
     describe,
 )
-from nbrl.methods import METHODS, dpg, method_class
+from nbrl.methods import METHODS, dpg, method_class, ppo
 from nbrl.methods.a3c import CONTINUOUS
 from nbrl.methods.actor_critic import VARIANCES
 from nbrl.methods.dpg import WITHOUT_REPLAY
@@ -308,15 +308,31 @@ def test_methods_have_defaults_of_their_own():
         config = configure("CartPole-v1", method=method)
         own = method_class(method).on_vectors
         assert {"target_interval", "epsilon_steps"} <= own.keys()
-        expected = DEFAULTS["vector"] | own
+        expected = DEFAULTS["vector"] | own | {"method": method}
         assert {name: getattr(config, name) for name in expected} == expected
         assert configure("CartPole-v1", method=method, target_interval=7).target_interval == 7
         # The paper's are the same for all of them.
         paper = configure("CartPole-v1", method=method, preset="paper")
         assert dataclasses.replace(paper, method="a3c") == configure("CartPole-v1", preset="paper")
         assert (paper.target_interval, paper.epsilon_steps) == (10_000, 1_000_000)
-    assert configure("CartPole-v1") == configure("CartPole-v1", method="a3c")
     assert configure("CartPole-v1").target_interval == 10_000
+
+
+def test_ppo_is_what_trains_where_no_method_is_given():
+    for environment in ("CartPole-v1", "Bricks-v0", "Pendulum-v1", "PendulumPixels-v0"):
+        assert configure(environment) == configure(environment, method="ppo")
+        assert configure(environment, preset="paper") == configure(environment, method="a3c", preset="paper")
+    pictures = configure("Bricks-v0")
+    assert {name: getattr(pictures, name) for name in ppo.IMAGES} == ppo.IMAGES
+    vectors, motions = configure("CartPole-v1"), configure("Pendulum-v1")
+    assert {name: getattr(vectors, name) for name in ppo.VECTORS} == ppo.VECTORS
+    assert {name: getattr(motions, name) for name in ppo.CONTINUOUS} == ppo.CONTINUOUS
+
+
+def test_one_step_methods_on_images_have_short_rollouts():
+    for method in ("one_step_q", "one_step_sarsa"):
+        config = configure("Bricks-v0", method=method)
+        assert (config.rollout_length, config.envs_per_batch, config.optimiser) == (5, 1, "shared_rmsprop")
 
 
 def test_configure_suits_the_kind_of_observation():
@@ -331,8 +347,8 @@ def test_configure_suits_the_kind_of_observation():
 
 
 def test_continuous_actions_have_defaults_of_their_own():
-    config = configure("Pendulum-v1")
-    expected = DEFAULTS["vector"] | CONTINUOUS
+    config = configure("Pendulum-v1", method="a3c")
+    expected = DEFAULTS["vector"] | CONTINUOUS | {"method": "a3c"}
     assert {name: getattr(config, name) for name in expected} == expected
     assert configure("Pendulum-v1", envs_per_batch=1, normalise_rewards=False).normalise_rewards is False
     assert not configure("CartPole-v1").separate_networks
@@ -346,22 +362,25 @@ def test_continuous_actions_have_defaults_of_their_own():
 
 def test_continuous_actions_are_learnt_more_slowly_in_longer_runs():
     # In inverse proportion to the root of the length, from the million steps that the rate was found on.
-    rates = [configure("Pendulum-v1", steps=steps).learning_rate for steps in (1, 10**6, 4 * 10**6, 10**8)]
+    rates = [
+        configure("Pendulum-v1", method="a3c", steps=steps).learning_rate for steps in (1, 10**6, 4 * 10**6, 10**8)
+    ]
     assert rates == pytest.approx([2e-3, 2e-3, 1e-3, 2e-4], rel=1e-12)
-    assert configure("Pendulum-v1", frames=4 * 10**6).learning_rate == pytest.approx(1e-3, rel=1e-12)
-    assert configure("Pendulum-v1", steps=10**8, learning_rate=3e-3).learning_rate == 3e-3
+    assert configure("Pendulum-v1", method="a3c", frames=4 * 10**6).learning_rate == pytest.approx(1e-3, rel=1e-12)
+    assert configure("Pendulum-v1", method="a3c", steps=10**8, learning_rate=3e-3).learning_rate == 3e-3
     with pytest.raises(ValueError, match="steps is 'x': it must be a whole number"):
         configure("Pendulum-v1", steps="x")
     # Nothing else has such a rate.
-    for environment, settings in (("PendulumPixels-v0", {}), ("CartPole-v1", {}), ("Pendulum-v1", {"method": "dpg"})):
-        long, short = (configure(environment, steps=steps, **settings).learning_rate for steps in (10**8, 10**6))
+    others = (("PendulumPixels-v0", "a3c"), ("CartPole-v1", "a3c"), ("Pendulum-v1", "dpg"), ("Pendulum-v1", "ppo"))
+    for environment, method in others:
+        long, short = (configure(environment, steps=steps, method=method).learning_rate for steps in (10**8, 10**6))
         assert long == short
 
 
 def test_deterministic_policy_gradient_has_defaults_of_its_own():
     # None of those are A3C's for continuous actions.
     config, own = configure("Pendulum-v1", method="dpg"), dpg.VECTORS
-    expected = DEFAULTS["vector"] | own
+    expected = DEFAULTS["vector"] | own | {"method": "dpg"}
     assert {name: getattr(config, name) for name in expected} == expected
     assert (config.normalise_observations, config.reward_clip, config.envs_per_batch) == (False, None, 1)
     without = configure("Pendulum-v1", method="dpg", buffer_size=0, threads=1)
@@ -387,7 +406,7 @@ def test_a_memory_is_large_enough_for_what_is_drawn_from_it():
 def test_pictures_are_not_normalised():
     road = gymnasium.spaces.Box(0, 255, (3, 96, 96), np.uint8)
     environment = envs.interface.EnvSpec("Drive", road, gymnasium.spaces.Box(-1, 1, (3,), np.float32))
-    config = configure(environment)
+    config = configure(environment, method="a3c")
     assert config.policy_variance == "constant"
     assert not config.normalise_observations
 
@@ -448,16 +467,17 @@ def test_configure_refuses_in_a_sentence(arguments, sentence):
 )
 def test_a_default_of_lockstep_gives_way_to_actors_and_threads(asked, lockstep):
     assert configure("Pendulum-v1", **asked).envs_per_batch == lockstep
-    assert configure("Bricks-v0", preset="quick", **asked).envs_per_batch == lockstep
+    assert configure("Bricks-v0", method="a3c", **asked).envs_per_batch == lockstep
     with pytest.raises(ValueError, match="envs_per_batch is 5: it must divide the number of actors, 16"):
         configure("Pendulum-v1", envs_per_batch=5)
 
 
-def test_the_quick_preset_is_slower_with_an_lstm():
-    assert configure("Bricks-v0", preset="quick").learning_rate == 7e-4
-    recurrent = configure("Bricks-v0", preset="quick", network="paper-lstm")
-    assert (recurrent.learning_rate, recurrent.steps) == (1e-4, 16_000_000)
-    assert configure("Bricks-v0", preset="quick", network="paper-lstm", learning_rate=3e-4).learning_rate == 3e-4
+def test_pictures_are_learnt_more_slowly_with_an_lstm():
+    for method in ("a3c", "ppo"):
+        recurrent = configure("Bricks-v0", method=method, network="paper-lstm")
+        assert (recurrent.learning_rate, recurrent.steps) == (1e-4, 16_000_000)
+        assert configure("Bricks-v0", method=method, network="paper-lstm", learning_rate=3e-4).learning_rate == 3e-4
+    assert configure("Bricks-v0", method="a3c").learning_rate == 7e-4
     assert configure("Bricks-v0", preset="paper", network="paper-lstm").learning_rate == 7e-4
     with pytest.raises(ValueError, match="network is 'lstm': it must be one of"):
-        configure("Bricks-v0", preset="quick", network="lstm")
+        configure("Bricks-v0", network="lstm")

@@ -79,7 +79,7 @@ def test_action_spaces_without_bounds_or_with_one(low, high, shape):
         made.append(Valve(low, high, shape))
         return made[-1]
 
-    agent = train(environment, steps=60_000, threads=1, actors=4, seed=1, learning_rate=3e-3)
+    agent = train(environment, method="a3c", steps=60_000, threads=1, actors=4, seed=1, learning_rate=3e-3)
     assert sum(len(one.taken) for one in made) >= 60_000
     best = np.clip(1.0, low, high)
     np.testing.assert_allclose(agent.act(np.zeros(2), greedy=True), np.full(shape, best), atol=0.1)

@@ -259,7 +259,7 @@ def test_an_environment_in_c_is_learnt(tmp_path):
 
 
 def test_groups_in_lockstep_on_several_threads():
-    settings = {"actors": 8, "envs_per_batch": 2, "threads": 2, "rollout_length": 5}
+    settings = {"method": "a3c", "actors": 8, "envs_per_batch": 2, "threads": 2, "rollout_length": 5}
     means = []
     for _ in range(3):
         trainer = Trainer(nbrl.configure("Catch-v0", steps=300_000, **settings))

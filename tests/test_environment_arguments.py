@@ -37,7 +37,9 @@ def long_id():
 
 
 def test_they_reach_the_environment_and_are_kept(tmp_path, long_id):
-    agent = nbrl.train(long_id, environment_arguments={"length": 9}, steps=200, directory=tmp_path / "run")
+    agent = nbrl.train(
+        long_id, environment_arguments={"length": 9}, rollout_length=5, steps=200, directory=tmp_path / "run"
+    )
     assert set(nbrl.evaluate(agent, episodes=3).lengths) == {9}
     assert set(nbrl.evaluate(agent, long_id, episodes=3).lengths) == {9}
     assert set(nbrl.evaluate(agent, environment_arguments={"length": 5}, episodes=3).lengths) == {5}
@@ -64,7 +66,7 @@ def test_on_the_command_line(tmp_path, nbrl_command):
         "        return np.zeros(2, np.float32), 1.0, self.t == self.length, False, {}\n"
     )
     given = ["--env-arg", "length=4", "--env-arg", "name=a=b", "--env-arg", "wide=true"]
-    ended = nbrl_command("train", "mine:Long", *given, "steps=300", "--out", "run")
+    ended = nbrl_command("train", "mine:Long", *given, "steps=300", "rollout_length=5", "--out", "run")
     assert ended.returncode == 0, ended.stderr
     config = RunDirectory.open(tmp_path / "run").config()
     assert config.environment_arguments == {"length": 4, "name": "a=b", "wide": True}

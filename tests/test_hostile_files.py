@@ -186,7 +186,7 @@ def test_counts_that_no_run_has(tmp_path, key, value):
 
 
 def test_folders_and_links_in_place_of_files(tmp_path, nbrl_command):
-    assert nbrl_command("train", "Catch-v0", "steps=300", "--out", "run").returncode == 0
+    assert nbrl_command("train", "Catch-v0", "steps=300", "rollout_length=5", "--out", "run").returncode == 0
     run = tmp_path / "run"
     for name in ("metrics.jsonl", "policy.safetensors"):
         kept = (run / name).read_bytes()

@@ -97,7 +97,7 @@ def test_a_host_s_loop_learns_a_deterministic_policy_exactly_as_the_engine_s(mor
 
 def test_continuous_actions_are_those_of_the_space():
     low, high = np.array([[0, -1, -np.inf]] * 2, np.float32), np.array([[1, 5, np.inf]] * 2, np.float32)
-    learner = OnlineLearner({"seed": 1}, BOX, spaces.Box(low, high))
+    learner = OnlineLearner({"seed": 1, "rollout_length": 32}, BOX, spaces.Box(low, high))
     actions = [learner.step(ZEROS)] + [learner.step(ZEROS, 1.0) for _ in range(100)]
     assert {(action.shape, action.dtype) for action in actions} == {((2, 3), np.dtype(np.float32))}
     assert all((action >= low).all() and (action <= high).all() for action in actions)
@@ -147,7 +147,7 @@ def test_several_threads_share_the_parameters():
 
 
 def test_once_finished_it_acts_and_learns_no_more():
-    learner = OnlineLearner({"seed": 1, "steps": 16}, BOX, TWO)
+    learner = OnlineLearner({"seed": 1, "steps": 16, "rollout_length": 16}, BOX, TWO)
     learner.step(ZEROS)
     for _ in range(16):
         assert not learner.finished

@@ -191,7 +191,9 @@ PAIRS = [(seen, TAKEN[i % len(TAKEN)]) for i, seen in enumerate(USED)] + [(USED[
 @pytest.mark.parametrize(("seen", "taken"), PAIRS, ids=str)
 def test_a_user_s_loop(seen, taken, tmp_path):
     """Train, save and load; then what `reset` and `step` give goes into `act`, and what it answers into `step`."""
-    agent = nbrl.train(lambda: Anything(seen, taken), actors=2, threads=1, seed=1, steps=64, network=[["dense", 4]])
+    agent = nbrl.train(
+        lambda: Anything(seen, taken), actors=2, threads=1, seed=1, steps=64, rollout_length=8, network=[["dense", 4]]
+    )
     agent.save(tmp_path / "policy")
     environment = Anything(seen, taken)
     for policy in (agent, Agent.load(tmp_path / "policy"), NumpyPolicy.load(tmp_path / "policy")):
@@ -199,7 +201,7 @@ def test_a_user_s_loop(seen, taken, tmp_path):
         for step in range(5):
             action = policy.act(observation, greedy=step == 0)
             observation, *_ = environment.step(action)
-    learner = OnlineLearner({"seed": 1, "network": [["dense", 4]]}, seen, taken)
+    learner = OnlineLearner({"seed": 1, "rollout_length": 8, "network": [["dense", 4]]}, seen, taken)
     observation, reward, ended = environment.reset(seed=2)[0], 0.0, False
     for _ in range(40):
         action = learner.step(observation, reward, ended)

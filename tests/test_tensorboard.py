@@ -59,7 +59,7 @@ def test_a_run_that_goes_on_has_one_course(tmp_path, make_report):
 def test_it_is_off_by_default_and_resumed_with_the_run(tmp_path):
     nbrl.train("Catch-v0", directory=tmp_path / "without", steps=500)
     assert not list((tmp_path / "without").glob("events*"))
-    nbrl.train("Catch-v0", directory=tmp_path / "with", steps=500, tensorboard=True)
+    nbrl.train("Catch-v0", directory=tmp_path / "with", rollout_length=5, steps=500, tensorboard=True)
     Trainer.from_run(tmp_path / "with", steps=1000).start(wait=True)
     assert len(list((tmp_path / "with").glob("events*"))) == 2
     reports = read_metrics(tmp_path / "with" / "metrics.jsonl")
@@ -71,6 +71,6 @@ def test_numbers_beyond_float32_do_not_end_a_run(tmp_path):
         def on_report(self, trainer, report):
             return {"own/huge": 1e39}
 
-    nbrl.train("Catch-v0", directory=tmp_path, steps=300, tensorboard=True, callbacks=[Huge()])
+    nbrl.train("Catch-v0", directory=tmp_path, method="a3c", steps=300, tensorboard=True, callbacks=[Huge()])
     assert scalars(tmp_path)["own/huge"][0][1] == pytest.approx(3.4e38)
     assert read_metrics(tmp_path / "metrics.jsonl")[0].metrics == {"own/huge": 1e39}

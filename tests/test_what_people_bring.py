@@ -196,9 +196,8 @@ def test_rewards_that_are_none(reward):
 # Pictures of one's own
 
 
-@pytest.mark.parametrize("preset", [None, "quick"])
-def test_rewards_of_one_s_own_pictures_are_not_clipped(preset):
-    config = configure(Picture, preset=preset)
+def test_rewards_of_one_s_own_pictures_are_not_clipped():
+    config = configure(Picture)
     assert (config.reward_clip, config.normalise_rewards) == (None, True)
     assert configure(Picture, preset="paper").reward_clip is None
 

@@ -194,12 +194,12 @@ def tables(python: str, seconds: float, lockstep: int) -> list[Table]:
             Competitor("PyTorch eager", peer("torch_network.py", "learn", seconds / 5), ("torch",)),
         ], smaller_is_better=True),
         Table("cartpole", f"Training on CartPole, {ACTORS} actors, t_max {CARTPOLE_T_MAX}, {cores} cores", "steps/s", [
-            *(nbrl("CartPole-v1", k) for k in sorted({1, 4, lockstep})),
+            *(nbrl("CartPole-v1", k, "method=a3c") for k in sorted({1, 4, lockstep})),
             Competitor("SB3 A2C", peer("sb3_on_policy.py", *cartpole), atari),
             Competitor("EnvPool + PyTorch A2C", peer("envpool_a2c.py", *cartpole), ("envpool", "torch")),
         ]),
         *(Table("halfcheetah", f"Training on HalfCheetah, {ACTORS} actors, t_max {t_max}, {cores} cores", "steps/s", [
-            nbrl(CHEETAH, 4, "--set", f"rollout_length={t_max}"),
+            nbrl(CHEETAH, 4, "method=a3c", f"rollout_length={t_max}"),
             *(Competitor(
                 f"SB3 A2C, {threads} threads of PyTorch",
                 peer("sb3_on_policy.py", "HalfCheetah", ACTORS, t_max, threads, seconds), (*atari, "mujoco"),

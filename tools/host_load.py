@@ -92,10 +92,10 @@ def main() -> None:
     print(f"{cores} cores: the share that they allow is {min(1.0, cores / 2):.0%}")
     print(f"{'environment':14} {'alone, steps/s':>15} {'beside Python':>15} {'share':>7}")
     for environment in ENVIRONMENTS:
-        alone, beside = speeds(configure(environment, threads=1, seed=1), options.seconds, options.rounds)
+        alone, beside = speeds(configure(environment, method="a3c", threads=1, seed=1), options.seconds, options.rounds)
         print(f"{environment:14} {alone:15,.0f} {beside:15,.0f} {beside / alone:7.0%}")
 
-    config = configure(options.environment, threads=2, seed=1, checkpoint_interval=1e9)
+    config = configure(options.environment, method="a3c", threads=2, seed=1, checkpoint_interval=1e9)
     interval = Config(environment=options.environment).checkpoint_interval
     found = parked_seconds(config, options.checkpoints)
     print(f"\nparked for a checkpoint, {options.environment} on 2 threads, every {interval:.0f} s")

@@ -43,7 +43,7 @@ class School(NamedTuple):
 # Pixels of a bright world are far from 0: normalised, more units of the first layers stay alive.
 SETTINGS: dict[str, Any] = {
     "normalise_rewards": False,
-    "preset": "quick",
+    "method": "a3c",
     "normalise_observations": True,
     "steps": 10**9,  # the minutes end it first
 }

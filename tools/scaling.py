@@ -145,7 +145,7 @@ def by_actors(plan: Plan) -> list[dict[str, Any]]:
 
 def resident(environment: str, actors: int) -> float:
     """Megabytes in RAM of this process, once every actor has run."""
-    learner = Learner(configure(environment, threads=1, actors=actors))
+    learner = Learner(configure(environment, method="a3c", threads=1, actors=actors))
     instances = learner.attach(0)
     learner.loop(0, 2 * actors)
     megabytes = resident_megabytes(multiprocessing.current_process().pid or 0)
@@ -177,7 +177,7 @@ def by_threads(plan: Plan) -> list[dict[str, Any]]:
     for kind, environment in (("sleep", Waiting(plan.wait, 0)), ("spin", Waiting(0, spins))):
         for threads in plan.threads:
             say(f"threads: {kind}, {threads}")
-            config = configure(environment, threads=threads, actors=max(plan.threads))
+            config = configure(environment, method="a3c", threads=threads, actors=max(plan.threads))
             speed = training_speed(config, environment, plan.seconds)
             first = next((row["steps_per_second"] for row in rows if row["kind"] == kind), speed)
             # Of sleepers every thread counts, of those that compute every core.
@@ -225,7 +225,7 @@ def lost_updates(plan: Plan) -> list[dict[str, Any]]:
                 settings = {"optimiser": "shared_rmsprop", "rmsprop_decay": 0.0, "rmsprop_epsilon": 1e-12}
                 settings |= {"learning_rate": 1.0, "gradient_clip": 1e12, "steps": 10**15, "reward_clip": None}
                 learner = Learner(configure(
-                    "CartPole-v1", network=dense(width), threads=threads, actors=threads, **settings
+                    "CartPole-v1", method="a3c", network=dense(width), threads=threads, actors=threads, **settings
                 ))  # fmt: skip
                 shared = learner.shared
                 for worker in learner.workers:
@@ -301,7 +301,7 @@ def _doublings(largest: int) -> list[int]:
 
 def predict(plan: Plan, model: Model) -> list[dict[str, Any]]:
     """Runs measured on one thread and on all cores here, and what the model makes of them on more."""
-    cases = [("CartPole, 2 x 64", configure("CartPole-v1", actors=max(16, available_cores())))]
+    cases = [("CartPole, 2 x 64", configure("CartPole-v1", method="a3c", actors=max(16, available_cores())))]
     if "ALE/Pong-v5" in names()["atari"]:
         pong = configure("ALE/Pong-v5", preset="paper", actors=max(16, 8 * available_cores()))
         cases += [(f"Pong, lockstep {k}", dataclasses.replace(pong, envs_per_batch=k)) for k in (1, 8)]

@@ -43,7 +43,7 @@ CONTINUOUS: dict[str, Any] = {
 CONTINUOUS_IMAGES: dict[str, Any] = {
     "separate_networks": False,
     "normalise_observations": False,
-    "optimiser": "shared_adam",
+    "adam_epsilon": 1e-8,
     "learning_rate": 5e-4,
 }
 

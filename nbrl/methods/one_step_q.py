@@ -9,13 +9,14 @@ from nbrl.actions import argmax
 from nbrl.kernels.compile import part
 from nbrl.methods import driver
 from nbrl.methods.driver import update
-from nbrl.methods.q_values import TargetMethod, learn_towards, refresh_target, target_q
+from nbrl.methods.q_values import ONE_STEP_IMAGES, TargetMethod, learn_towards, refresh_target, target_q
 from nbrl.nets.table import backward
 
 
 class OneStepQ(TargetMethod):
     """Its settings and state are those of all value methods."""
 
+    on_images = ONE_STEP_IMAGES
     # With normalised rewards fewer seeds learn CartPole.
     on_vectors = TargetMethod.on_vectors | {"rollout_length": 5, "normalise_rewards": False}
 

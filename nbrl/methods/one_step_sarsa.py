@@ -11,13 +11,14 @@ from nbrl.kernels.compile import part
 from nbrl.kernels.native import span
 from nbrl.methods import driver
 from nbrl.methods.driver import forward_legal, forward_step, update
-from nbrl.methods.q_values import TargetMethod, explore, learn_towards, refresh_target, target_q
+from nbrl.methods.q_values import ONE_STEP_IMAGES, TargetMethod, explore, learn_towards, refresh_target, target_q
 from nbrl.nets.table import backward
 
 
 class OneStepSarsa(TargetMethod):
     """Its settings and state are those of all value methods; what an actor does next is kept with the actor."""
 
+    on_images = ONE_STEP_IMAGES
     on_vectors = TargetMethod.on_vectors | {"rollout_length": 5, "gradient_clip": 1e3}
 
 

@@ -60,6 +60,17 @@ class ValueMethod(Method):
         return {"final_epsilons": np.array(final)}
 
 
+# One step's return gains nothing from long rollouts: these are close to the paper's settings.
+ONE_STEP_IMAGES: dict[str, Any] = {
+    "envs_per_batch": 1,
+    "rollout_length": 5,
+    "initialisation": "uniform",
+    "optimiser": "shared_rmsprop",
+    "learning_rate": 1e-3,
+    "steps": 25_000_000,
+}
+
+
 class TargetMethod(ValueMethod):
     """Those that have a target network."""
 
@@ -67,11 +78,12 @@ class TargetMethod(ValueMethod):
     target = reference(Workspace)  # its parameters are theta^-, the shared target network's
 
     has_target = True
+    on_images: ClassVar[dict[str, Any]] = {}
     on_vectors: ClassVar[dict[str, Any]] = {"target_interval": 500, "epsilon_steps": 50_000}
 
     @classmethod
     def defaults(cls, task: Task) -> dict[str, Any]:
-        return {} if task.image else cls.on_vectors
+        return cls.on_images if task.image else cls.on_vectors
 
     @classmethod
     def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:

@@ -15,10 +15,12 @@ from nbrl.envs.interface import TERMINATED, TRUNCATED
 from nbrl.nets.layers import Lstm
 
 CATCH = {
+    "method": "a3c",
     "optimiser": "shared_rmsprop", "learning_rate": 3e-3, "rmsprop_epsilon": 0.01, "rollout_length": 5, "steps": 80_000,
     "reward_clip": None,
 }  # fmt: skip
 CART_POLE = {
+    "method": "a3c",
     "optimiser": "shared_adam", "learning_rate": 1e-3, "rollout_length": 16, "discount": 0.98, "gradient_clip": 1e3,
     "steps": 300_000, "actors": 16, "reward_clip": None,
 }  # fmt: skip
@@ -162,7 +164,7 @@ def test_a_pole_is_balanced_with_a_force():
 def test_a_pendulum_is_swung_up():
     # At random a return is about -1200. Seeds 1 to 8 ended between -157 and -162; a third of the steps is too few for
     # some of them.
-    agent = nbrl.train("Pendulum-v1", threads=1, seed=1, steps=3_000_000, discount=0.95)
+    agent = nbrl.train("Pendulum-v1", method="a3c", threads=1, seed=1, steps=3_000_000, discount=0.95)
     assert nbrl.evaluate(agent, episodes=50, greedy=True).mean_return > -200
 
 
@@ -205,8 +207,9 @@ def test_a_seed_and_one_thread_give_the_same_bits(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"envs_per_batch": 3},
-        {"optimiser": "shared_adam"},
+        {"method": "a3c", "envs_per_batch": 3},
+        {"method": "a3c"},
+        {},
         {"optimiser": "rmsprop"},
         {"optimiser": "momentum_sgd"},
         {"rollout_length": 1},

@@ -15,6 +15,7 @@ from nbrl.methods import driver
 
 UPDATES = 10
 COMMON = {
+    "method": "a3c",
     "threads": 1, "learning_rate": 0.01, "discount": 0.9, "entropy_weight": 0.02, "normalise_rewards": False,
 }  # fmt: skip
 OPTIMISERS = {

@@ -76,6 +76,7 @@ class Told(NativeEnvironment):
 def told(ends, rewards=REWARDS, **settings):
     """A loop, not yet run, on steps with these ends; all parameters of its heads are 0."""
     settings = {
+        "method": "a3c",
         "optimiser": "shared_rmsprop", "learning_rate": 7e-4, "reward_clip": None, "discount": 0.5,
         "normalise_rewards": False,
         "gradient_clip": 1e9, "seed": 3, "steps": 1000, "rollout_length": 5, "network": (Dense(OBSERVATIONS, "none"),),

@@ -21,6 +21,7 @@ LONG = 10**12  # steps: a run that does not end by itself
 PATIENCE = 30.0  # seconds that nothing here takes, unless it waits for ever
 SIDE = 10  # of the picture
 TINY = {
+    "method": "a3c",
     "network": (Dense(8, "tanh"),), "optimiser": "shared_rmsprop", "rollout_length": 5, "learning_rate": 1e-3,
     "reward_clip": None, "seed": 1, "threads": 1,
 }  # fmt: skip
