@@ -294,7 +294,7 @@ def resolve(
     if kind == "image" and not spec.clips_rewards:
         found.append(("images other than Atari's", {"reward_clip": None} if preset else PICTURES))
         found.append((f"images below {LEAST_SIDE}x{LEAST_SIDE}", _for_small(spec.observations)))
-    method = _merged([*found, ("given", settings)]).get("method")
+    method: Any = _merged([*found, ("given", settings)]).get("method")
     own = method_class(method) if preset is None and method in METHODS else None  # Config refuses others
     if own:
         found.append((method, own.defaults(task)))

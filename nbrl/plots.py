@@ -1,5 +1,6 @@
 """Learning curves as pictures: matplotlib (the extra ``plot``) through its objects, never pyplot's global state."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _POINTS = 400  # of the faint line: more than the picture can show would only be ink
 _FEW = 5  # points that are marked
+_COLUMNS = 4  # of a study without settings to draw scores by
 _NAMED = 12  # points of a study that a legend names
 _LOGARITHMIC = 20  # times the least value of a setting that the largest is, for a logarithmic axis
 _SMOOTHING = 0.02  # of the run's length: the window of the strong line
@@ -114,7 +116,7 @@ def study_picture(
     curves: Mapping[str, Sequence[StudyCurve]],
     scores: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
 ) -> None:
-    """Draw a row for each environment: the curves of all points, then the score of each run by each setting.
+    """Draw the curves of all points in each environment and, in its row, the score of each run by each setting.
 
     Parameters
     ----------
@@ -133,17 +135,20 @@ def study_picture(
     drawn = {environment: points for environment, points in curves.items() if points}
     if not drawn:
         raise ValueError("no run of the study has a finished episode: there is nothing to draw")
-    columns = 1 + max(len(by) for by in scores.values())
-    figure, panels = _axes(len(drawn), columns)
-    for row, (environment, points) in enumerate(drawn.items()):
-        axes, end = panels[row * columns], 0.0
+    width = 1 + max(len(by) for by in scores.values())  # panels of an environment
+    columns = width if width > 1 else min(_COLUMNS, len(drawn))
+    figure, panels = _axes(math.ceil(len(drawn) * width / columns), columns)
+    for axes in panels[len(drawn) * width :]:
+        axes.set_visible(False)
+    for place, (environment, points) in enumerate(drawn.items()):
+        axes, end = panels[place * width], 0.0
         for position, (label, runs) in enumerate(points):
             group = {f"{label}, run {number}": reports for number, reports in enumerate(runs, start=1)}
             end = max(end, _draw_mean(axes, group, f"C{position}", label, "frames", 1.0))
         _label(axes, environment, "frames", "", end)
         if len(points) <= _NAMED:
             axes.legend(frameon=False, loc="best", fontsize=7)
-        for axes, (name, pairs) in zip(panels[row * columns + 1 :], scores[environment].items(), strict=False):
+        for axes, (name, pairs) in zip(panels[place * width + 1 :], scores[environment].items(), strict=False):
             x, y = np.array(pairs, float).T
             axes.plot(x, y, "o", markersize=4, alpha=0.7)
             if x.min() > 0 and x.max() / x.min() >= _LOGARITHMIC:

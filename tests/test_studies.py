@@ -46,6 +46,19 @@ def test_tables_of_layers_are_values_of_an_axis():
         Plan(plan(settings={"network": [["dense", 8]]}))
 
 
+def test_environments_have_settings_of_their_own():
+    own = {"Cue-v0": {"steps": 20, "network": '[["lstm", 4]]'}, "Catch-v0": {}}
+    found = Plan(plan(environment=own, settings={"method": ["a3c", "n_step_q"], "steps": 10}))
+    assert found.environments == ["Cue-v0", "Catch-v0"]
+    assert [(one.environment, dict(one.settings)) for one in found.trials()[:3]] == [
+        ("Cue-v0", {"method": "a3c", "steps": 20, "network": [["lstm", 4]]}),
+        ("Cue-v0", {"method": "n_step_q", "steps": 20, "network": [["lstm", 4]]}),
+        ("Catch-v0", {"method": "a3c", "steps": 10}),
+    ]
+    # The run of an environment without any is the same as in a list.
+    assert found.trials()[2].name == Plan(plan(environment="Catch-v0", settings=found.points[0])).trials()[0].name
+
+
 def test_points_are_drawn_alike_each_time_and_within_their_ranges():
     settings = {
         "learning_rate": "loguniform(1e-5, 1e-2)", "entropy_weight": "uniform(0, 0.1)",
@@ -82,6 +95,15 @@ def test_names_of_runs_depend_on_what_they_are_alone():
     [
         ({"environment": 3}, "environment is 3: a study needs an id"),
         ({"environment": []}, "a study needs an id"),
+        ({"environment": ["Catch-v0", ""]}, "a study needs an id"),
+        ({"environment": {}}, "a study needs an id"),
+        ({"environment": {"Catch-v0": 3}}, "environment Catch-v0 is 3: it must be a table of the settings"),
+        ({"environment": {"Catch-v0": {"seed": 3}}}, "environment Catch-v0 has a seed of its own"),
+        ({"environment": {"Catch-v0": {"step": 3}}}, "unknown setting 'step'"),
+        (
+            {"environment": {"Catch-v0": {"steps": 3}}, "settings": {"steps": [1, 2]}},
+            "environment Catch-v0 has a steps of its own: the study varies it",
+        ),
         ({"seeds": 0}, "seeds is 0: it must be how many seeds, at least 1"),
         ({"seeds": [1, -1]}, "a seed is -1: it must be a whole number of at least 0"),
         ({"episodes": 0}, "episodes is 0"),

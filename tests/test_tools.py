@@ -272,68 +272,6 @@ def test_a_spin_takes_every_round(tool):
         x ^= x << 17 & (2**64 - 1)
 
 
-def test_ways_to_learn_without_a_memory_differ_in_what_they_say(tool):
-    ways = tool("replay_free").ways
-    assert ways(1) == {
-        "1 actor, 16 samples an update": {"actors": 1, "envs_per_batch": 1, "rollout_length": 16},
-        "1 actor, rollouts of 2 steps": {"actors": 1, "envs_per_batch": 1, "rollout_length": 2},
-    }
-    assert ways(4)["4 actors, 16 samples an update"] == {"actors": 4, "envs_per_batch": 4, "rollout_length": 4}
-    for actors in (16, 64):
-        assert list(ways(actors).values()) == [{"actors": actors, "envs_per_batch": 8, "rollout_length": 2}]
-
-
-def test_a_short_study_without_a_memory(tmp_path, environment_variables):
-    pytest.importorskip("matplotlib")
-    words = ["--seeds", 2, "--steps", 12_000, "--tasks", "Pendulum-v1", "--actors", 2, 8, "--out", tmp_path]
-    ended = run_tool("replay_free.py", *words, variables=environment_variables)
-    assert ended.returncode == 0, ended.stderr
-    assert (tmp_path / "replay_free.png").stat().st_size > 10_000
-    rows = json.loads((tmp_path / "replay_free.json").read_text())["rows"]
-    assert [row["actors"] for row in rows] == [2, 2, 8]
-    for row in rows:
-        assert all(-2000 < value < 0 for value in [*row["returns"], *row["curve"], *row["best"]])
-        assert min(row["fall"]) >= 0
-        assert row["return"] == pytest.approx(np.mean(row["returns"]))
-
-
-@pytest.mark.slow
-def test_motor_control_goes_on_where_it_stopped_and_never_mixes_settings(tmp_path, environment_variables):
-    pytest.importorskip("matplotlib")
-
-    def motor_control(*tasks, **others):
-        settings = {"seeds": 1, "threads": 1, "steps": 4000} | others
-        words = [word for name, value in settings.items() for word in (f"--{name}", value)]
-        words += ["--out", tmp_path, "--tasks", *tasks]
-        return run_tool("motor_control.py", *words, variables=environment_variables)
-
-    def rows():
-        return json.loads((tmp_path / "motor_control.json").read_text())
-
-    ended = motor_control("InvertedPendulum-v5")
-    assert [ended.returncode, "Warning" in ended.stderr] == [0, False], ended.stderr
-    [first] = rows()
-    ended = motor_control("InvertedPendulum-v5", "Reacher-v5", seeds=2)
-    assert ended.returncode == 0, ended.stderr
-    assert [row["task"] for row in rows()] == ["InvertedPendulum-v5", "Reacher-v5"]
-    for row in rows():
-        assert np.array(row["curves"]).shape == (2, 60)
-        assert row["return"] == pytest.approx(np.mean(row["returns"]))
-        assert row["error"] == pytest.approx(abs(np.diff(row["returns"])[0]) / 2)
-    for name in ("returns", "sampled", "minutes", "steps_per_second", "curves"):
-        assert rows()[0][name][:1] == first[name]  # the first seed was not run again
-    assert (tmp_path / "motor_control.png").stat().st_size > 10_000
-    others = ({"steps": 5000}, {"threads": 2}, {"method": "dpg"}, {"set": "initial_std=0.5"})
-    for other in others:
-        ended = motor_control("Hopper-v5", **other)
-        assert "holds results of other settings: give another folder, or the same settings" in ended.stderr
-        assert [ended.returncode, len(rows())] == [2, 2]
-    assert rows()[0]["settings"] == {"method": "a3c", "steps": 4000, "threads": 1}
-    ended = motor_control("Hopper-v5", set="deviation=0.5")
-    assert "unknown setting 'deviation'" in ended.stderr
-    assert ended.returncode == 2
-
-
 @pytest.mark.parametrize("way", ["left", "random", "least"])
 def test_walks_stay_in_their_maze_and_find_what_is_there(tool, way):
     scores = []

@@ -14,6 +14,8 @@ What is a list is an axis of a grid; a table of layers is one value, given as JS
 settings are drawn at random instead, so many times: one of a list, and a number from ``uniform(low, high)``,
 ``loguniform(low, high)`` or ``integer(low, high)``.
 
+Where environments need settings of their own, they are a table, ``[environment."Cue-v0"]`` with ``steps = 300_000``.
+
 Each run has a folder, named by what it is, so a study goes on where it stopped, and one that has got more seeds, values
 or environments makes what is new alone. A run that ends by `minutes` begins anew if it is cut short.
 """

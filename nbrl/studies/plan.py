@@ -102,11 +102,8 @@ class Plan:
         for key in values:
             if key not in KEYS:
                 raise ValueError(unknown("key of a study", key, KEYS))
-        names = values.get("environment")
-        listed = [names] if isinstance(names, str) else names if isinstance(names, list | tuple) else []
-        if not listed or not all(isinstance(name, str) and name for name in listed):
-            raise ValueError(f"environment is {names!r}: a study needs an id such as 'CartPole-v1', or a list of them")
-        self.environments: list[str] = list(dict.fromkeys(listed))
+        self._own = _environments(values.get("environment"))
+        self.environments = list(self._own)
         seeds = values.get("seeds", 3)
         wanted = seeds if isinstance(seeds, list | tuple) else range(1, (whole(seeds) or 0) + 1)
         if not wanted:
@@ -124,13 +121,21 @@ class Plan:
             raise ValueError("settings has a seed: a study has seeds, beside its environment")
         self.axes = [name for name, axis in axes.items() if isinstance(axis, Range) or len(axis) > 1]
         self.points = _points(axes, TRIALS.checked("trials", values.get("trials")))
+        for name, own in self._own.items():
+            for setting in own:
+                if setting == "seed" or setting in self.axes:
+                    raise ValueError(f"environment {name} has a {setting} of its own: the study varies it")
         one_each = itertools.product(self.environments, self.points)
-        self.threads: int = max(configured(Trial(one, point, self.seeds[0])).threads for one, point in one_each)
+        self.threads: int = max(configured(self.trial(one, point, self.seeds[0])).threads for one, point in one_each)
+
+    def trial(self, environment: str, point: Mapping[str, Any], seed: int) -> Trial:
+        """The run of a point in an environment, whose own settings go before the point's."""
+        return Trial(environment, {**point, **self._own[environment]}, seed)
 
     def trials(self) -> list[Trial]:
         """Every run: seeds are the outer loop, so that each point soon has one."""
         return [
-            Trial(environment, point, seed)
+            self.trial(environment, point, seed)
             for seed, environment, point in itertools.product(self.seeds, self.environments, self.points)
         ]
 
@@ -146,15 +151,40 @@ def _read(plan: str | os.PathLike | Mapping[str, Any]) -> Mapping[str, Any]:
         raise ValueError(shortened(f"{os.fspath(plan)} is no TOML: {error}")) from error
 
 
+def _environments(names: Any) -> dict[str, dict[str, Any]]:
+    """The settings that each environment has of its own."""
+    if isinstance(names, Mapping):
+        found = dict(names)
+    else:
+        listed = [names] if isinstance(names, str) else names if isinstance(names, list | tuple) else []
+        found = {name: {} for name in listed} if all(isinstance(name, str) for name in listed) else {}
+    if not found or not all(found):
+        raise ValueError(
+            f"environment is {names!r}: a study needs an id such as 'CartPole-v1', a list of them, or a table of "
+            "each one's own settings"
+        )
+    read: dict[str, dict[str, Any]] = {}
+    for name, own in found.items():
+        if not isinstance(own, Mapping):
+            raise ValueError(f"environment {name} is {own!r}: it must be a table of the settings that it has alone")
+        read[name] = {setting: _value(setting, value) for setting, value in own.items()}
+    return read
+
+
+def _value(name: str, value: Any) -> Any:
+    """One value of a setting: a network by its name, or as JSON holds it."""
+    if name != "network":
+        return value
+    network = read_text(value) if isinstance(value, str) else value
+    return network if isinstance(network, str) else layers_to_list(layers_from_list(network))
+
+
 def _axis(name: str, value: Any) -> "list[Any] | Range":
     """What a setting may be."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not values:
         raise ValueError(f"{name} is an empty list: an axis needs values")
-    if name == "network":  # by its name, or as JSON holds it
-        read = [read_text(each) if isinstance(each, str) else each for each in values]
-        return [each if isinstance(each, str) else layers_to_list(layers_from_list(each)) for each in read]
-    return (Range.read(name, value) if isinstance(value, str) else None) or values
+    return (Range.read(name, value) if isinstance(value, str) else None) or [_value(name, each) for each in values]
 
 
 def _points(axes: Mapping[str, "list[Any] | Range"], trials: int | None) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from nbrl.checkpoint import replace_file
 from nbrl.metrics import Report, RunDirectory, read_metrics
 from nbrl.plots import StudyCurve, study_picture
 from nbrl.scores import interquartile_mean, interval
-from nbrl.studies.plan import Plan, Trial
+from nbrl.studies.plan import Plan
 from nbrl.studies.runs import read_result
 
 
@@ -39,7 +39,7 @@ class Results:
         for environment, point in itertools.product(plan.environments, plan.points):
             found = []
             for seed in plan.seeds:
-                own = folder / Trial(environment, point, seed).name
+                own = folder / plan.trial(environment, point, seed).name
                 result = read_result(own, plan)
                 if result is None:
                     self.failed.append(own)
@@ -143,7 +143,7 @@ class Results:
         return picture
 
     def _reports(self, environment: str, point: Mapping[str, Any]) -> list[list[Report]]:
-        folders = [self.folder / Trial(environment, point, seed).name for seed in self.plan.seeds]
+        folders = [self.folder / self.plan.trial(environment, point, seed).name for seed in self.plan.seeds]
         found = [read_metrics(RunDirectory(own / "run").metrics_file) for own in folders if read_result(own, self.plan)]
         return [reports for reports in found if any(report.episodes for report in reports)]
 
