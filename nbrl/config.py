@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nbrl.bonuses import BONUSES, bonus_class
 from nbrl.methods import METHODS, method_class
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.nets.layers import NETWORKS, Dense, Layer, Lstm, layers_from_list, layers_to_list
-from nbrl.settings import SHAPES, Arguments, Schedule, Setting, Task, unknown, whole
+from nbrl.settings import SHAPES, Arguments, Names, Schedule, Setting, Task, unknown, whole
 from nbrl.spaces import LAYOUTS, Observations
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ COMMON: dict[str, Setting] = {
     ),
     "optimiser": Setting("shared_rmsprop", "update rule; paper: shared_rmsprop", choices=tuple(OPTIMISERS)),
     "gradient_clip": Setting(40.0, "largest norm of an update's gradient; paper: used, not reported", above=0),
+    "bonus": Names(
+        None,
+        f"what rewards the new, for exploration: {', '.join(BONUSES)}, or several with + between them, none for "
+        "nothing; not in the paper",
+        choices=tuple(BONUSES),
+        type=str,
+    ),
     "environment_arguments": Arguments(
         None,
         "keywords that the environment is made with, as JSON; on the command line also --env-arg key=value; none for "
@@ -93,9 +101,9 @@ COMMON: dict[str, Setting] = {
 
 
 def _all_settings() -> dict[str, Setting]:
-    """Every setting by name: those of all methods, then those of optimisers, then each method's own."""
+    """Every setting by name: those of all methods, then those of optimisers, of each method and of each bonus."""
     found = dict(COMMON)
-    for owner in (*OPTIMISERS.values(), *map(method_class, METHODS)):
+    for owner in (*OPTIMISERS.values(), *map(method_class, METHODS), *map(bonus_class, BONUSES)):
         found |= owner.settings
     return found
 
@@ -289,7 +297,7 @@ def resolve(
     name = envs.description(environment, spec.name)
     if frames is not None:
         settings["steps"] = _steps(frames, spec.frames_per_step)
-    task = Task(spec.observations.image, not spec.actions.discrete, settings)
+    task = Task(spec.observations.image, spec.observations.size, not spec.actions.discrete, settings)
     found = [(f"preset {preset}", PRESETS[preset][kind])] if preset else [(f"{kind}s", DEFAULTS[kind])]
     if kind == "image" and not spec.clips_rewards:
         found.append(("images other than Atari's", {"reward_clip": None} if preset else PICTURES))

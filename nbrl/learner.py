@@ -13,13 +13,27 @@ import numpy as np
 from nbrl import envs
 from nbrl.actions import Discrete, Policy, before_softplus
 from nbrl.agent import Agent
+from nbrl.bonuses import bonus_class, bonus_names
+from nbrl.bonuses.giving import summed
 from nbrl.config import Config
 from nbrl.envs.interface import Env
 from nbrl.methods import driver, method_class
 from nbrl.methods.driver import Method
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.methods.running_statistics import RunningStatistics, fill_normal, merge
-from nbrl.methods.state import ACTOR, DROPPED, METRICS, RESETS, WRITTEN, Actors, Episodes, Rollout, Shared, Worker
+from nbrl.methods.state import (
+    ACTOR,
+    DROPPED,
+    METRICS,
+    RESETS,
+    WRITTEN,
+    Actors,
+    Bonus,
+    Episodes,
+    Rollout,
+    Shared,
+    Worker,
+)
 from nbrl.nets.network import Network
 from nbrl.nets.table import Workspace
 from nbrl.settings import points
@@ -51,6 +65,12 @@ class Learner:
         Of each thread: its settings and state, and how its actors choose.
     actors : list of numpy.ndarray
         The numbers of each worker's actors: groups of `envs_per_batch` are dealt to the threads in turn.
+    bonuses : dict of str to type of Bonus
+        Of exploration, by name.
+    bonus_arrays : dict of str to dict of str to numpy.ndarray
+        What all threads write to, of each bonus.
+    own_bonuses : list of dict of str to Bonus
+        What each thread has of each.
     instances : list of list of Env
         The running environments of each worker's actors, once they are attached.
     saved_environments : dict of int to bytes
@@ -126,6 +146,9 @@ class Learner:
         if "variance" in self.policy.heads and config.initial_std is not None:
             self.network.layout.view(theta, "variance/bias")[...] += before_softplus(config.initial_std)
         self.begin_with(theta)
+        self.bonuses = {name: bonus_class(name) for name in bonus_names(config.bonus)}
+        self.bonus_arrays = {name: kind.shared_arrays(config) for name, kind in self.bonuses.items()}
+        self.own_bonuses: list[dict[str, Bonus]] = []
         self.actors = [groups[thread :: config.threads].reshape(-1) for thread in range(config.threads)]
         self.workers: list[Worker] = []
         self.methods: list[Method] = []
@@ -153,6 +176,14 @@ class Learner:
         config, environment = self.config, self.environment
         t_max, k = config.rollout_length, config.envs_per_batch
         work = self.network.workspace(self._capacity, scales=self.scales)
+        own = Actors.make(
+            actors,
+            config.seed or 0,
+            observation_bytes=environment.observations.bytes,
+            mask_size=environment.mask_size,
+            state_size=self.network.state_size,
+        )
+        rollout, sums = Rollout.make(t_max, k, environment.mask_size), np.zeros(METRICS + len(self.method.metrics))
         self.workers.append(
             Worker(
                 thread=thread,
@@ -160,19 +191,14 @@ class Learner:
                 at=0,
                 doing=RESETS,
                 work=work,
-                actors=Actors.make(
-                    actors,
-                    config.seed or 0,
-                    observation_bytes=environment.observations.bytes,
-                    mask_size=environment.mask_size,
-                    state_size=self.network.state_size,
-                ),
-                rollout=Rollout.make(t_max, k, environment.mask_size),
+                actors=own,
+                rollout=rollout,
                 episodes=Episodes.make(),
                 statistics=RunningStatistics.make(self.scales + 1),
                 optimiser=self.optimiser.optimiser(self.shared.theta, self.shared.optimiser, work.dtheta, config),
+                bonus=self._bonus(own, rollout, sums),
                 owners=np.zeros(actors.size // k, np.int64) if self.optimiser.shared else actors[::k] // k,
-                sums=np.zeros(METRICS + len(self.method.metrics)),
+                sums=sums,
                 raw_reward=np.zeros(1, np.float32),
             )
         )
@@ -182,6 +208,17 @@ class Learner:
         settings = {name: 0 if value is None else value for name, value in settings.items()}
         self.methods.append(self.method(**settings | self.method.own(self, actors, work)))
         self.policies.append(self.make_policy((t_max, k)))
+
+    def _bonus(self, actors: Actors, rollout: Rollout, sums: np.ndarray) -> Bonus:
+        """What a worker's steps are given besides their rewards."""
+        common = {"actors": actors, "rollout": rollout, "sums": sums, "lost": np.zeros(1, np.int64)}
+        own = {}
+        for name, kind in self.bonuses.items():
+            settings = {field: getattr(self.config, field) for field in kind.settings if field in kind.names()}
+            state = kind.own(self.config, self.environment.observations, len(actors.begun))
+            own[name] = kind(**common | settings | self.bonus_arrays[name] | state)
+        self.own_bonuses.append(own)
+        return summed(list(own.values()), common)
 
     def make_policy(self, shape: tuple[int, int]) -> Policy:
         """How actors choose, with room for the actions of (t_max, k) steps."""

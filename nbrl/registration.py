@@ -49,6 +49,7 @@ NATIVE: dict[str, Native] = {
     "Reacher-v5": _mujoco("Reacher-v5", "reacher_v5:ReacherEnv", 50),
     "Swimmer-v5": _mujoco("Swimmer-v5", "swimmer_v5:SwimmerEnv"),
     "Walker2d-v5": _mujoco("Walker2d-v5", "walker2d_v5:Walker2dEnv"),
+    "nbrl/DeepSea-v0": Native("deep_sea:deep_sea"),
     "nbrl/Maze-v0": Native("maze:maze"),
     "nbrl/MazeApples-v0": Native("maze:maze", {"portal": False}),
     "nbrl/MazePortal-v0": Native("maze:maze", {"apples": 0}),

@@ -120,7 +120,8 @@ class Run:
         self.parked = 0
         self.moved = np.zeros(self.config.threads)
         self.files: list[MetricsFile | EventFile] = []  # that reports are appended to
-        self.metrics_failed = self.told_of_small = self.told_of_uniform = False  # and that was said
+        self.metrics_failed = False  # and that was said
+        self.told_of_small = self.told_of_uniform = self.told_of_full = False
         self.saved = False  # at the end: environments may be closed
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)
         _runs.add(self)
@@ -526,6 +527,8 @@ class Run:
                     losses[name] = mean
                 else:
                     metrics[f"losses/{name}"] = mean
+        if self.config.bonus and steps > self.last_steps:
+            metrics["charts/bonus"] = float(new[state.BONUS] / (steps - self.last_steps))
         evaluated = self._evaluated()
         report = Report(
             steps=steps,
@@ -560,6 +563,7 @@ class Run:
                 SMALL_RETURN,
             )
         self._look_for_uniform(report)
+        self._look_for_full_tables()
         try:
             if evaluated is not None:
                 self._tell("on_evaluation", *evaluated)
@@ -584,6 +588,19 @@ class Run:
                 report.entropy,
                 most,
                 self.config.entropy_weight,
+            )
+
+    def _look_for_full_tables(self) -> None:
+        """Say once that a bonus tells no more places apart."""
+        lost = sum(int(worker.bonus.lost[0]) for worker in self.learner.workers)
+        if lost and not self.told_of_full:
+            self.told_of_full = True
+            sizes = [f"{name}, {getattr(self.config, name)}" for name in map("{}_cells".format, self.learner.bonuses)]
+            logger.warning(
+                "a bonus's table is full: new places are worth nothing from now on; set %s, higher, or bonus_bins, %d, "
+                "lower",
+                " or ".join(sizes),
+                self.config.bonus_bins,
             )
 
     def _look_for_stalls(self, now: float) -> None:

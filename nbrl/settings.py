@@ -113,6 +113,23 @@ class Schedule(Setting):
         return pairs
 
 
+class Names(Setting):
+    """A setting of one name or several, as a sum: ``"count+episodic"``."""
+
+    def checked(self, name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{name} is {value!r}: it must be a name, several with + between them, or none")
+        names = value.split("+")
+        for one in names:
+            if one not in self.choices:
+                raise ValueError(unknown(name, one, self.choices))
+        if len(set(names)) < len(names):
+            raise ValueError(f"{name} is {value!r}: it must have no name twice")
+        return "+".join(one for one in self.choices if one in names)
+
+
 class Arguments(Setting):
     """A setting of keywords and their values, as a mapping or as JSON."""
 
@@ -138,6 +155,7 @@ class Task(NamedTuple):
     """What a method's defaults depend on."""
 
     image: bool  # whether observations are images, else vectors
+    numbers: int  # of an observation
     continuous: bool  # whether actions are continuous
     given: Mapping[str, Any]  # the settings that are given
 

@@ -37,6 +37,14 @@ def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
         rows = arrays[f"actors/{name}"] = np.zeros((config.actors, *like.shape[1:]), like.dtype)
         for worker, actors in zip(learner.workers, learner.actors, strict=True):
             rows[actors] = getattr(worker.actors, name)
+    for name, shared, rows_of in _bonuses(learner):
+        arrays |= {f"bonus/{name}/{field}": array.copy() for field, array in shared.items()}
+        for field, parts in rows_of.items():
+            rows = arrays[f"bonus/{name}/actors/{field}"] = np.zeros(
+                (config.actors, *parts[0].shape[1:]), parts[0].dtype
+            )
+            for part, actors in zip(parts, learner.actors, strict=True):
+                rows[actors] = part
     running = {
         actor: instance
         for instances, actors in zip(learner.instances, learner.actors, strict=True)
@@ -88,6 +96,7 @@ def restore(learner: Learner, path: str | os.PathLike) -> dict[str, str]:
         _restore_actors(learner, arrays)
         _restore_statistics(learner, arrays)
         _restore_environments(learner, arrays)
+        _restore_bonuses(learner, arrays)
         if _memories(learner) and learner.config.save_replay:
             _restore_memories(learner, arrays)
         elif _memories(learner):
@@ -147,6 +156,15 @@ def _in_the_layout(learner: Learner) -> dict[str, np.ndarray]:
     return kept | ({"target": learner.shared.target} if learner.method.has_target else {})
 
 
+def _bonuses(learner: Learner) -> list[tuple[str, dict[str, np.ndarray], dict[str, list[np.ndarray]]]]:
+    """Of each bonus its name, what all threads write to, and what each thread has of its actors, by field."""
+    found = []
+    for name, shared in learner.bonus_arrays.items():
+        kept = [own[name].kept() for own in learner.own_bonuses]
+        found.append((name, shared, {field: [each[field] for each in kept] for field in kept[0]}))
+    return found
+
+
 def _memories(learner: Learner) -> list[Replay]:
     """The workers' replay memories, where they learn from them."""
     methods: list[Any] = learner.methods
@@ -203,6 +221,19 @@ def _restore_environments(learner: Learner, arrays: dict[str, np.ndarray]) -> No
         logger.warning(
             "%s does not say which states are possible: those of the checkpoint are trusted", learner.environment.name
         )
+
+
+def _restore_bonuses(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
+    for name, shared, rows_of in _bonuses(learner):
+        for field, array in shared.items():
+            array[:] = _checked(arrays, f"bonus/{name}/{field}", array)
+            if (array < 0).any():
+                raise ValueError(f"bonus/{name}/{field} has a number below 0")
+        for field, parts in rows_of.items():
+            like = np.broadcast_to(parts[0][0], (learner.config.actors, *parts[0].shape[1:]))
+            rows = _checked(arrays, f"bonus/{name}/actors/{field}", like)
+            for part, actors in zip(parts, learner.actors, strict=True):
+                part[:] = rows[actors]
 
 
 def _restore_memories(learner: Learner, arrays: dict[str, np.ndarray]) -> None:

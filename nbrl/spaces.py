@@ -124,6 +124,13 @@ class Observations:
         return 1 if self.layout == "HW" else self.shape[0 if self.layout == "CHW" else 2]
 
     @property
+    def newest(self) -> int:
+        """How many of an image's channels, its last ones, are the newest frame: 3 in colour, else 1."""
+        shape = self.space["shape"]
+        colours = shape[-3:][0 if self.layout == "CHW" else -1] if len(shape) == 4 else self.channels
+        return 3 if colours == 3 else 1
+
+    @property
     def strides(self) -> tuple[int, int, int] | None:
         """Numbers of a row from one row, column and channel of an image to the next; None for a vector."""
         if not self.image:
@@ -137,9 +144,7 @@ class Observations:
         if not self.image:
             return None
         image = row[:, :, None] if self.layout == "HW" else row.transpose(1, 2, 0) if self.layout == "CHW" else row
-        frame = self.space["shape"][-3:]
-        colours = frame[0 if self.layout == "CHW" else -1] if len(self.space["shape"]) == 4 else image.shape[2]
-        image = image[:, :, -3:] if colours == 3 else image[:, :, -1:].repeat(3, axis=2)
+        image = image[:, :, -3:] if self.newest == 3 else image[:, :, -1:].repeat(3, axis=2)
         if self.dtype != np.uint8 or self.high != 255:
             image = np.clip(np.abs(image) * (255 / self.high), 0, 255)
         return np.ascontiguousarray(image, np.uint8)

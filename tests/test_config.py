@@ -281,8 +281,8 @@ def test_the_tables_hold_possible_settings(table):
 
 
 TASKS = [
-    Task(image, continuous, given)
-    for image in (False, True)
+    Task(image, numbers, continuous, given)
+    for image, numbers in ((False, 3), (False, 30), (True, 7056))
     for continuous in (False, True)
     for given in ({}, {"buffer_size": 0})
 ]
@@ -379,7 +379,7 @@ def test_continuous_actions_are_learnt_more_slowly_in_longer_runs():
 
 def test_deterministic_policy_gradient_has_defaults_of_its_own():
     # None of those are A3C's for continuous actions.
-    config, own = configure("Pendulum-v1", method="dpg"), dpg.VECTORS
+    config, own = configure("Pendulum-v1", method="dpg"), dpg.VECTORS | dpg.SMALL
     expected = DEFAULTS["vector"] | own | {"method": "dpg"}
     assert {name: getattr(config, name) for name in expected} == expected
     assert (config.normalise_observations, config.reward_clip, config.envs_per_batch) == (False, None, 1)
@@ -387,6 +387,9 @@ def test_deterministic_policy_gradient_has_defaults_of_its_own():
     expected |= WITHOUT_REPLAY | {"buffer_size": 0}
     assert {name: getattr(without, name) for name in expected} == expected
     assert configure("Pendulum-v1", method="dpg", buffer_size=0, rollout_length=3).rollout_length == 3
+    arm = envs.interface.EnvSpec("Arm", gymnasium.spaces.Box(-1, 1, (5,)), gymnasium.spaces.Box(-1, 1, (3,)))
+    larger = configure(arm, method="dpg")
+    assert (larger.network, larger.batch_size, larger.steps) == ((Dense(256), Dense(256)), 256, 300_000)
     # The paper's are the same for all methods.
     paper = configure("Pendulum-v1", method="dpg", preset="paper")
     assert dataclasses.replace(paper, method="a3c") == configure("Pendulum-v1", preset="paper")

@@ -51,6 +51,7 @@ CASES = {
     "continuous actions": ("Pendulum-v1", {"envs_per_batch": 2} | ADAM),
     "continuous actions, LSTM": ("Pendulum-v1", {"envs_per_batch": 1, "gae_lambda": 1.0} | REMEMBERS),
     "continuous actions, MuJoCo": ("InvertedPendulum-v5", {"steps": 3000, "actors": 2, "envs_per_batch": 1}),
+    "bonuses": ("CartPole-v1", {"bonus": "count+episodic", "actors": 3, "normalise_rewards": True}),
     "normalised": ("CartPole-v1", {"normalise_observations": True, "normalise_rewards": True}),
     "pictures, normalised": ("Bricks-v0", {"network": SMALL, "steps": 3000, "normalise_observations": True}),
     "n-step Q, normalised": ("CartPole-v1", {"method": "n_step_q", "normalise_observations": True} | VALUES),

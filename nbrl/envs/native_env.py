@@ -21,17 +21,19 @@ class NativeEnv(gymnasium.Env):
         An id, or an environment of one's own.
     render_mode : str, optional
         None or "rgb_array".
+    **settings
+        Keywords that the environment is made with.
 
     Raises
     ------
     ValueError
-        There is no such environment.
+        There is no such environment, or it does not take the settings.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - as gymnasium has it
 
-    def __init__(self, environment: str | EnvSpec, *, render_mode: str | None = None) -> None:
-        spec = envs.make(environment)
+    def __init__(self, environment: str | EnvSpec, *, render_mode: str | None = None, **settings: Any) -> None:
+        spec = envs.make(environment, arguments=settings)
         self.render_mode = render_mode
         self._name, self._actions = spec.name, spec.actions
         self.observation_space = gymnasium_space(spec.observations.space)

@@ -13,7 +13,8 @@ UNIT = 1.0 / (1 << 53)
 
 
 @jit
-def _mixed(z):
+def mixed(z):
+    """64 bits that depend on all of those of `z`: splitmix64's."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -22,10 +23,10 @@ def _mixed(z):
 @jit
 def seed_row(row, seed, stream):
     """Start `row`, uint64[4], from two uint64: equal pairs give equal streams, others unrelated ones."""
-    state = np.uint64(seed) ^ _mixed(np.uint64(stream) + GOLDEN)
+    state = np.uint64(seed) ^ mixed(np.uint64(stream) + GOLDEN)
     for i in range(ROW):
         state += GOLDEN
-        row[i] = _mixed(state)
+        row[i] = mixed(state)
 
 
 @jit

@@ -67,6 +67,9 @@ VECTORS: dict[str, Any] = {
     "batch_size": 256,
     "gradient_clip": 1e6,
 }
+# On top of these, where observations are so few numbers: a pendulum takes seconds, and not the minutes of larger ones.
+FEW = 4
+SMALL: dict[str, Any] = {"network": (Dense(64), Dense(64)), "batch_size": 64, "steps": 100_000}
 # On top of these, for what learns from rollouts alone.
 WITHOUT_REPLAY: dict[str, Any] = {"envs_per_batch": 8, "rollout_length": 2, "noise_std": 1.0, "steps": 1_000_000}
 
@@ -113,7 +116,8 @@ class DPG(Method):
 
     @classmethod
     def defaults(cls, task: Task) -> dict[str, Any]:
-        return VECTORS | (WITHOUT_REPLAY if task.given.get("buffer_size") == 0 else {})
+        defaults = VECTORS | (SMALL if task.numbers <= FEW else {})
+        return defaults | (WITHOUT_REPLAY if task.given.get("buffer_size") == 0 else {})
 
     @classmethod
     def check(cls, config: Any) -> None:

@@ -352,6 +352,8 @@ def record_step(method, worker, first, t, i, reward, status):
     rollout.discount[t, i] = 0 if terminated or status & CUT else method.discount
     rollout.ended[t, i] = terminated or truncated
     rollout.truncated[t, i] = truncated and not terminated
+    if worker.bonus.see:
+        call_routine(worker.bonus.see, worker.bonus, t, i, actor, 0, 0)
     actors.episode_return[actor] += reward
     actors.episode_length[actor] += 1
     if terminated or truncated:

@@ -4,6 +4,8 @@ A worker is one thread. It serves its n actors in groups of k in lockstep (k = 1
 steps a group in turn. Sample number t * k + i of its workspace is step t of the group's actor i.
 """
 
+from typing import Any, ClassVar
+
 import numpy as np
 from numba import boolean, float32, float64, int32, int64, uint8, uint64
 
@@ -13,6 +15,7 @@ from nbrl.methods.optimisers import Optimiser
 from nbrl.methods.running_statistics import ROWS, RunningStatistics
 from nbrl.nets.layout import aligned_zeros
 from nbrl.nets.table import Workspace
+from nbrl.settings import Setting
 
 # Values of the control word.
 RUN, PARK, ABANDON = 0, 1, 2  # go on; return at the next rollout's start; return from inside a rollout, uncounted
@@ -23,8 +26,8 @@ LINE = 8  # int64 in a cache line
 RESETS, STEPS, LEARNS = range(3)
 DOING = ("the reset of its environment", "a step of its environment", "learning")
 
-# Columns of `Worker.sums`, each a sum over updates or samples since the start; a method's own metrics follow.
-UPDATES, SAMPLES, GRADIENT_NORM, METRICS = range(4)
+# Columns of `Worker.sums`, each a sum over updates, samples or steps since the start; a method's own metrics follow.
+UPDATES, SAMPLES, GRADIENT_NORM, BONUS, METRICS = range(5)
 
 # `Episodes.ends`: episodes ever written, ever read, ever dropped; each in a cache line of its own.
 WRITTEN, READ, DROPPED = 0, LINE, 2 * LINE
@@ -148,6 +151,43 @@ class Episodes(Struct):
         return records
 
 
+class Bonus(Struct):
+    """What a worker's steps are given for what is new besides their rewards: a kind is a file of `nbrl.bonuses`.
+
+    A class declares its own settings as attributes that are a `Setting`.
+
+    Attributes
+    ----------
+    settings : dict of str to Setting
+        Its own.
+    """
+
+    settings: ClassVar[dict[str, Setting]] = {}
+    see = int64  # the address of what it does with a step (t, i, actor); 0 for nothing
+    actors = reference(Actors)
+    rollout = reference(Rollout)
+    sums = float64[::1]  # the worker's
+    lost = int64[::1]  # (1,): steps whose place found no room in a table
+
+    def __init_subclass__(cls) -> None:
+        cls.settings = {name: value for name, value in vars(cls).items() if isinstance(value, Setting)}
+        super().__init_subclass__()
+
+    @classmethod
+    def shared_arrays(cls, config: Any) -> dict[str, np.ndarray]:
+        """What all workers write to, by field."""
+        return {}
+
+    @classmethod
+    def own(cls, config: Any, observations: Any, actors: int) -> dict[str, Any]:
+        """Its address and state for a worker with so many actors, by field."""
+        return {}
+
+    def kept(self) -> dict[str, np.ndarray]:
+        """What checkpoints hold of its actors, a row for each."""
+        return {}
+
+
 class Worker(Struct):
     """What one thread owns."""
 
@@ -161,6 +201,7 @@ class Worker(Struct):
     episodes = reference(Episodes)
     statistics = reference(RunningStatistics)
     optimiser = reference(Optimiser)
+    bonus = reference(Bonus)
     owners = int64[::1]  # (groups,): each group's row of the optimiser's statistics
     sums = float64[::1]  # (METRICS + the method's own,)
     raw_reward = float32[::1]  # (1,)
