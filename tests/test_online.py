@@ -53,6 +53,18 @@ def test_a_host_s_loop_learns_exactly_as_the_engine_s(method, network):
     assert not np.array_equal(parameters, Trainer(config).snapshot().parameters)  # it has learnt something
 
 
+def test_a_host_s_loop_is_given_for_what_is_new_as_the_engine_is():
+    config = tiny("Rooms-v0", bonus="count+episodic", steps=500)
+    trainer = Trainer(config)
+    trainer.start(wait=True)
+    learner = learner_for("Rooms-v0", config)
+    host(learner, EnvStepper(envs.make("Rooms-v0")), config.steps)
+    assert np.array_equal(learner.snapshot().parameters, trainer.snapshot().parameters)
+    without = Trainer(config.replace(bonus=None))
+    without.start(wait=True)
+    assert not np.array_equal(without.snapshot().parameters, trainer.snapshot().parameters)
+
+
 @pytest.mark.parametrize("network", [(Dense(8, "tanh"),), (Dense(8, "tanh"), Lstm(4))], ids=["feed-forward", "lstm"])
 @pytest.mark.parametrize("more", [{}, {"normalise_observations": False, "normalise_rewards": False}], ids=str)
 def test_a_host_s_loop_learns_continuous_actions_exactly_as_the_engine_s(network, more):

@@ -19,6 +19,7 @@ from nbrl.spaces import Observations
 SIGNS, NUMBERS, PICTURE = range(3)
 LEAST_SIDE = 20  # pixels of a picture that is scaled down
 ROWS, COLUMNS, LEVELS = 8, 11, 8  # of it, then
+SKIP = 2  # pixels from one that counts to the next, each way
 LARGEST = 1e6  # between bounds: what is further apart has none
 PROBES = 32  # places of a table that a cell may lie in
 FNV, PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
@@ -47,7 +48,6 @@ class Cells(Struct):
     first = int64  # channel of the newest frame
     channels = int64  # of it
     high = float64
-    brightness = float64[:, ::1]  # (ROWS, COLUMNS): of the picture at hand
 
     @classmethod
     def make(cls, observations: Observations, bins: int) -> "Cells":
@@ -74,7 +74,6 @@ class Cells(Struct):
             first=observations.channels - newest if observations.image else 0,
             channels=newest,
             high=observations.high,
-            brightness=np.zeros((ROWS, COLUMNS)),
         )
 
 
@@ -101,20 +100,19 @@ def cell_of(cells, row):
 @jit
 def _scaled_down(cells, numbers):
     """The cell of a picture: its newest frame, ROWS x COLUMNS means of LEVELS levels."""
-    means = cells.brightness
     key = FNV
     for row in range(ROWS):
         top, bottom = row * cells.height // ROWS, (row + 1) * cells.height // ROWS
         for column in range(COLUMNS):
             left, right = column * cells.width // COLUMNS, (column + 1) * cells.width // COLUMNS
-            total = 0.0
-            for y in range(top, bottom):
-                for x in range(left, right):
+            total, count = 0.0, 0
+            for y in range(top, bottom, SKIP):
+                for x in range(left, right, SKIP):
+                    count += cells.channels
                     at = y * cells.row_stride + x * cells.column_stride + cells.first * cells.channel_stride
                     for channel in range(cells.channels):
                         total += numbers[at + channel * cells.channel_stride]
-            means[row, column] = total / ((bottom - top) * (right - left) * cells.channels)
-            key = mixed(key ^ np.uint64(means[row, column] / cells.high * (LEVELS - 1) + 0.5))
+            key = mixed(key ^ np.uint64(total / count / cells.high * (LEVELS - 1) + 0.5))
     return key
 
 

@@ -68,7 +68,7 @@ VECTORS: dict[str, Any] = {
     "gradient_clip": 1e6,
 }
 # On top of these, where observations are so few numbers: a pendulum takes seconds, and not the minutes of larger ones.
-FEW = 4
+FEW = 3
 SMALL: dict[str, Any] = {"network": (Dense(64), Dense(64)), "batch_size": 64, "steps": 100_000}
 # On top of these, for what learns from rollouts alone.
 WITHOUT_REPLAY: dict[str, Any] = {"envs_per_batch": 8, "rollout_length": 2, "noise_std": 1.0, "steps": 1_000_000}

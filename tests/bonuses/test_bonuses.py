@@ -132,10 +132,12 @@ def test_small_pictures_and_bytes_are_as_they_are():
 
 
 def slow_cell(picture):
-    """Means of 8 x 11 blocks of the newest frame, in 8 levels."""
+    """Means of 8 x 11 blocks of the newest frame, of every second pixel each way, in 8 levels."""
     height, width = picture.shape[:2]
     means = [
-        picture[row * height // 8 : (row + 1) * height // 8, column * width // 11 : (column + 1) * width // 11].mean()
+        picture[
+            row * height // 8 : (row + 1) * height // 8 : 2, column * width // 11 : (column + 1) * width // 11 : 2
+        ].mean()
         for row in range(8)
         for column in range(11)
     ]
