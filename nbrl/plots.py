@@ -145,7 +145,8 @@ def study_picture(
         for position, (label, runs) in enumerate(points):
             group = {f"{label}, run {number}": reports for number, reports in enumerate(runs, start=1)}
             end = max(end, _draw_mean(axes, group, f"C{position}", label, "frames", 1.0))
-        _label(axes, environment, "frames", "", end)
+        repeats = any(report.frames != report.steps for _, runs in points for reports in runs for report in reports)
+        _label(axes, environment, "frames" if repeats else "steps", "", end)
         if len(points) <= _NAMED:
             axes.legend(frameon=False, loc="best", fontsize=7)
         for axes, (name, pairs) in zip(panels[place * width + 1 :], scores[environment].items(), strict=False):
@@ -198,7 +199,7 @@ def _finish(figure: Any, axes: Any, path: str | os.PathLike, title: str, by: str
 
 def _label(axes: Any, title: str, by: str, unit: str, end: float) -> None:
     axes.set_title(title, loc="left", fontweight="bold")
-    axes.set_xlabel("frames of the environment" if by == "frames" else f"{unit} of training")
+    axes.set_xlabel({"frames": "frames of the environment", "steps": "steps"}.get(by, f"{unit} of training"))
     axes.set_ylabel("mean return of an episode")
     axes.set_xlim(0, end)
     axes.xaxis.set_major_formatter(_short)

@@ -45,7 +45,8 @@ EVERYWHERE: dict[str, Any] = {
 IMAGES: dict[str, Any] = EVERYWHERE | {
     "envs_per_batch": 8,
     "epochs": 2,
-    "learning_rate": 5e-4,
+    "minibatches": 16,
+    "learning_rate": 1e-3,
     "clip_range": 0.1,
     "steps": 10_000_000,
 }
