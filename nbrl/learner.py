@@ -214,7 +214,7 @@ class Learner:
         common = {"actors": actors, "rollout": rollout, "sums": sums, "lost": np.zeros(1, np.int64)}
         own = {}
         for name, kind in self.bonuses.items():
-            settings = {field: getattr(self.config, field) for field in kind.settings if field in kind.names()}
+            settings = {field: getattr(self.config, field) for field in kind.settings}
             state = kind.own(self.config, self.environment.observations, len(actors.begun))
             own[name] = kind(**common | settings | self.bonus_arrays[name] | state)
         self.own_bonuses.append(own)

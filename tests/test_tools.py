@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from nbrl import Agent, evaluate
+from nbrl.callbacks import Episode
 from nbrl.envs.interface import STEPPED, TRUNCATED, EnvStepper
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -270,6 +271,30 @@ def test_a_spin_takes_every_round(tool):
         x ^= x << 13 & (2**64 - 1)
         x ^= x >> 7
         x ^= x << 17 & (2**64 - 1)
+
+
+def test_when_a_sea_is_solved_and_what_counts(tool):
+    tools = tool("deep_sea")
+    # 2^10 + 100 = 1124 episodes are too many; of larger seas all 10,000 are few enough.
+    rows = [{"size": size, "solved": solved} for size, solved in ((10, 1123), (10, 1124), (50, 9999), (20, None))]
+    assert tools.score(rows) == 0.5
+    solved = tools.Solved()
+    told = [solved.on_episode(None, Episode(total, 10, 0, {})) for total in (-0.01,) * 9 + (0.99, 0.99)]
+    assert told == [True] * 10 + [False]  # after 10 episodes nine of ten are bad, after 11 fewer
+    assert solved.solved == 11
+    late = tools.Solved()
+    assert [late.on_episode(None, Episode(0.0, 10, 0, {})) for _ in range(10_000)].count(False) == 1
+    assert late.solved is None
+
+
+@pytest.mark.slow
+def test_a_score_of_deep_sea(tmp_path, environment_variables):
+    words = ["--out", tmp_path, "--sizes", 10, "--set", "bonus=count"]
+    ended = run_tool("deep_sea.py", *words, variables=environment_variables)
+    assert ended.returncode == 0, ended.stderr
+    [row] = json.loads((tmp_path / "deep_sea.json").read_text())["rows"]
+    assert row["solved"] is None or 1 < row["solved"] <= 10_000
+    assert f"{int(row['solved'] is not None)} of 1 runs solved" in ended.stdout
 
 
 @pytest.mark.parametrize("way", ["left", "random", "least"])
