@@ -65,7 +65,7 @@ def refused(tmp_path, monkeypatch, capsys):
         (["train", "CartPole-v1", "--method", "a4c"], "unknown method 'a4c': did you mean 'a3c'?"),
         (["train", "CartPole-v1", "--method", "dpg"], "CartPole-v1 has discrete actions: dpg takes an environment"),
         (["train", "Pendulum-v1", "--method", "dpg", "--network", "paper"], "layer 1 of the network is Conv"),
-        (["train", "Pendulum-v1", "--method", "dpg", "--set", "learning_starts=9"], "batch_size is 256: it must be at"),
+        (["train", "Pendulum-v1", "--method", "dpg", "--set", "learning_starts=9"], "batch_size is 64: it must be at"),
         (["train", "CartPole-v1", "--preset", "papre"], "unknown preset 'papre': did you mean 'paper'?"),
         (["train", "CartPole-v1", "--steps", "0"], "steps is 0: it must be a whole number of at least 1"),
         (["train", "CartPole-v1", "--steps", "-5"], "steps is -5"),

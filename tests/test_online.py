@@ -131,7 +131,8 @@ def test_it_learns_catch():
 
 def test_several_threads_share_the_parameters():
     # Whose turn it is varies. Of 300 seeds all learnt it; by half the steps, entropy weight 0.01, 141 of 150 had.
-    first = learner_for("Catch-v0", {"seed": 1, "steps": 80_000, "actors": 3, "entropy_weight": 0.03})
+    settings = {"method": "a3c", "seed": 1, "steps": 80_000, "actors": 3, "entropy_weight": 0.03}
+    first = learner_for("Catch-v0", settings)
     learners = [first, first.another(), first.another()]
     with pytest.raises(ValueError, match="all 3 learners are in use: set actors to how many share the parameters"):
         first.another()

@@ -263,7 +263,8 @@ def test_a_run_is_saved_though_one_environment_is_stuck_and_another_worker_has_l
 def test_a_policy_that_stays_uniform_is_told_of(caplog):
     words = "every action is still about as likely, at an entropy of 0.69 of 0.69 nats"
     with caplog.at_level(logging.WARNING):
-        trained(changed(pays=0.0), steps=3000, report_interval=0.01, initialisation="orthogonal", entropy_weight=1.0)
+        settings = {"method": "a3c", "initialisation": "orthogonal", "entropy_weight": 1.0}
+        trained(changed(pays=0.0), steps=3000, report_interval=0.01, **settings)
     assert caplog.text.count(words) == 1
     caplog.clear()
     with caplog.at_level(logging.WARNING):
