@@ -5,32 +5,26 @@ small pictures and bytes, whose numbers are signs and no brightness, are taken a
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import float64, int64
 
 from nbrl.kernels.compile import jit
 from nbrl.kernels.random import mixed
-from nbrl.kernels.struct import Struct
+from nbrl.kernels.struct import Struct, reference
+from nbrl.methods.state import Bonus
 from nbrl.settings import Setting
 from nbrl.space_descriptions import bounds_of
 from nbrl.spaces import Observations
 
 SIGNS, NUMBERS, PICTURE = range(3)
-LEAST_SIDE = 20  # pixels of a picture that is scaled down
+MIN_SIDE = 20  # pixels of a picture that is scaled down
 ROWS, COLUMNS, LEVELS = 8, 11, 8  # of it, then
 SKIP = 2  # pixels from one that counts to the next, each way
-LARGEST = 1e6  # between bounds: what is further apart has none
+MAX_RANGE = 1e6  # between bounds: numbers whose bounds are further apart count as having none
 PROBES = 32  # places of a table that a cell may lie in
 FNV, PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
-
-BINS = Setting(
-    20,
-    "bins of a number of an observation, between its space's bounds, or -1 and 1 where it has none, for count and "
-    "episodic; not in the paper",
-    least=1,
-    most=1_000_000,
-)
 
 
 class Cells(Struct):
@@ -52,12 +46,12 @@ class Cells(Struct):
     @classmethod
     def make(cls, observations: Observations, bins: int) -> "Cells":
         """For such observations."""
-        large = observations.image and min(observations.height, observations.width) >= LEAST_SIDE
+        large = observations.image and min(observations.height, observations.width) >= MIN_SIDE
         floats = observations.dtype != np.uint8
         low, high = np.full(observations.size, -1.0), np.full(observations.size, 1.0)
         if floats and not observations.image and observations.space["kind"] == "Box":
             lower, upper = (bound.reshape(-1).astype(np.float64) for bound in bounds_of(observations.space))
-            bounded = (upper - lower > 0) & (upper - lower < LARGEST)
+            bounded = (upper - lower > 0) & (upper - lower < MAX_RANGE)
             low, high = np.where(bounded, lower, low), np.where(bounded, upper, high)
         strides = observations.strides or (0, 0, 0)
         newest = observations.newest if observations.image else 0
@@ -75,6 +69,23 @@ class Cells(Struct):
             channels=newest,
             high=observations.high,
         )
+
+
+class PlaceBonus(Bonus):
+    """What bonuses of places have."""
+
+    bonus_bins = Setting(
+        20,
+        "bins of a number of an observation, between its space's bounds, or -1 and 1 where it has none, for count and "
+        "episodic; not in the paper",
+        least=1,
+        most=1_000_000,
+    )
+    cells = reference(Cells)
+
+    @classmethod
+    def own(cls, config: Any, observations: Observations, actors: int) -> dict[str, Any]:
+        return {"cells": Cells.make(observations, config.bonus_bins)}
 
 
 @jit

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 from numba import int64, uint64
 
-from nbrl.bonuses.cells import BINS, PROBES, Cells, cell_of, table_size
+from nbrl.bonuses.cells import PROBES, PlaceBonus, cell_of, table_size
 from nbrl.bonuses.giving import give
 from nbrl.kernels.compile import jit, routine
-from nbrl.kernels.struct import reference
-from nbrl.methods.state import Bonus
 from nbrl.settings import Setting
 
 
-class Count(Bonus):
+class Count(PlaceBonus):
     """Its settings and state."""
 
     count_weight = Setting(0.1, "what a place's first visit is worth, by the bonus count; not in the paper", above=0)
@@ -28,8 +26,6 @@ class Count(Bonus):
         least=1,
         most=10**9,
     )
-    bonus_bins = BINS
-    cells = reference(Cells)
     keys = uint64[::1]  # (places,): of a table, 0 where it is free
     visits = int64[::1]  # (places,)
 
@@ -40,7 +36,7 @@ class Count(Bonus):
 
     @classmethod
     def own(cls, config: Any, observations: Any, actors: int) -> dict[str, Any]:
-        return {"see": _see.address, "cells": Cells.make(observations, config.bonus_bins)}
+        return super().own(config, observations, actors) | {"see": _see.address}
 
 
 @routine(Count)

@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 from numba import int64, uint64
 
-from nbrl.bonuses.cells import BINS, PROBES, Cells, cell_of, table_size
+from nbrl.bonuses.cells import PROBES, PlaceBonus, cell_of, table_size
 from nbrl.bonuses.giving import give
 from nbrl.kernels.compile import jit, routine
-from nbrl.kernels.struct import reference
-from nbrl.methods.state import Bonus
 from nbrl.settings import Setting
 
 NEW, KNOWN, LOST = range(3)
 
 
-class Episodic(Bonus):
+class Episodic(PlaceBonus):
     """Its settings and state."""
 
     episodic_weight = Setting(
@@ -31,8 +29,6 @@ class Episodic(Bonus):
         least=1,
         most=10**8,
     )
-    bonus_bins = BINS
-    cells = reference(Cells)
     keys = uint64[:, ::1]  # (n, places): of each actor's table
     marked = int64[:, ::1]  # (n, places): the episode that a key is of; other episodes' places are free
     episode = int64[::1]  # (n,): counted from 1
@@ -40,9 +36,8 @@ class Episodic(Bonus):
     @classmethod
     def own(cls, config: Any, observations: Any, actors: int) -> dict[str, Any]:
         size = table_size(config.episodic_cells)
-        return {
+        return super().own(config, observations, actors) | {
             "see": _see.address,
-            "cells": Cells.make(observations, config.bonus_bins),
             "keys": np.zeros((actors, size), np.uint64),
             "marked": np.zeros((actors, size), np.int64),
             "episode": np.zeros(actors, np.int64),

@@ -14,7 +14,7 @@ A method is a file of this folder with a class of its settings and state (`Metho
 Where the host steps its own environment, `nbrl.online` calls the same parts.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numba import boolean, float64, int64
@@ -35,7 +35,6 @@ from nbrl.kernels.native import (
     restore_denormals,
 )
 from nbrl.kernels.random import next_uint64
-from nbrl.kernels.struct import Struct
 from nbrl.methods.optimisers import clip_scale, gradient_norm
 from nbrl.methods.running_statistics import fill_normal, measure, measure_observation, publish, scale_of
 from nbrl.methods.state import (
@@ -56,23 +55,20 @@ from nbrl.methods.state import (
     STEPS,
     UPDATES,
     WRITTEN,
+    Configured,
 )
 from nbrl.nets.table import Workspace, forward, load_observation, load_state, store_state
-from nbrl.settings import Setting, Task
+from nbrl.settings import Task
 
 # What the loop returns, and what its parts return.
 GO_ON, PAUSED, FINISHED, ABANDONED, FAILED_ENVIRONMENT, BAD_OBSERVATION, BAD_REWARD, BAD_GRADIENT, BAD_MASK = range(9)
 
 
-class Method(Struct):
+class Method(Configured):
     """What a worker's method has: the settings that the driver reads, then its own, and its state.
-
-    A class declares its own settings as attributes that are a `Setting`.
 
     Attributes
     ----------
-    settings : dict of str to Setting
-        Its own.
     policies : tuple of type of Policy
         The kinds of policies that it learns.
     critic : tuple of str
@@ -83,7 +79,6 @@ class Method(Struct):
         What it adds up in `Worker.sums` from METRICS on, a sample's share at a time.
     """
 
-    settings: ClassVar[dict[str, Setting]] = {}
     discount = float64
     learning_rate = float64
     learning_rate_points = float64[:, ::1]  # of its schedule, see `nbrl.settings.points`
@@ -97,10 +92,6 @@ class Method(Struct):
     critic: tuple[str, ...] = ()
     has_target = False
     metrics: tuple[str, ...] = ()
-
-    def __init_subclass__(cls) -> None:
-        cls.settings = cls.settings | {name: value for name, value in vars(cls).items() if isinstance(value, Setting)}
-        super().__init_subclass__()
 
     @classmethod
     def defaults(cls, task: Task) -> dict[str, Any]:

@@ -151,27 +151,30 @@ class Episodes(Struct):
         return records
 
 
-class Bonus(Struct):
-    """What a worker's steps are given for what is new besides their rewards: a kind is a file of `nbrl.bonuses`.
-
-    A class declares its own settings as attributes that are a `Setting`.
+class Configured(Struct):
+    """A struct whose class declares settings of its own, as attributes that are a `Setting`.
 
     Attributes
     ----------
     settings : dict of str to Setting
-        Its own.
+        Its own, and those of its bases.
     """
 
     settings: ClassVar[dict[str, Setting]] = {}
+
+    def __init_subclass__(cls) -> None:
+        cls.settings = cls.settings | {name: value for name, value in vars(cls).items() if isinstance(value, Setting)}
+        super().__init_subclass__()
+
+
+class Bonus(Configured):
+    """What a worker's steps are given for what is new besides their rewards: a kind is a file of `nbrl.bonuses`."""
+
     see = int64  # the address of what it does with a step (t, i, actor); 0 for nothing
     actors = reference(Actors)
     rollout = reference(Rollout)
     sums = float64[::1]  # the worker's
     lost = int64[::1]  # (1,): steps whose place found no room in a table
-
-    def __init_subclass__(cls) -> None:
-        cls.settings = {name: value for name, value in vars(cls).items() if isinstance(value, Setting)}
-        super().__init_subclass__()
 
     @classmethod
     def shared_arrays(cls, config: Any) -> dict[str, np.ndarray]:
