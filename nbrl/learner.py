@@ -56,6 +56,8 @@ class Learner:
     config : Config
     environment : EnvSpec
     network : Network
+    policy_network : Network
+        What policies have of it: all but a bonus's value, whose parameters come last.
     method : type of Method
     shared : Shared
         What all threads read and write.
@@ -125,29 +127,31 @@ class Learner:
                 f"{config.method} takes actions with two bounds each, and {self.environment.name} has some without: "
                 "give them bounds, as gymnasium.wrappers.RescaleAction needs them too, or learn by a3c"
             )
-        self.network = Network(
-            config.network,
-            self.environment.observations,
-            dict.fromkeys(self.policy.heads, actions.outputs) | dict.fromkeys(self.method.critic, 1),
-            separate=config.separate_networks and "value" in self.method.critic,
-            constant={"variance"} & set(self.policy.heads) if config.policy_variance == "constant" else (),
-        )
+        self.bonuses = {name: bonus_class(name) for name in bonus_names(config.bonus)}
+        self.network = self.policy_network = self._make_network()
+        if "value" in self.method.critic and any(kind.has_value for kind in self.bonuses.values()):
+            self.network = self._make_network("bonus_value")
         self.optimiser = OPTIMISERS[config.optimiser]
         groups = np.arange(config.actors).reshape(-1, config.envs_per_batch)
         owners = 1 if self.optimiser.shared else len(groups)
+        sizes = [kind.parameters(config, self.environment) for kind in self.bonuses.values()]
         self.shared = Shared.make(
             config.threads,
             self.network.layout.size,
             (owners, len(self.optimiser.statistics)),
             self.scales + 1,
             self.method.has_target,
+            sum(sizes),
         )
         theta = self.network.initial(config.seed or 0, config.initialisation)
         if "variance" in self.policy.heads and config.initial_std is not None:
             self.network.layout.view(theta, "variance/bias")[...] += before_softplus(config.initial_std)
         self.begin_with(theta)
-        self.bonuses = {name: bonus_class(name) for name in bonus_names(config.bonus)}
-        self.bonus_arrays = {name: kind.shared_arrays(config) for name, kind in self.bonuses.items()}
+        parts = np.split(self.shared.bonuses, np.cumsum(sizes)[:-1])
+        self.bonus_arrays = {
+            name: kind.shared_arrays(config, self.environment, part)
+            for (name, kind), part in zip(self.bonuses.items(), parts, strict=False)
+        }
         self.own_bonuses: list[dict[str, Bonus]] = []
         self.actors = [groups[thread :: config.threads].reshape(-1) for thread in range(config.threads)]
         self.workers: list[Worker] = []
@@ -159,6 +163,17 @@ class Learner:
         self.saved_environments: dict[int, bytes] = {}
         self.keeps_infos = False
 
+    def _make_network(self, *further: str) -> Network:
+        """The network of the policy and the method's critic, with further heads of one unit."""
+        config, heads = self.config, dict.fromkeys(self.policy.heads, self.environment.actions.outputs)
+        return Network(
+            config.network,
+            self.environment.observations,
+            heads | dict.fromkeys((*self.method.critic, *further), 1),
+            separate=config.separate_networks and "value" in self.method.critic,
+            constant={"variance"} & set(self.policy.heads) if config.policy_variance == "constant" else (),
+        )
+
     @property
     def scales(self) -> int:
         """How many running means and deviations observations are normalised by: an image's pixels have one alike."""
@@ -167,8 +182,8 @@ class Learner:
         return 1 if self.environment.observations.image else self.environment.observations.size
 
     def begin_with(self, parameters: np.ndarray) -> None:
-        """Set theta, and theta^- where there is one."""
-        self.shared.theta[:] = parameters
+        """Set theta, as far as a policy has it, and theta^- where there is one."""
+        self.shared.theta[: parameters.size] = parameters
         if self.method.has_target:
             self.shared.target[:] = parameters
 
@@ -183,6 +198,7 @@ class Learner:
             mask_size=environment.mask_size,
             state_size=self.network.state_size,
         )
+        policy = self.make_policy((t_max, k))
         rollout, sums = Rollout.make(t_max, k, environment.mask_size), np.zeros(METRICS + len(self.method.metrics))
         self.workers.append(
             Worker(
@@ -196,7 +212,9 @@ class Learner:
                 episodes=Episodes.make(),
                 statistics=RunningStatistics.make(self.scales + 1),
                 optimiser=self.optimiser.optimiser(self.shared.theta, self.shared.optimiser, work.dtheta, config),
-                bonus=self._bonus(own, rollout, sums),
+                bonus=self._bonus(
+                    policy, actors=own, rollout=rollout, work=work, sums=sums, lost=np.zeros(1, np.int64)
+                ),
                 owners=np.zeros(actors.size // k, np.int64) if self.optimiser.shared else actors[::k] // k,
                 sums=sums,
                 raw_reward=np.zeros(1, np.float32),
@@ -207,16 +225,16 @@ class Learner:
         settings["reward_clip"] = math.inf if config.reward_clip is None else config.reward_clip
         settings = {name: 0 if value is None else value for name, value in settings.items()}
         self.methods.append(self.method(**settings | self.method.own(self, actors, work)))
-        self.policies.append(self.make_policy((t_max, k)))
+        self.policies.append(policy)
 
-    def _bonus(self, actors: Actors, rollout: Rollout, sums: np.ndarray) -> Bonus:
-        """What a worker's steps are given besides their rewards."""
-        common = {"actors": actors, "rollout": rollout, "sums": sums, "lost": np.zeros(1, np.int64)}
+    def _bonus(self, policy: Policy, **common: Any) -> Bonus:
+        """What a worker's steps are given besides their rewards; `common` is what all kinds have."""
         own = {}
         for name, kind in self.bonuses.items():
             settings = {field: getattr(self.config, field) for field in kind.settings}
-            state = kind.own(self.config, self.environment.observations, len(actors.begun))
-            own[name] = kind(**common | settings | self.bonus_arrays[name] | state)
+            shared = self.bonus_arrays[name]
+            state = kind.own(self, len(common["actors"].begun), policy, shared)
+            own[name] = kind(**{"see": 0, "learn": 0} | common | settings | shared | state)
         self.own_bonuses.append(own)
         return summed(list(own.values()), common)
 
@@ -323,8 +341,8 @@ class Learner:
         normal = self.network.normal(self.scales)
         fill_normal(self.statistics(), normal)
         return Agent(
-            self.network,
-            self.shared.theta,
+            self.policy_network,
+            self.shared.theta[: self.policy_network.layout.size],
             self.environment.actions,
             environment=self.config.environment,
             sticky_actions=self.config.sticky_actions,

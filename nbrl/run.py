@@ -595,7 +595,8 @@ class Run:
         lost = sum(int(worker.bonus.lost[0]) for worker in self.learner.workers)
         if lost and not self.told_of_full:
             self.told_of_full = True
-            sizes = [f"{name}, {getattr(self.config, name)}" for name in map("{}_cells".format, self.learner.bonuses)]
+            settings = {name for kind in self.learner.bonuses.values() for name in kind.settings}
+            sizes = [f"{name}, {getattr(self.config, name)}" for name in sorted(settings) if name.endswith("_cells")]
             logger.warning(
                 "a bonus's table is full: new places are worth nothing from now on; set %s, higher, or bonus_bins, %d, "
                 "lower",

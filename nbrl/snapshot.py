@@ -30,6 +30,7 @@ def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
     """
     agent, layout, config = learner.agent(), learner.network.layout, learner.config
     arrays = agent.arrays() | {"moments": learner.statistics()}
+    arrays |= {name: view.copy() for name, view in _bonus_value(learner).items()}
     for name, rows in _in_the_layout(learner).items():
         arrays |= {f"{name}/{part}": view for part, view in layout.views(rows.copy()).items()}
     arrays["turn"] = np.array([worker.turn for worker in learner.workers])
@@ -88,10 +89,14 @@ def restore(learner: Learner, path: str | os.PathLike) -> dict[str, str]:
     """
     arrays, metadata = read_tensors(path)
     agent = Agent.from_tensors(arrays, metadata)
-    if agent.network.shapes() != learner.network.shapes():
+    if agent.network.shapes() != learner.policy_network.shapes():
         raise CheckpointError(f"{path} holds another network than the run's settings")
     try:
-        learner.shared.theta[:] = agent.parameters
+        learner.shared.theta[: agent.parameters.size] = agent.parameters
+        for name, view in _bonus_value(learner).items():
+            view[...] = _checked(arrays, name, view)
+        if not np.isfinite(learner.shared.theta).all():
+            raise ValueError("the value of its bonus has numbers that are not finite")
         _restore_layout(learner, arrays)
         _restore_actors(learner, arrays)
         _restore_statistics(learner, arrays)
@@ -121,7 +126,7 @@ def restore(learner: Learner, path: str | os.PathLike) -> dict[str, str]:
 
 def begin_from(learner: Learner, agent: Agent) -> None:
     """Begin with a policy's parameters; ``ValueError`` where its network or observations are others."""
-    network = learner.network
+    network = learner.policy_network
     if (agent.network.layers, agent.network.heads) != (network.layers, network.heads):
         raise ValueError(
             f"the policy to begin with has the layers {agent.network.layers} and the heads {agent.network.heads}: "
@@ -148,6 +153,12 @@ def begin_from(learner: Learner, agent: Agent) -> None:
         known[COUNT] = PRIOR_COUNT * network.observations.size // known.shape[1]  # pixels share one
         known[MEAN], known[M2] = agent.normal[table.MEAN], known[COUNT] * np.maximum(variance, 0)
         learner.shared.statistics[0, :] = own
+
+
+def _bonus_value(learner: Learner) -> dict[str, np.ndarray]:
+    """The part of theta that policies know nothing of, by name: views."""
+    layout, known = learner.network.layout, learner.policy_network.layout.names
+    return {f"bonus/{name}": layout.view(learner.shared.theta, name) for name in layout.names if name not in known}
 
 
 def _in_the_layout(learner: Learner) -> dict[str, np.ndarray]:
@@ -227,11 +238,13 @@ def _restore_bonuses(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
     for name, shared, rows_of in _bonuses(learner):
         for field, array in shared.items():
             array[:] = _checked(arrays, f"bonus/{name}/{field}", array)
-            if (array < 0).any():
-                raise ValueError(f"bonus/{name}/{field} has a number below 0")
+            if not learner.bonuses[name].is_possible(field, array):
+                raise ValueError(f"bonus/{name}/{field} has a number that it cannot have")
         for field, parts in rows_of.items():
             like = np.broadcast_to(parts[0][0], (learner.config.actors, *parts[0].shape[1:]))
             rows = _checked(arrays, f"bonus/{name}/actors/{field}", like)
+            if not learner.bonuses[name].is_possible(field, rows):
+                raise ValueError(f"bonus/{name}/actors/{field} has a number that it cannot have")
             for part, actors in zip(parts, learner.actors, strict=True):
                 part[:] = rows[actors]
 

@@ -39,7 +39,10 @@ ALLOWED: dict[str, set[str]] = {
     "methods.*": {  # the methods
         "kernels", "nets", "nets.table", "nets.layers", "actions", "methods.state", "methods.driver", "settings",
     },
-    "bonuses": {"kernels", "methods.state", "settings", "space_descriptions", "spaces"},
+    "bonuses": {
+        "kernels", "nets", "nets.table", "nets.layers", "actions", "methods.optimisers", "methods.running_statistics",
+        "methods.state", "settings", "space_descriptions", "spaces",
+    },
     "registration": set(),
     "space_descriptions": set(),
     "spaces": {"space_descriptions"},

@@ -52,6 +52,11 @@ CASES = {
     "continuous actions, LSTM": ("Pendulum-v1", {"envs_per_batch": 1, "gae_lambda": 1.0} | REMEMBERS),
     "continuous actions, MuJoCo": ("InvertedPendulum-v5", {"steps": 3000, "actors": 2, "envs_per_batch": 1}),
     "bonuses": ("CartPole-v1", {"bonus": "count+episodic", "actors": 3, "normalise_rewards": True}),
+    "bonuses that learn": (
+        "CartPole-v1",
+        {"bonus": "rnd+novelty+icm", "method": "ppo", "envs_per_batch": 2, "rollout_length": 16, "epochs": 2} | ADAM,
+    ),
+    "bonuses that learn, LSTM": ("Cue-v0", {"bonus": "icm+rnd"} | REMEMBERS),
     "normalised": ("CartPole-v1", {"normalise_observations": True, "normalise_rewards": True}),
     "pictures, normalised": ("Bricks-v0", {"network": SMALL, "steps": 3000, "normalise_observations": True}),
     "n-step Q, normalised": ("CartPole-v1", {"method": "n_step_q", "normalise_observations": True} | VALUES),
@@ -88,7 +93,7 @@ def digest(trainer):
     shared, worker = learner.shared, learner.workers[0]
     actors = worker.actors
     arrays = [shared.theta, shared.target, shared.optimiser, actors.random, actors.state, actors.next_action]
-    arrays += [worker.statistics.own, actors.discounted]
+    arrays += [worker.statistics.own, actors.discounted, shared.bonuses]
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest(), learner.steps
 
 

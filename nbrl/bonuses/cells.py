@@ -5,15 +5,13 @@ small pictures and bytes, whose numbers are signs and no brightness, are taken a
 """
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import float64, int64
 
 from nbrl.kernels.compile import jit
 from nbrl.kernels.random import mixed
-from nbrl.kernels.struct import Struct, reference
-from nbrl.methods.state import Bonus
+from nbrl.kernels.struct import Struct
 from nbrl.settings import Setting
 from nbrl.space_descriptions import bounds_of
 from nbrl.spaces import Observations
@@ -25,6 +23,15 @@ SKIP = 2  # pixels from one that counts to the next, each way
 MAX_RANGE = 1e6  # between bounds: numbers whose bounds are further apart count as having none
 PROBES = 32  # places of a table that a cell may lie in
 FNV, PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+
+
+BONUS_BINS = Setting(
+    20,
+    "bins of a number of an observation, between its space's bounds, or -1 and 1 where it has none, for bonuses of "
+    "places; not in the paper",
+    least=1,
+    most=1_000_000,
+)
 
 
 class Cells(Struct):
@@ -69,23 +76,6 @@ class Cells(Struct):
             channels=newest,
             high=observations.high,
         )
-
-
-class PlaceBonus(Bonus):
-    """What bonuses of places have."""
-
-    bonus_bins = Setting(
-        20,
-        "bins of a number of an observation, between its space's bounds, or -1 and 1 where it has none, for count and "
-        "episodic; not in the paper",
-        least=1,
-        most=1_000_000,
-    )
-    cells = reference(Cells)
-
-    @classmethod
-    def own(cls, config: Any, observations: Observations, actors: int) -> dict[str, Any]:
-        return {"cells": Cells.make(observations, config.bonus_bins)}
 
 
 @jit

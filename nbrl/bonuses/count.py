@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 from numba import int64, uint64
 
-from nbrl.bonuses.cells import PROBES, PlaceBonus, cell_of, table_size
+from nbrl.bonuses.cells import BONUS_BINS, PROBES, Cells, cell_of, table_size
 from nbrl.bonuses.giving import give
 from nbrl.kernels.compile import jit, routine
+from nbrl.kernels.struct import reference
+from nbrl.methods.state import Bonus
 from nbrl.settings import Setting
 
 
-class Count(PlaceBonus):
+class Count(Bonus):
     """Its settings and state."""
 
+    bonus_bins = BONUS_BINS
     count_weight = Setting(0.1, "what a place's first visit is worth, by the bonus count; not in the paper", above=0)
     count_cells = Setting(
         100_000,
@@ -26,17 +29,19 @@ class Count(PlaceBonus):
         least=1,
         most=10**9,
     )
+    cells = reference(Cells)
     keys = uint64[::1]  # (places,): of a table, 0 where it is free
     visits = int64[::1]  # (places,)
 
     @classmethod
-    def shared_arrays(cls, config: Any) -> dict[str, np.ndarray]:
+    def shared_arrays(cls, config: Any, environment: Any, theta: np.ndarray) -> dict[str, np.ndarray]:
         size = table_size(config.count_cells)
         return {"keys": np.zeros(size, np.uint64), "visits": np.zeros(size, np.int64)}
 
     @classmethod
-    def own(cls, config: Any, observations: Any, actors: int) -> dict[str, Any]:
-        return super().own(config, observations, actors) | {"see": _see.address}
+    def own(cls, learner: Any, actors: int, policy: Any, shared: dict[str, np.ndarray]) -> dict[str, Any]:
+        cells = Cells.make(learner.environment.observations, learner.config.bonus_bins)
+        return {"see": _see.address, "cells": cells}
 
 
 @routine(Count)

@@ -15,9 +15,9 @@ from nbrl.methods import driver
 from nbrl.methods.actor_critic import (
     ENTROPY,
     POLICY_LOSS,
-    VALUE,
     VALUE_LOSS,
     ActorCritic,
+    bonus_value_gradient,
     entropy_weight,
     fill_returns,
 )
@@ -68,16 +68,18 @@ def learn(method, policy, shared, worker, first):
     """Accumulate the gradients of a rollout and update theta."""
     work, rollout, (t_max, k) = worker.work, worker.rollout, worker.rollout.reward.shape
     fill_returns(method, worker)
-    beta, dv = entropy_weight(method, shared), output_gradients(work, work.table.shape[0] + VALUE, 0, t_max * k)
+    beta, dv = entropy_weight(method, shared), output_gradients(work, method.value_head, 0, t_max * k)
     for i in range(k):
         for t in range(t_max - 1, -1, -1):
             sample = t * k + i
             advantage = rollout.R[t, i] - rollout.value[t, i]
             # d theta:   -log pi(a|s) (R - V) - beta H(pi);   d theta_v:   (R - V)^2 / 2
-            log_pi, entropy = policy_gradient(policy, work, sample, policy.action[t, i], advantage, beta)
+            A = advantage + rollout.bonus_advantage[t, i]
+            log_pi, entropy = policy_gradient(policy, work, sample, policy.action[t, i], A, beta)
             dv[sample, 0] = -np.float32(method.value_weight) * advantage
-            worker.sums[POLICY_LOSS] -= log_pi * advantage
+            worker.sums[POLICY_LOSS] -= log_pi * A
             worker.sums[VALUE_LOSS] += advantage * advantage / 2
+            worker.sums[VALUE_LOSS] += bonus_value_gradient(method, rollout, work, sample, sample, np.float32(1.0))
             worker.sums[ENTROPY] += entropy
     backward(work, t_max * k, k)  # accumulates d theta and d theta_v over the rollout
     return update(method, shared, worker, first)  # asynchronous update of theta

@@ -7,18 +7,19 @@ With gae_lambda below 1, R is the lambda-return, so that R - V is the generalise
 from typing import Any
 
 import numpy as np
-from numba import float64
+from numba import float64, int64
 
 from nbrl.actions import Categorical, Gaussian, choose, draw
 from nbrl.kernels.compile import jit, part
 from nbrl.methods import driver
 from nbrl.methods.driver import Method, forward_step, progress, returns, scheduled
 from nbrl.methods.state import METRICS
-from nbrl.nets.table import Workspace, forward, outputs
+from nbrl.nets.table import Workspace, forward, output_gradients, outputs
 from nbrl.settings import SHAPES, Schedule, Setting, points
 
 POLICY_LOSS, VALUE_LOSS, ENTROPY = range(METRICS, METRICS + 3)
-VALUE = -1  # the network's last layer
+BONUS_DISCOUNT, BONUS_LAMBDA = np.float32(0.99), np.float32(0.95)  # Burda et al. (2019), table 5
+NONE = -1  # a row of the table
 VARIANCES = ("softplus", "constant")
 
 
@@ -47,6 +48,8 @@ class ActorCritic(Method):
     value_weight = Setting(0.5, "weight of the value loss; paper: 0.5", least=0)
 
     entropy_points = float64[:, ::1]
+    value_head = int64  # the table's row
+    bonus_head = int64  # that of a bonus's own value, or NONE
 
     policies = (Categorical, Gaussian)
     critic = ("value",)
@@ -54,7 +57,12 @@ class ActorCritic(Method):
 
     @classmethod
     def own(cls, learner: Any, actors: np.ndarray, work: Workspace) -> dict[str, Any]:
-        return {"entropy_points": points(learner.config.entropy_schedule)}
+        network = learner.network
+        return {
+            "entropy_points": points(learner.config.entropy_schedule),
+            "value_head": network.head("value"),
+            "bonus_head": network.head("bonus_value") if "bonus_value" in network.heads else NONE,
+        }
 
 
 @part(driver.act, ActorCritic)
@@ -72,7 +80,7 @@ def end_value(method, policy, shared, worker, first, t, i):
     """V of the last observation, so R begins with V there."""
     work, sample = worker.work, worker.rollout.reward.size + i
     forward(work, sample, 1)
-    return outputs(work, work.table.shape[0] + VALUE, sample, 1)[0, 0]
+    return outputs(work, method.value_head, sample, 1)[0, 0]
 
 
 @jit
@@ -81,12 +89,44 @@ def fill_returns(method, worker):
     work, rollout, (t_max, k) = worker.work, worker.rollout, worker.rollout.reward.shape
     samples = t_max * k
     forward(work, samples, k)
-    v = outputs(work, work.table.shape[0] + VALUE, 0, samples + k)
+    v = outputs(work, method.value_head, 0, samples + k)
     for i in range(k):
         for t in range(t_max):
             rollout.value[t, i] = v[t * k + i, 0]
         # R = V(s_t) where the rollout stops inside an episode. (Where it does not, `ended` keeps R from being used.)
         returns(rollout, i, v[samples + i, 0], np.float32(method.gae_lambda))
+    if method.bonus_head != NONE:
+        bonus_returns(rollout, outputs(work, method.bonus_head, 0, samples + k))
+
+
+@jit
+def bonus_returns(rollout, v):
+    """Fill the returns and advantages of a bonus from its values of a rollout's samples, (samples + k, 1).
+
+    They go on over ends of episodes: what is new ends with none (Burda et al., 2019, section 2.3).
+    """
+    t_max, k = rollout.reward.shape
+    for i in range(k):
+        advantage = np.float32(0.0)
+        for t in range(t_max - 1, -1, -1):
+            sample = t * k + i
+            error = rollout.bonus[t, i] + BONUS_DISCOUNT * v[sample + k, 0] - v[sample, 0]
+            advantage = error + BONUS_DISCOUNT * BONUS_LAMBDA * advantage
+            rollout.bonus_advantage[t, i], rollout.bonus_R[t, i] = advantage, v[sample, 0] + advantage
+
+
+@jit
+def bonus_value_gradient(method, rollout, work, i, sample, n):
+    """Fill the gradient of (R - V)^2 / 2 of a bonus for sample i of a workspace, divided by n: that loss.
+
+    It is number `sample` of the rollout.
+    """
+    if method.bonus_head == NONE:
+        return np.float32(0.0)
+    k = rollout.reward.shape[1]
+    error = outputs(work, method.bonus_head, i, 1)[0, 0] - rollout.bonus_R[sample // k, sample % k]
+    output_gradients(work, method.bonus_head, i, 1)[0, 0] = np.float32(method.value_weight) * error / n
+    return error * error / 2
 
 
 @jit

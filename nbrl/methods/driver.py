@@ -384,6 +384,8 @@ def finish_rollout(method, policy, shared, worker, first):
     worker.doing = LEARNS
     code = observe(policy, worker, first, worker.rollout.reward.shape[0])
     if code == GO_ON:
+        if worker.bonus.learn:
+            call_routine(worker.bonus.learn, worker.bonus, first, 0, 0, 0, 0)
         code = learn(method, policy, shared, worker, first)
     worker.doing = RESETS  # or whatever comes next: it does not learn any more
     return code

@@ -19,9 +19,9 @@ from nbrl.methods import driver
 from nbrl.methods.actor_critic import (
     ENTROPY,
     POLICY_LOSS,
-    VALUE,
     VALUE_LOSS,
     ActorCritic,
+    bonus_value_gradient,
     entropy_weight,
     fill_returns,
 )
@@ -125,8 +125,7 @@ def learn(method, policy, shared, worker, first):
 def ppo_gradient(method, policy, shared, worker, work, samples):
     """The gradients of -min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) - beta H(pi) and of the value loss."""
     rollout, sums, k = worker.rollout, worker.sums, worker.rollout.reward.shape[1]
-    v = outputs(work, work.table.shape[0] + VALUE, 0, samples)
-    dv = output_gradients(work, work.table.shape[0] + VALUE, 0, samples)
+    v, dv = outputs(work, method.value_head, 0, samples), output_gradients(work, method.value_head, 0, samples)
     n, zero, one = np.float32(samples), np.float32(0.0), np.float32(1.0)
     epsilon, beta = np.float32(method.clip_range), entropy_weight(method, shared)
     mean, scale = _mean_and_scale(method, rollout, work, samples) if method.normalise_advantages else (0.0, 1.0)
@@ -136,7 +135,7 @@ def ppo_gradient(method, policy, shared, worker, work, samples):
         sample = method.batches.sample[i]
         t, actor = sample // k, sample % k
         R, old_value, a = rollout.R[t, actor], rollout.value[t, actor], policy.action[t, actor]
-        A = np.float32((np.float64(R - old_value) - mean) * scale)
+        A = np.float32((np.float64(R - old_value + rollout.bonus_advantage[t, actor]) - mean) * scale)
         log_pi, entropy = policy_gradient(policy, work, i, a, zero, zero)
         log_r = min(max(log_pi - method.old_log_pi[sample], -MAX_LOG_RATIO), MAX_LOG_RATIO)
         r = np.float32(math.exp(log_r))
@@ -146,7 +145,7 @@ def ppo_gradient(method, policy, shared, worker, work, samples):
         value_loss, value_gradient = ppo_value_loss(v[i, 0], R, old_value, np.float32(method.value_clip))
         dv[i, 0] = np.float32(method.value_weight) * value_gradient / n
         sums[POLICY_LOSS] -= min(r * A, min(max(r, one - epsilon), one + epsilon) * A)
-        sums[VALUE_LOSS] += value_loss
+        sums[VALUE_LOSS] += value_loss + bonus_value_gradient(method, rollout, work, i, sample, n)
         sums[ENTROPY] += entropy
         sums[APPROX_KL] += r - one - log_r  # Schulman's estimate of the divergence from the policy that acted
         sums[CLIP_FRACTION] += abs(r - one) > epsilon
@@ -171,8 +170,9 @@ def _mean_and_scale(method, rollout, work, samples):
     for i in range(samples):
         if not work.void[i]:
             t, actor = method.batches.sample[i] // k, method.batches.sample[i] % k
-            difference = np.float64(rollout.R[t, actor] - rollout.value[t, actor]) - mean
+            advantage = np.float64(rollout.R[t, actor] - rollout.value[t, actor] + rollout.bonus_advantage[t, actor])
+            difference = advantage - mean
             count += 1
             mean += difference / count
-            m2 += difference * (np.float64(rollout.R[t, actor] - rollout.value[t, actor]) - mean)
+            m2 += difference * (advantage - mean)
     return (mean, 1 / (math.sqrt(m2 / count) + MIN_DEVIATION)) if count > 1 else (0.0, 1.0)

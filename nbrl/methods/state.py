@@ -39,6 +39,7 @@ class Shared(Struct):
     """What all threads read and write."""
 
     theta = float32[::1]  # (parameters,)
+    bonuses = float32[::1]  # what bonuses learn, behind theta in the same array
     target = float32[::1]  # (parameters,): theta^-, the target network; empty where a method has none
     target_copies = int64[::1]  # (LINE,): how often it was due
     optimiser = float32[:, :, ::1]  # (1 or groups of actors, 1 or 2, parameters): the optimiser's statistics
@@ -50,11 +51,19 @@ class Shared(Struct):
 
     @classmethod
     def make(
-        cls, threads: int, parameters: int, optimiser: tuple[int, int], features: int, has_target: bool
+        cls,
+        threads: int,
+        parameters: int,
+        optimiser: tuple[int, int],
+        features: int,
+        has_target: bool,
+        of_bonuses: int = 0,
     ) -> "Shared":
         """For so many threads and parameters; `optimiser` has the first two sizes of its statistics."""
+        flat = aligned_zeros(parameters + of_bonuses, np.float32)
         return cls(
-            theta=aligned_zeros(parameters, np.float32),
+            theta=flat[:parameters],
+            bonuses=flat[parameters:],
             target=aligned_zeros(parameters if has_target else 0, np.float32),
             target_copies=aligned_zeros(LINE, np.int64),
             optimiser=aligned_zeros((*optimiser, parameters), np.float32),
@@ -120,6 +129,9 @@ class Rollout(Struct):
     end_value = float32[:, ::1]  # value of the last observation where truncated; elsewhere its weight is 0
     value = float32[:, ::1]  # of what was seen at each step, where the return needs it
     R = float32[:, ::1]  # the return
+    bonus = float32[:, ::1]  # what is new, where it has a value of its own
+    bonus_R = float32[:, ::1]  # its return
+    bonus_advantage = float32[:, ::1]  # that over its value; 0 where it has none
     mask = uint8[:, ::1]  # ((t_max + 1) k, outputs of the policy, or 0): which actions were legal at each sample
 
     @classmethod
@@ -168,27 +180,47 @@ class Configured(Struct):
 
 
 class Bonus(Configured):
-    """What a worker's steps are given for what is new besides their rewards: a kind is a file of `nbrl.bonuses`."""
+    """What a worker's steps are given for what is new besides their rewards: a kind is a file of `nbrl.bonuses`.
+
+    Attributes
+    ----------
+    has_value : bool
+        Whether it is learnt apart from rewards, by a value of its own, where the method has one.
+    """
 
     see = int64  # the address of what it does with a step (t, i, actor); 0 for nothing
+    learn = int64  # of what it does with a rollout of the group that begins at an actor, before the method learns; or 0
     actors = reference(Actors)
     rollout = reference(Rollout)
+    work = reference(Workspace)  # the worker's, which has what was seen at each step of the rollout
     sums = float64[::1]  # the worker's
     lost = int64[::1]  # (1,): steps whose place found no room in a table
 
+    has_value = False
+
     @classmethod
-    def shared_arrays(cls, config: Any) -> dict[str, np.ndarray]:
-        """What all workers write to, by field."""
+    def parameters(cls, config: Any, environment: Any) -> int:
+        """How many parameters it learns."""
+        return 0
+
+    @classmethod
+    def shared_arrays(cls, config: Any, environment: Any, theta: np.ndarray) -> dict[str, np.ndarray]:
+        """What all workers write to, by field; `theta` is its part of the flat array of parameters."""
         return {}
 
     @classmethod
-    def own(cls, config: Any, observations: Any, actors: int) -> dict[str, Any]:
-        """Its address and state for a worker with so many actors, by field."""
+    def own(cls, learner: Any, actors: int, policy: Any, shared: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Its addresses and state for a worker with so many actors and this policy, by field."""
         return {}
 
     def kept(self) -> dict[str, np.ndarray]:
         """What checkpoints hold of its actors, a row for each."""
         return {}
+
+    @staticmethod
+    def is_possible(field: str, array: np.ndarray) -> bool:
+        """Whether what all workers write to, or what it has of its actors, may be such."""
+        return bool((array >= 0).all())
 
 
 class Worker(Struct):

@@ -18,6 +18,8 @@ from nbrl.nets.layout import Layout, aligned_zeros
 from nbrl.nets.table import SCALE, Plan, Workspace
 from nbrl.spaces import Observations
 
+VALUES = ("value", "bonus_value")  # heads of an actor-critic: of rewards, and of a bonus where that has its own
+
 
 class Network:
     """A table of layers over one flat parameter array.
@@ -34,7 +36,7 @@ class Network:
         read the observation and the action after it (block 0, see table.py). Such a network has dense layers alone:
         first the actor's and "action", then the critic's, named ``q_dense1`` and so on, and "q".
     separate : bool, optional
-        The head "value" has layers of its own, alike.
+        The heads "value" and "bonus_value" have layers of their own, alike.
     constant : collection of str, optional
         Heads that are the same for every observation.
 
@@ -81,7 +83,7 @@ class Network:
         if self.separate:
             own_shape, own_block = self._add_layers("value_", image, seen.strides)
         for name, units in self.heads.items():
-            inputs, read = (math.prod(own_shape), own_block) if name == "value" else (math.prod(shape), block)
+            inputs, read = (math.prod(own_shape), own_block) if name in VALUES else (math.prod(shape), block)
             if name in self.constant:
                 self._add(constant_plan(name, units, inputs), read)
             else:

@@ -96,7 +96,7 @@ def test_only_an_end_of_the_episode_begins_anew():
     for end, seen in ((0, 2), (CUT, 2), (TERMINATED, 3), (TRUNCATED, 3)):
         loop = told([0, end, 0, 0, 0], bonus="episodic")
         loop.rollout()
-        assert loop.run.own_bonuses[0]["episodic"].episode[0] == (1 if seen == 2 else 2)
+        assert loop.run.own_bonuses[0]["episodic"].visits.episode[0] == (1 if seen == 2 else 2)
 
 
 # Cells
