@@ -297,6 +297,32 @@ def test_a_score_of_deep_sea(tmp_path, environment_variables):
     assert f"{int(row['solved'] is not None)} of 1 runs solved" in ended.stdout
 
 
+def test_when_a_task_of_success_alone_is_solved(tool):
+    tools = tool("rare_rewards")
+    ends = tools.Successes()
+    told = [ends.on_episode(None, Episode(0.0 if i % 25 == 0 else 0.4, 10, 0, {})) for i in range(500)]  # 96 of 100
+    assert all(told)
+    told = [ends.on_episode(None, Episode(0.4, 10, 0, {})) for _ in range(500)]
+    assert told.index(False) == 100  # when five of the twenty failures have left the last 500
+    row = {"task": "Rooms-v0", "bonus": None, "lstm": True, "seed": 2, "steps_taken": 1_500_000, "seconds": 90.0}
+    said = tools.line(row | {"success": 0.95, "return": 0.9})
+    assert said == "Rooms-v0, no bonus, LSTM, seed 2: 95.0% (solved) after 1.50M steps, 1.5 min, mean return 0.900"
+    assert "94.9% (not solved)" in tools.line(row | {"success": 0.949, "return": 0.9})
+
+
+@pytest.mark.slow
+def test_doors_and_keys_for_a_short_time(tmp_path, environment_variables):
+    words = ["--out", tmp_path, "--tasks", "nbrl/DoorKey-8x8-v0", "--bonuses", "none", "novelty", "--lstm"]
+    words += ["--seeds", 1, "--steps", 20_000, "--set", "learning_rate=1e-4"]
+    ended = run_tool("rare_rewards.py", *words, variables=environment_variables)
+    assert ended.returncode == 0, ended.stderr
+    rows = json.loads((tmp_path / "rare_rewards.json").read_text())
+    assert sorted(str(row["bonus"]) for row in rows) == ["None", "novelty"]
+    assert all(20_000 <= row["steps_taken"] < 22_000 and 0 <= row["success"] <= 1 for row in rows)
+    again = run_tool("rare_rewards.py", *words, variables=environment_variables)
+    assert again.stdout == ""  # all is there
+
+
 @pytest.mark.parametrize("way", ["left", "random", "least"])
 def test_walks_stay_in_their_maze_and_find_what_is_there(tool, way):
     scores = []

@@ -44,7 +44,7 @@ class PredictionBonus(Bonus):
     """What they have, for a chunk of at most `steps` steps of a group of k actors."""
 
     bonus_learning_rate = Setting(
-        1e-4, "learning rate of rnd, icm and novelty, by Adam with the settings adam_*; not in the paper", above=0
+        1e-3, "learning rate of rnd, icm and novelty, by Adam with the settings adam_*; not in the paper", above=0
     )
     theta = float32[::1]  # (parameters,): shared
     moments = float64[:, ::1]  # (ROWS, size + 1): of each number seen, and of the discounted sum of errors; shared

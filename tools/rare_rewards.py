@@ -1,0 +1,102 @@
+"""How soon tasks whose only reward is success are solved, with and without bonuses.
+
+    python tools/rare_rewards.py --out DIR --tasks nbrl/DoorKey-8x8-v0 ... [--bonuses none episodic ...] [--lstm]
+        [--seeds 5] [--steps 30000000] [--set field=value ...]
+
+A run ends once 97 of 100 of its last 500 episodes were successes, or after the given steps; its policy then plays 1,000
+episodes of other seeds as it was trained, by chance. A task is solved where 95 of 100 of these succeed. Two runs at a
+time, one thread each; their minutes are told. Writes rare_rewards.json, and goes on where that stopped.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import nbrl
+from nbrl import Callback, Lstm, Trainer, configure
+from nbrl.callbacks import Episode
+from nbrl.cli import settings_of
+
+LAST, ENOUGH = 500, 0.97  # training episodes, and the share of successes among them that ends a run
+HELD_OUT, SOLVED = 1000, 0.95
+CELLS = 128  # of the LSTM
+RUNS_AT_ONCE = 2
+
+
+class Successes(Callback):
+    """Ends a run of which nearly all of the last episodes were successes."""
+
+    def __init__(self) -> None:
+        self.last: deque[bool] = deque(maxlen=LAST)
+
+    def on_episode(self, trainer: Trainer, episode: Episode) -> bool:
+        self.last.append(episode.total_return > 0)
+        return len(self.last) < LAST or sum(self.last) < ENOUGH * LAST
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Train, and play what was learnt: the row of the results."""
+    settings = {"threads": 1, "steps": job["steps"], "seed": job["seed"], "bonus": job["bonus"], "report_interval": 0.5}
+    if job["lstm"]:
+        settings["network"] = (*configure(job["task"]).network, Lstm(CELLS))
+    trainer = Trainer(configure(job["task"], **settings | job["settings"]), callbacks=[Successes()])
+    began = time.perf_counter()
+    trainer.start(wait=True)
+    seconds = time.perf_counter() - began
+    returns = nbrl.evaluate(trainer.snapshot(), episodes=HELD_OUT, seed=job["seed"]).returns
+    success = sum(total > 0 for total in returns) / len(returns)
+    return job | {
+        "steps_taken": trainer.steps,
+        "seconds": seconds,
+        "success": success,
+        "return": sum(returns) / HELD_OUT,
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row, for people."""
+    remembers = ", LSTM" if row["lstm"] else ""
+    return (
+        f"{row['task']}, {row['bonus'] or 'no bonus'}{remembers}, seed {row['seed']}: {100 * row['success']:.1f}% "
+        f"({'solved' if row['success'] >= SOLVED else 'not solved'}) after {row['steps_taken'] / 1e6:.2f}M steps, "
+        f"{row['seconds'] / 60:.1f} min, mean return {row['return']:.3f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", required=True)
+    parser.add_argument("--bonuses", nargs="+", default=["none"])
+    parser.add_argument("--lstm", action="store_true", help=f"{CELLS} cells on top of the default network")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=30_000_000)
+    parser.add_argument("--set", metavar="field=value", nargs="+", default=[], help="as for nbrl train")
+    options = parser.parse_args()
+    jobs = []
+    try:
+        settings = settings_of(options)
+        for task in options.tasks:
+            for bonus in (None if name == "none" else name for name in options.bonuses):
+                configure(task, **settings, bonus=bonus)
+                common = {"task": task, "bonus": bonus, "lstm": options.lstm, "steps": options.steps}
+                jobs += [common | {"settings": settings, "seed": 1 + seed} for seed in range(options.seeds)]
+    except ValueError as error:
+        parser.error(str(error))
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "rare_rewards.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    left = [job for job in jobs if not any(job.items() <= row.items() for row in rows)]
+    with multiprocessing.get_context("spawn").Pool(RUNS_AT_ONCE) as pool:
+        for row in pool.imap_unordered(run, left):
+            rows.append(row)
+            path.write_text(json.dumps(rows, indent=1) + "\n")
+            print(line(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
