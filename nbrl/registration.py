@@ -57,6 +57,8 @@ NATIVE: dict[str, Native] = {
     "nbrl/MazeApples-v0": Native("maze:maze", {"portal": False}),
     "nbrl/MazePortal-v0": Native("maze:maze", {"apples": 0}),
     "nbrl/MazeFixed-v0": Native("maze:maze", {"fixed": True}),
+    "nbrl/MazeSparse-v0": Native("maze:maze", {"fixed": True, "apples": 0, "distance": 24}),
+    "nbrl/MazeVerySparse-v0": Native("maze:maze", {"fixed": True, "apples": 0, "distance": 30}),
 }
 MAZES = {name: native.settings for name, native in NATIVE.items() if native.function == "maze:maze"}
 MUJOCO = tuple(name for name, native in NATIVE.items() if native.function == "mujoco:make")

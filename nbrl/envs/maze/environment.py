@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numba import carray, types
 
-from nbrl.envs.interface import STEPPED, TRUNCATED, Env, NativeEnvironment
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, Env, NativeEnvironment
 from nbrl.envs.maze.making import MILLION
 from nbrl.envs.maze.pictures import both, paint, screen_bytes
 from nbrl.envs.maze.textures import TEXELS as TEXEL_COUNT
@@ -18,14 +18,14 @@ from nbrl.envs.maze.textures import texels
 from nbrl.envs.maze.world import (
     ACTIONS,
     APPLES,
+    DISTANCE,
     EVALUATION,
     FIXED,
-    FRAME,
-    FRAMES,
     HEADER,
     HEIGHT,
     OPENED,
     PORTAL,
+    PORTAL_TILE,
     REPEAT,
     SAVED,
     SIZE,
@@ -36,8 +36,10 @@ from nbrl.envs.maze.world import (
     advance,
     begin,
     has_begun,
+    is_over,
     is_sound,
     places,
+    tiles_away,
     world_at,
 )
 from nbrl.kernels.compile import cfunction, jit
@@ -69,6 +71,10 @@ class Settings:
         Of the picture, in pixels.
     fixed : bool
         The same maze, apples and portal in every episode; only where the agent begins is drawn.
+    distance : int or None
+        With `fixed`: tiles of a shortest way from the cell where every episode begins to the portal, where it ends, or
+        after 2,100 frames; only the direction that the agent looks in first is drawn. None: it begins anywhere, and the
+        portal brings it elsewhere.
     evaluation : bool
         Mazes that never come up without it. It means nothing with `fixed`.
 
@@ -86,6 +92,7 @@ class Settings:
     height: int = 84
     width: int = 84
     fixed: bool = False
+    distance: int | None = None
     evaluation: bool = False
 
     def __post_init__(self) -> None:
@@ -100,6 +107,21 @@ class Settings:
         for name in ("portal", "fixed", "evaluation"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be true or false")
+
+        if self.distance is not None:
+            self._check_distance()
+
+    def _check_distance(self) -> None:
+        self._check("distance", numbers.Integral, 1, MOST_CELLS**2)
+        if not (self.fixed and self.portal):
+            raise ValueError(f"distance is {self.distance}: it needs fixed=true, and a portal")
+        world = world_at(np.zeros(self.saved, np.uint8))
+        world.settings[:] = dataclasses.replace(self, distance=None).words()
+        begin(world, np.uint64(0))
+        side = 2 * self.size + 1
+        known = sorted(set(tiles_away(world).reshape(side, side)[1::2, 1::2].reshape(-1).tolist()) - {0, -1})
+        if self.distance not in known:
+            raise ValueError(f"distance is {self.distance}: in this maze it can be {', '.join(map(str, known))}")
 
     def _check(self, name: str, kind: type, least: int, greatest: int) -> None:
         value = getattr(self, name)
@@ -129,6 +151,7 @@ class Settings:
         words[[APPLES, PORTAL]] = self.apples, self.portal
         words[[FIXED, EVALUATION]] = self.fixed, self.evaluation
         words[OPENED] = round(self.openness * MILLION)
+        words[DISTANCE] = self.distance or 0
         words[[HEIGHT, WIDTH]] = self.height, self.width
         words[[SAVED, WHOLE, TEXELS]] = self.saved, self.whole, texels().ctypes.data
         return words
@@ -167,11 +190,14 @@ def maze_step(address, action, observation, reward):
     state, memory = _state(address)
     world = world_at(state)
     chosen = carray(actions_at(action), (1,))[0]
-    if not 0 <= chosen < ACTIONS or not has_begun(world) or world.counters[FRAME] >= FRAMES:
+    if not 0 <= chosen < ACTIONS or not has_begun(world) or is_over(world):
         return np.int32(0)
     carray(rewards_at(reward), (1,))[0] = advance(world, chosen)
     _observe(state, memory, world.settings, observation)
-    return np.int32(STEPPED | TRUNCATED if world.counters[FRAME] >= FRAMES else STEPPED)
+    if not is_over(world):
+        return np.int32(STEPPED)
+    found = world.settings[DISTANCE] and world.counters[PORTAL_TILE] < 0
+    return np.int32(STEPPED | (TERMINATED if found else TRUNCATED))
 
 
 @cfunction("int32(int64, int64)")
@@ -203,7 +229,7 @@ class MazeEnvironment(NativeEnvironment):
 
     Actions: turn left, turn right, forward, back, strafe left, strafe right, each for 4 frames of 60 a second. An apple
     gives 1; the portal gives 10, puts the agent at a random place and brings the apples back. After 3,600 frames the
-    episode is truncated.
+    episode is truncated. A portal at a `distance` ends it instead.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -27,7 +27,7 @@ class MazeEnv(NativeEnv):
         Pixels of "eye"; the height is that of "plan" too.
     **settings
         As in `nbrl.envs.maze.environment.Settings`: size, smallest, apples, portal, openness, height, width, fixed,
-        evaluation.
+        distance, evaluation.
 
     Raises
     ------

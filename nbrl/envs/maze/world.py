@@ -10,13 +10,14 @@ import numpy as np
 from nbrl.envs.maze.making import DOWN, RIGHT, WALL, carve, furnish, is_for_evaluation, open_dead_ends, sides
 from nbrl.envs.maze.textures import AROUND, WALLS
 from nbrl.kernels.compile import jit
-from nbrl.kernels.random import ROW, integer, seed_row
+from nbrl.kernels.random import ROW, integer, seed_row, uniform
 
 # Settings, int64: cells of a side at most and at least, number of apples, whether there is a portal, whether the maze
 # is always the same one and whether it is one for evaluation, the part of dead ends that are opened in millionths,
-# height and width of the picture. Then what follows from them: bytes of the world, which are saved, and of the whole
-# state. Then the address of the textures.
-SIZE, SMALLEST, APPLES, PORTAL, FIXED, EVALUATION, OPENED, HEIGHT, WIDTH, SAVED, WHOLE, TEXELS, HEADER = range(13)
+# tiles from the agent's first place to the portal or 0 for any, height and width of the picture. Then what follows from
+# them: bytes of the world, which are saved, and of the whole state. Then the address of the textures.
+SIZE, SMALLEST, APPLES, PORTAL, FIXED, EVALUATION, OPENED, DISTANCE, HEIGHT, WIDTH = range(10)
+SAVED, WHOLE, TEXELS, HEADER = range(WIDTH + 1, WIDTH + 5)
 
 # Counters, int64: frames played, agent steps, the portal's tile or -1, cells of a side of this episode's maze.
 FRAME, STEP, PORTAL_TILE, CELLS, COUNTERS = range(5)
@@ -25,6 +26,7 @@ FRAME, STEP, PORTAL_TILE, CELLS, COUNTERS = range(5)
 X, Y, ANGLE, VELOCITY_X, VELOCITY_Y, TURNING, BODY = range(7)
 
 FRAMES, REPEAT = 3600, 4  # of an episode, of an agent step
+SEARCH = 2100  # frames of an episode that ends in the portal
 STEPS = FRAMES // REPEAT
 TURN_LEFT, TURN_RIGHT, FORWARD, BACK, STRAFE_LEFT, STRAFE_RIGHT, ACTIONS = range(7)
 TOP_SPEED, TOP_TURN = 0.1, np.pi / 48  # tiles and radians a frame: six tiles a second, 225 degrees a second
@@ -124,6 +126,47 @@ def _enter(world):
 
 
 @jit
+def tiles_away(world):
+    """From every tile the tiles of a shortest way to the portal, by breadth first; -1 where there is none."""
+    side = side_of(world)
+    away, queue = np.full(side * side, -1), np.empty(side * side, np.int64)
+    queue[0], taken, added = world.counters[PORTAL_TILE], 0, 1
+    away[queue[0]] = 0
+    while taken < added:
+        tile = queue[taken]
+        taken += 1
+        for direction in range(4):
+            there = tile + DOWN[direction] * side + RIGHT[direction]
+            if world.tiles[there] < WALL and away[there] < 0:
+                away[there] = away[tile] + 1
+                queue[added] = there
+                added += 1
+    return away
+
+
+@jit
+def _enter_far_off(world):
+    """Put the agent on the first cell as far from the portal as it must be, looking anywhere; whether there is one."""
+    side, body = side_of(world), world.body
+    away = tiles_away(world)
+    for cell in range(world.counters[CELLS] ** 2):
+        y, x = 1 + 2 * (cell // world.counters[CELLS]), 1 + 2 * (cell % world.counters[CELLS])
+        if away[y * side + x] == world.settings[DISTANCE]:
+            body[:] = 0
+            body[X], body[Y], body[ANGLE] = x + 0.5, y + 0.5, 2 * np.pi * uniform(world.random)
+            return True
+    return False
+
+
+@jit
+def is_over(world):
+    """Whether the episode is: at its time, or in the portal where that ends it."""
+    if world.settings[DISTANCE] == 0:
+        return world.counters[FRAME] >= FRAMES
+    return world.counters[FRAME] >= SEARCH or world.counters[PORTAL_TILE] < 0
+
+
+@jit
 def begin(world, seed):
     """A new episode: the maze, then portal and apples, then the agent. False if no maze of the wanted kind is found."""
     settings, random = world.settings, world.random
@@ -151,7 +194,10 @@ def begin(world, seed):
     for i in range(world.apples.size):
         world.apples[i] = _free_tile(world)
     seed_row(random, seed, np.uint64(AGENT_STREAM))
-    _enter(world)
+    if settings[DISTANCE] == 0:
+        _enter(world)
+    elif not _enter_far_off(world):
+        return False
     world.path[:] = 0
     world.path[0, 0], world.path[0, 1] = world.body[X], world.body[Y]
     return True
@@ -210,7 +256,10 @@ def _take(world):
     if tile >= 0 and (tile % side + 0.5 - body[X]) ** 2 + (tile // side + 0.5 - body[Y]) ** 2 < REACH**2:
         for i in range(world.apples.size):
             world.apples[i] = max(world.apples[i], ~world.apples[i])
-        _enter(world)
+        if world.settings[DISTANCE] == 0:
+            _enter(world)
+        else:
+            world.counters[PORTAL_TILE] = -1
         reward += PORTAL_REWARD
     return reward
 
@@ -220,6 +269,8 @@ def advance(world, action):
     """One agent step, four frames of one action: the reward."""
     body, reward = world.body, 0.0
     for _ in range(REPEAT):
+        if is_over(world):
+            break
         turn = (action == TURN_RIGHT) - (action == TURN_LEFT)
         body[TURNING] = SPIN * body[TURNING] + (1 - SPIN) * TOP_TURN * turn
         body[ANGLE] = (body[ANGLE] + body[TURNING]) % (2 * np.pi)
@@ -246,6 +297,8 @@ def is_sound(world):
         return False
     side = side_of(world)
     if not 0 <= counters[STEP] <= STEPS or counters[FRAME] != REPEAT * counters[STEP]:
+        return False
+    if settings[DISTANCE] and is_over(world):
         return False
     for y in range(side):
         for x in range(side):
