@@ -6,13 +6,11 @@ the last row it finds the treasure, 1. So the best return is 0.99, and a policy 
 one of 2^N episodes. Numbers, map and noise are as in bsuite's deep_sea.py.
 """
 
-import ctypes
-
 import numpy as np
 from gymnasium import spaces
 from numba import carray
 
-from nbrl.envs.interface import STEPPED, TERMINATED, Env, NativeEnvironment
+from nbrl.envs.interface import STEPPED, TERMINATED, NativeEnvironment
 from nbrl.kernels.compile import cfunction, jit
 from nbrl.kernels.random import ROW, normal, seed_row, uniform
 from nbrl.settings import Setting
@@ -109,6 +107,7 @@ class DeepSea(NativeEnvironment):
             deep_sea_reset,
             deep_sea_step,
             state_size=self.header.nbytes,
+            begins_with=self.header,
             observation_space=spaces.Box(0.0, 1.0, (self.size, self.size), np.float32),
             observation_layout="vector",
             action_space=spaces.Discrete(2),
@@ -116,11 +115,6 @@ class DeepSea(NativeEnvironment):
             possible=self._possible,
             state_picture=deep_sea_picture,
         )
-
-    def make(self) -> Env:
-        instance = super().make()
-        ctypes.memmove(instance.state_address, self.header.ctypes.data, self.header.nbytes)
-        return instance
 
     def _possible(self, state: np.ndarray) -> bool:
         """Whether it is of this sea, within an episode."""

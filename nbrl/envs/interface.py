@@ -444,6 +444,8 @@ class NativeEnvironment(EnvSpec):
         memory of its own, so that a copy saves it.
     state_size : int
         Bytes of state. Every instance has its own, zeroed, at a multiple of 64.
+    begins_with : numpy.ndarray, optional
+        What a new state begins with instead of zeros: settings that `reset` and `step` read there.
     observation_space, action_space : gymnasium.spaces.Box and gymnasium.spaces.Box or gymnasium.spaces.Discrete
     saved_size : int, optional
         Bytes that `save` writes.
@@ -472,6 +474,7 @@ class NativeEnvironment(EnvSpec):
         step: Any,
         *,
         state_size: int,
+        begins_with: np.ndarray | None = None,
         observation_space: spaces.Space,
         action_space: spaces.Space,
         save: Any = None,
@@ -501,6 +504,9 @@ class NativeEnvironment(EnvSpec):
             )
         if not isinstance(state_size, int) or state_size < 0:
             raise ValueError(f"{name}: state_size must be a number of bytes, not {state_size!r}")
+        self._begins_with = np.zeros(0, np.uint8) if begins_with is None else begins_with.reshape(-1).view(np.uint8)
+        if self._begins_with.size > state_size:
+            raise ValueError(f"{name}: begins_with has {self._begins_with.size} bytes, and the state {state_size}")
         if (save is None, load is None, saved_size <= 0) not in ((True,) * 3, (False,) * 3):
             raise ValueError(f"{name}: save, load and saved_size (bytes) belong together: give all three or none")
         self._picture, self._state_picture = picture or self.observations.picture, state_picture
@@ -523,11 +529,12 @@ class NativeEnvironment(EnvSpec):
     def make(self) -> Env:
         memory = np.zeros(ALIGNMENT + self._state_size + GUARD.size, np.uint8)
         address = memory.ctypes.data + -memory.ctypes.data % ALIGNMENT
-        guard = memory[address - memory.ctypes.data + self._state_size :][: GUARD.size]
-        guard[:] = GUARD
+        state, guard = np.split(
+            memory[address - memory.ctypes.data :][: self._state_size + GUARD.size], [self._state_size]
+        )
+        state[: self._begins_with.size], guard[:] = self._begins_with, GUARD
         picture, state_picture = self._picture, self._state_picture
         if state_picture is not None:
-            state = memory[address - memory.ctypes.data :][: self._state_size]
 
             def picture(observation: np.ndarray) -> np.ndarray | None:
                 return state_picture(state)

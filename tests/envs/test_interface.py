@@ -64,6 +64,13 @@ def test_every_instance_has_a_zeroed_aligned_state_of_its_own():
         assert instance.error is None
 
 
+def test_a_state_may_begin_with_settings():
+    environment = counter(state_size=100, begins_with=np.array([[7, 8]], np.int64))
+    for instance in (environment.make(), environment.make()):
+        assert ctypes.string_at(instance.state_address, 100) == np.array([7, 8], np.int64).tobytes() + bytes(84)
+        assert instance.error is None
+
+
 def test_seed_arrives_as_64_bits():
     player = EnvStepper(counter())
     player.reset(2**64 - 3)
@@ -151,6 +158,7 @@ def test_failure_of_a_native_environment():
     [
         ({"state_size": -1}, "state_size must be a number of bytes, not -1"),
         ({"state_size": 8.0}, "state_size must be a number of bytes, not 8.0"),
+        ({"begins_with": np.zeros(3, np.int64)}, "begins_with has 24 bytes, and the state 16"),
         ({"save": 1}, "save, load and saved_size .* belong together"),
         ({"saved_size": 8}, "save, load and saved_size .* belong together"),
         ({"close": print}, "close must be an address, a numba @cfunc or a ctypes function, not <built-in"),

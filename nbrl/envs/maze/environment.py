@@ -238,6 +238,7 @@ class MazeEnvironment(NativeEnvironment):
             maze_reset,
             maze_step,
             state_size=settings.whole,
+            begins_with=settings.words(),
             observation_space=spaces.Box(0, 255, (settings.height, settings.width, 3), np.uint8),
             action_space=spaces.Discrete(ACTIONS),
             save=maze_save,
@@ -254,12 +255,6 @@ class MazeEnvironment(NativeEnvironment):
         return bool((state[: 8 * TEXELS] == self.settings.words()[:TEXELS].view(np.uint8)).all()) and bool(
             is_sound(world_at(state))
         )
-
-    def make(self) -> Env:
-        instance = super().make()
-        words = self.settings.words()
-        ctypes.memmove(instance.state_address, words.ctypes.data, words.nbytes)
-        return instance
 
     def for_evaluation(self) -> "MazeEnvironment":
         return MazeEnvironment(dataclasses.replace(self.settings, evaluation=True))

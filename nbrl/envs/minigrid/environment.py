@@ -1,12 +1,11 @@
 """MiniGrid's DoorKey, KeyCorridor and MultiRoom as environments, and their picture."""
 
-import ctypes
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from nbrl.envs.interface import Env, NativeEnvironment
+from nbrl.envs.interface import NativeEnvironment
 from nbrl.envs.minigrid.rules import (
     ACTIONS,
     BALL,
@@ -75,17 +74,13 @@ class MiniGrid(NativeEnvironment):
             reset,
             step,
             state_size=8 * (CELLS + width * height),
+            begins_with=self.header,
             observation_space=spaces.Box(0, 10, (VIEW, VIEW, 3), np.uint8),
             action_space=spaces.Discrete(ACTIONS),
             name=name,
             possible=self._possible,
             state_picture=minigrid_picture,
         )
-
-    def make(self) -> Env:
-        instance = super().make()
-        ctypes.memmove(instance.state_address, self.header.ctypes.data, self.header.nbytes)
-        return instance
 
     def _possible(self, state: np.ndarray) -> bool:
         """Whether it is of this task, the agent on the ground, and the episode is not over."""
