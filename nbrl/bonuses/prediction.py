@@ -26,6 +26,7 @@ from nbrl.methods.optimisers import OPTIMISERS, Optimiser, gradient_norm
 from nbrl.methods.running_statistics import COUNT, M2, MEAN, ROWS, measure, merge, scale_of
 from nbrl.methods.state import LINE, Bonus
 from nbrl.nets.layers import Gru, Lstm
+from nbrl.nets.layout import aligned_zeros
 from nbrl.nets.network import Network
 from nbrl.nets.table import load_observation, observations
 from nbrl.settings import Setting
@@ -36,7 +37,7 @@ CLIP = np.float32(5.0)
 DISCOUNT = 0.99  # of the sum of errors
 LEAST_SEEN = 1000  # observations, before statistics are good enough to learn by
 FEATURES = 128  # numbers that stand for an observation
-NONE, BROKEN = -1, -2  # rows of `ends`
+NONE, SEEN, BROKEN = range(-1, 2)
 ADAM = OPTIMISERS["shared_adam"]
 
 
@@ -55,9 +56,8 @@ class PredictionBonus(Bonus):
     discounted = float64[::1]  # (n,): sum of each actor's errors so far
     taken = int64[::1]  # (size,): the numbers of the agent's observation that it sees
     steps = int64
-    ends = float32[:, ::1]  # (samples of a rollout, size): what episodes of the rollout ended with
-    end = int64[::1]  # (samples of a rollout,): the row of `ends` that a sample led to, NONE, or BROKEN if not finite
-    ended = int64  # rows of `ends` that are filled
+    end = int64[::1]  # (samples of a rollout,): whether an episode ended there: NONE, SEEN, or BROKEN if not finite
+    ends = float32[:, ::1]  # (samples of a rollout, size): what it ended with
     seen = float64[:, ::1]  # (ROWS, size + 1): the chunk's moments
     following = int64[::1]  # (samples of a chunk,): the row that a sample led to, NONE where nothing is known of it
     error = float64[::1]  # (samples of a chunk,)
@@ -90,14 +90,12 @@ class PredictionBonus(Bonus):
         config, theta = learner.config, shared["theta"]
         seen, taken = seen_by(learner.environment.observations)
         steps, k = min(config.rollout_length, max(CHUNK // config.envs_per_batch, 1)), config.envs_per_batch
-        own_theta, dtheta, at = np.zeros_like(theta), np.zeros_like(theta), 0
+        own_theta, dtheta, at = *(aligned_zeros(theta.size, np.float32) for _ in range(2)), 0
         workspaces = {}
         for name, network in cls.networks(config, learner.environment).items():
             place = slice(at, at + network.layout.size)
-            of_steps = network.observations.size != seen.size  # else of what was seen, before and after each
-            workspaces[name] = network.workspace(steps * k if of_steps else (2 * steps + 1) * k).replace(
-                theta=own_theta[place], dtheta=dtheta[place]
-            )
+            work = network.workspace((2 * steps + 1) * k)  # what was seen before each step, and after each if all end
+            workspaces[name] = work.replace(theta=own_theta[place], dtheta=dtheta[place])
             at += network.layout.size
         samples = config.rollout_length * k
         return workspaces | {
@@ -108,7 +106,6 @@ class PredictionBonus(Bonus):
             "steps": steps,
             "ends": np.zeros((samples, seen.size), np.float32),
             "end": np.full(samples, NONE),
-            "ended": 0,
             "seen": np.zeros((ROWS, seen.size + 1)),
             "following": np.zeros(steps * k, np.int64),
             "error": np.zeros(steps * k),
@@ -161,24 +158,14 @@ def predict(bonus, begin, rows, samples):
 @jit
 def see(bonus, t, i, actor):
     """Keep what a step of an actor led to, if the episode ended there: the rollout goes on with another's first."""
-    rollout, sample = bonus.rollout, t * bonus.rollout.reward.shape[1] + i
-    if not rollout.ended[t, i]:
-        return
-    if not read_end(bonus, actor, bonus.ends[bonus.ended]):
-        bonus.end[sample] = BROKEN
-    else:
-        bonus.end[sample] = bonus.ended
-        bonus.ended += 1
-
-
-@jit
-def read_end(bonus, actor, row):
-    """Fill a row with what an actor sees now, scaled and normalised as the agent's network reads it; whether finite."""
-    work, sample = bonus.work, bonus.rollout.reward.size
-    if not load_observation(work, sample, bonus.actors.observation[actor]):
-        return False
-    gather(bonus, work, sample, row)
-    return True
+    rollout, work = bonus.rollout, bonus.work
+    sample, free = t * rollout.reward.shape[1] + i, rollout.reward.size
+    bonus.end[sample] = NONE
+    if rollout.ended[t, i]:
+        # Scaled and normalised as the agent's network reads it, where what is seen last will stand.
+        finite = load_observation(work, free, bonus.actors.observation[actor])
+        gather(bonus, work, free, bonus.ends[sample])
+        bonus.end[sample] = SEEN if finite else BROKEN
 
 
 @jit
@@ -215,9 +202,6 @@ def learn(bonus, net, first, weight, apart):
             optimiser.learning_rate = bonus.bonus_learning_rate
             optimiser.count = atomic_add(address_at(bonus.updates, 0), 1) + 1
             call_routine(optimiser.rule, optimiser, 0, 0, 0, 0, 0)
-    bonus.ended = 0
-    for sample in range(bonus.end.size):
-        bonus.end[sample] = NONE
 
 
 @jit
@@ -232,13 +216,12 @@ def _read(bonus, net, begin, steps):
         gather(bonus, work, begin * k + j, observations(net, j, 1)[0])
     for j in range(steps * k):
         sample = begin * k + j
-        end = bonus.end[sample]
-        if work.void[sample] or end == BROKEN:
+        if work.void[sample] or bonus.end[sample] == BROKEN:
             bonus.following[j] = NONE
-        elif end == NONE:
+        elif bonus.end[sample] == NONE:
             bonus.following[j] = j + k
         else:
-            copy(observations(net, rows, 1)[0], bonus.ends[end])
+            copy(observations(net, rows, 1)[0], bonus.ends[sample])
             bonus.following[j] = rows
             rows += 1
     _normalise(bonus, observations(net, 0, rows))

@@ -1,5 +1,6 @@
 """Bonuses that are errors of prediction, beside float64 versions that see the same steps; and their runs."""
 
+import ctypes
 import json
 
 import numpy as np
@@ -304,3 +305,31 @@ def test_every_method_takes_every_bonus(bonus, environment, settings):
     assert learner.sums()[BONUS] > 0
     assert learner.bonus_arrays[bonus]["updates"][0] > 100
     assert np.isfinite(learner.shared.bonuses).all()
+
+
+def test_steps_of_which_nothing_is_known_are_worth_nothing():
+    """An episode's last observation that is not finite, and steps that only begin one (`void`)."""
+    settings = TINY | {"method": "n_step_q", "rollout_length": LENGTH, "envs_per_batch": 1, "actors": 1, "steps": 10**6}
+    plain = {"normalise_observations": False, "normalise_rewards": False, "network": (Dense(10, "tanh"),)}
+    loop = Loop(configure("CartPole-v1", **settings | plain, bonus="rnd+icm+novelty"), Scripted())
+    worker, own = loop.run.workers[0], loop.run.own_bonuses[0]
+    loop.rollout(100)
+    for bonus in own.values():
+        assert bonus.updates[0] > 0
+        worker.work.void[:] = False
+        bonus.end[:] = prediction.NONE
+        worker.work.void[3], bonus.end[5], bonus.ends[5] = True, prediction.BROKEN, np.nan
+        worker.rollout.reward[:] = 0
+        updates, discounted = int(bonus.updates[0]), float(bonus.discounted[0])
+        call(bonus.learn, bonus.address)
+        assert bonus.updates[0] == updates + 1
+        assert bonus.discounted[0] != discounted
+        assert worker.rollout.reward[[3, 5], 0].tolist() == [0, 0]
+        assert (worker.rollout.reward[[0, 1, 2, 4], 0] > 0).sum() >= (4 if bonus is not own["novelty"] else 0)
+        assert np.isfinite(bonus.theta).all()
+    assert np.isfinite(worker.rollout.reward).all()
+
+
+def call(address, bonus):
+    """A bonus's part for a rollout, as the driver calls it, for the group that begins at actor 0."""
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 5)(address)(bonus, 0, 0, 0, 0, 0)
