@@ -252,6 +252,22 @@ def motions(loop, count):
     return np.concatenate(found)
 
 
+def test_each_actor_s_noise_is_its_own_scale():
+    loop = told([0] * 5, actors=4, envs_per_batch=2, threads=1, noise_std=0.4, learning_rate=1e-12, steps=10**6)
+    loop.run.shared.theta[:] = 0  # so is the policy's action
+    actions = [[] for _ in range(4)]
+    for number in range(400):
+        loop.rollout()
+        for i in range(2):
+            actions[2 * (number % 2) + i] += loop.run.policies[0].action[:, i, 0].tolist()
+    for actor, taken in enumerate(actions):
+        scale = noise_scale(0.4, actor, 4)
+        kept = np.clip(
+            np.random.default_rng(actor).normal(scale=scale, size=100_000), -1, 1
+        ).std()  # beyond 1 it is cut
+        assert np.std(taken) == pytest.approx(kept, abs=5 * scale / math.sqrt(2 * len(taken)))  # five deviations
+
+
 def test_actions_are_the_policy_s_and_noise_within_the_bounds():
     # With a learning rate near 0 mu stays what it is; observations come in turn, even and odd, without an end.
     loop = told([0] * 5, noise_std=0.2, learning_rate=1e-12, steps=10**6)
