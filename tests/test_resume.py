@@ -430,3 +430,15 @@ def test_a_memory_that_was_not_saved_fills_anew_with_the_policy_s_steps(tmp_path
         if step <= 199:  # it acts by what it has learnt, and not at random
             mu = outputs(worker.work, learner.network.head("action"), 0, 1)[0]
             np.testing.assert_array_equal(learner.policies[0].action[0, 0], mu)
+
+
+def test_every_thread_knows_at_once_what_all_had_seen(tmp_path):
+    """Whichever thread goes on first: the statistics of a checkpoint are those of its first rollout."""
+    config = settings("CartPole-v1", {"threads": 2, "normalise_observations": True, "normalise_rewards": True})
+    saved = stopped(config, tmp_path / "run", 2000)
+    moments = read_tensors(saved)[0]["moments"]
+    learner = Trainer(config, restore=saved)._run.learner
+    learner.attach(1)
+    learner.loop(1, 1)
+    np.testing.assert_array_equal(learner.workers[1].statistics.total, moments)
+    assert moments[0].min() >= 2000

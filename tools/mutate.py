@@ -288,7 +288,9 @@ def tried(fault: Fault) -> tuple[str, float]:
             return "survives", time.monotonic() - began
         if ended.returncode not in (1, 2):  # tests that failed, or could not be collected
             raise RuntimeError(f"pytest ended with {ended.returncode}: {ended.stdout[-300:]}")
-        named = [line.split()[1] for line in ended.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        named = [
+            line.split()[1] for line in ended.stdout.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))
+        ]
         return " by ".join(["found", *named[:1]]), time.monotonic() - began
 
 
