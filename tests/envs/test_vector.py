@@ -13,6 +13,7 @@ import nbrl
 from nbrl import configure, envs
 from nbrl.envs.interface import TERMINATED, TRUNCATED, VOID, EnvStepper
 from nbrl.envs.vector import VectorEnvironment
+from nbrl.methods.state import METRICS
 
 K = 3
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
@@ -152,10 +153,12 @@ def test_nothing_is_learnt_from_a_void_step(method):
         before = theta.copy()
         loop.rollout()
         assert (theta != before).any()
-        before = theta.copy()
+        before, sums = theta.copy(), worker.sums.copy()
         loop.rollout()
         np.testing.assert_array_equal(theta, before)
         assert not worker.work.dtheta.any()
+        if method == "ppo":  # which tells of its losses without them
+            np.testing.assert_array_equal(worker.sums[METRICS:], sums[METRICS:])
     # And it is neither an episode nor a reward.
     np.testing.assert_array_equal(worker.episodes.take()[:, :2], [[5, 1]] * 5)
 
