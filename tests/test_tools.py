@@ -298,12 +298,17 @@ def test_a_score_of_deep_sea(tmp_path, environment_variables):
 
 
 def test_when_a_task_of_success_alone_is_solved(tool):
-    tools = tool("rare_rewards")
-    ends = tools.Successes()
-    told = [ends.on_episode(None, Episode(0.0 if i % 25 == 0 else 0.4, 10, 0, {})) for i in range(500)]  # 96 of 100
-    assert all(told)
-    told = [ends.on_episode(None, Episode(0.4, 10, 0, {})) for _ in range(500)]
-    assert told.index(False) == 100  # when five of the twenty failures have left the last 500
+    tools, looks = tool("rare_rewards"), []
+    ends = tools.Solved(0)
+    ends.look = lambda trainer: looks.append(trainer) or setattr(ends, "returns", [0.0] * 6 + [0.4] * (93 + len(looks)))
+    for i in range(500):  # 96 of 100 are successes
+        assert ends.on_episode(None, Episode(0.0 if i % 25 == 0 else 0.4, 10, 0, {}))
+    assert not looks
+    told = [ends.on_episode(None, Episode(0.4, 10, 0, {})) for _ in range(100 + 20 * 500 + 1)]
+    # Once five of the twenty failures have left the last 500, then after each 500 more: 94 of 100, ..., 114 of 120.
+    assert told.index(False) == 100 + 20 * 500
+    assert len(looks) == 21
+    assert ends.success == 114 / 120
     row = {"task": "Rooms-v0", "bonus": None, "lstm": True, "seed": 2, "steps_taken": 1_500_000, "seconds": 90.0}
     said = tools.line(row | {"success": 0.95, "return": 0.9})
     assert said == "Rooms-v0, no bonus, LSTM, seed 2: 95.0% (solved) after 1.50M steps, 1.5 min, mean return 0.900"

@@ -70,7 +70,7 @@ TESTS = {
         "tests/test_what_people_bring.py",
     ],
     LEARNER: ["tests/test_learner.py", "tests/methods", "tests/test_resume.py"],
-    TABLE: ["tests/nets", "tests/methods"],
+    TABLE: ["tests/nets", "tests/methods", "tests/envs/test_vector.py"],
     INTERFACE: ["tests/envs/test_interface.py", "tests/test_testing.py", "tests/test_what_people_bring.py"],
     GYM: ["tests/envs/test_gym.py", "tests/test_what_people_bring.py"],
     VECTOR: ["tests/envs/test_vector.py", "tests/test_callbacks.py"],

@@ -3,9 +3,10 @@
     python tools/rare_rewards.py --out DIR --tasks nbrl/DoorKey-8x8-v0 ... [--bonuses none episodic ...] [--lstm]
         [--seeds 5] [--steps 30000000] [--set field=value ...]
 
-A run ends once 97 of 100 of its last 500 episodes were successes, or after the given steps; its policy then plays 1,000
-episodes of other seeds as it was trained, by chance. A task is solved where 95 of 100 of these succeed. Two runs at a
-time, one thread each; their minutes are told. Writes rare_rewards.json, and goes on where that stopped.
+Each time that 97 of 100 of a run's last 500 episodes were successes, its policy plays 1,000 episodes of other seeds, by
+chance as it was trained. The task is solved, and the run ends, where 95 of 100 of these succeed, or after the given
+steps. Two runs at a time, one thread each; their minutes are told. Writes rare_rewards.json, and goes on where that
+stopped.
 """
 
 import argparse
@@ -21,40 +22,56 @@ from nbrl import Callback, Lstm, Trainer, configure
 from nbrl.callbacks import Episode
 from nbrl.cli import settings_of
 
-LAST, ENOUGH = 500, 0.97  # training episodes, and the share of successes among them that ends a run
+LAST, ENOUGH = 500, 0.97  # training episodes, and the share of successes among them to look at
 HELD_OUT, SOLVED = 1000, 0.95
 CELLS = 128  # of the LSTM
 RUNS_AT_ONCE = 2
 
 
-class Successes(Callback):
-    """Ends a run of which nearly all of the last episodes were successes."""
+class Solved(Callback):
+    """Ends a run that plays well enough in episodes of other seeds, and keeps how well.
 
-    def __init__(self) -> None:
+    It looks where nearly all of the last training episodes were successes. Those do not tell by themselves: short
+    episodes, which are the successes, end more often.
+    """
+
+    def __init__(self, seed: int) -> None:
         self.last: deque[bool] = deque(maxlen=LAST)
+        self.seed, self.returns = seed, [0.0]
+
+    @property
+    def success(self) -> float:
+        """The share of successes when it last looked."""
+        return sum(total > 0 for total in self.returns) / len(self.returns)
+
+    def look(self, trainer: Trainer) -> None:
+        """Let the policy of this moment play, each time other episodes."""
+        self.seed += 1
+        self.returns = nbrl.evaluate(trainer.snapshot(), episodes=HELD_OUT, seed=self.seed).returns
 
     def on_episode(self, trainer: Trainer, episode: Episode) -> bool:
         self.last.append(episode.total_return > 0)
-        return len(self.last) < LAST or sum(self.last) < ENOUGH * LAST
+        if len(self.last) < LAST or sum(self.last) < ENOUGH * LAST:
+            return True
+        self.last.clear()
+        self.look(trainer)
+        return self.success < SOLVED
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Train, and play what was learnt: the row of the results."""
+    """Train until it is solved: the row of the results."""
     settings = {"threads": 1, "steps": job["steps"], "seed": job["seed"], "bonus": job["bonus"], "report_interval": 0.5}
     if job["lstm"]:
         settings["network"] = (*configure(job["task"]).network, Lstm(CELLS))
-    trainer = Trainer(configure(job["task"], **settings | job["settings"]), callbacks=[Successes()])
+    solved = Solved(1000 * job["seed"])
+    trainer = Trainer(configure(job["task"], **settings | job["settings"]), callbacks=[solved])
     began = time.perf_counter()
     trainer.start(wait=True)
     seconds = time.perf_counter() - began
-    returns = nbrl.evaluate(trainer.snapshot(), episodes=HELD_OUT, seed=job["seed"]).returns
-    success = sum(total > 0 for total in returns) / len(returns)
-    return job | {
-        "steps_taken": trainer.steps,
-        "seconds": seconds,
-        "success": success,
-        "return": sum(returns) / HELD_OUT,
-    }
+    if solved.success < SOLVED:
+        solved.look(trainer)
+    mean = sum(solved.returns) / len(solved.returns)
+    return job | {"steps_taken": trainer.steps, "seconds": seconds, "success": solved.success, "return": mean}
 
 
 def line(row: dict[str, Any]) -> str:
