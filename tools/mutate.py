@@ -38,6 +38,7 @@ CRITIC, PPO, PQN, PASSES = (f"nbrl/methods/{name}.py" for name in ("actor_critic
 N_STEP, ONE_STEP, SARSA = (f"nbrl/methods/{name}.py" for name in ("n_step_q", "one_step_q", "one_step_sarsa"))
 ACTIONS, SNAPSHOT, LEARNER, TABLE = "nbrl/actions.py", "nbrl/snapshot.py", "nbrl/learner.py", "nbrl/nets/table.py"
 INTERFACE, GYM, VECTOR = "nbrl/envs/interface.py", "nbrl/envs/gym.py", "nbrl/envs/vector.py"
+PREDICTION, RND, ICM, NOVELTY = (f"nbrl/bonuses/{name}.py" for name in ("prediction", "rnd", "icm", "novelty"))
 POLICY, NUMPY, CHECKPOINT = "nbrl/policy_file.py", "nbrl/numpy_policy.py", "nbrl/checkpoint.py"
 
 # The tests of each part, those that are likely to find it first.
@@ -52,7 +53,7 @@ TESTS = {
     STATISTICS: ["tests/methods", "tests/test_learner.py", "tests/test_resume.py"],
     OPTIMISERS: ["tests/test_optimisers.py", "tests/methods"],
     A3C: ["tests/methods"],
-    CRITIC: ["tests/methods", "tests/test_schedules.py"],
+    CRITIC: ["tests/bonuses/test_prediction.py", "tests/methods", "tests/test_schedules.py"],
     PPO: ["tests/methods", "tests/envs/test_vector.py"],
     PQN: ["tests/methods"],
     PASSES: ["tests/methods", "tests/test_action_spaces.py", "tests/test_resume.py", "tests/envs/test_vector.py"],
@@ -77,6 +78,7 @@ TESTS = {
     POLICY: ["tests/test_hostile_files.py", "tests/test_policy_files.py"],
     NUMPY: ["tests/test_numpy_policy.py", "tests/test_spaces.py", "tests/test_action_spaces.py"],
     CHECKPOINT: ["tests/test_checkpoint.py", "tests/test_power_cuts.py"],
+    **{part: ["tests/bonuses", "tests/test_resume.py"] for part in (PREDICTION, RND, ICM, NOVELTY)},
 }
 
 # ruff: noqa: E501 - a line of code and what stands instead are one line each
@@ -129,7 +131,7 @@ FAULTS = [
           "    return np.float32(method.entropy_weight)"),
     Fault(CRITIC, "        draw(policy, worker.actors.random[first + i])", "        draw(policy, worker.actors.random[first])"),
     # Several passes in minibatches
-    Fault(PPO, "        A = np.float32((np.float64(R - old_value) - mean) * scale)", "        A = np.float32(np.float64(R - old_value) * scale)"),
+    Fault(PPO, "        A = np.float32((np.float64(R - old_value + rollout.bonus_advantage[t, actor]) - mean) * scale)", "        A = np.float32(np.float64(R - old_value) * scale)"),
     Fault(PPO, "        clipped = r > one + epsilon if A > 0 else r < one - epsilon", "        clipped = r > one + epsilon or r < one - epsilon"),
     Fault(PPO, "        policy_gradient(policy, work, i, a, (zero if clipped else r * A) / n, beta / n)",
           "        policy_gradient(policy, work, i, a, (zero if clipped else A) / n, beta / n)"),
@@ -211,6 +213,24 @@ FAULTS = [
     Fault(REPLAY, "            row[RETURN], row[WEIGHT] = R, VOID_ROW if void[t * k + i] else w", "            row[RETURN], row[WEIGHT] = R, w"),
     Fault(REPLAY, "    replay.written += t_max * k", "    replay.written += t_max"),
     Fault(REPLAY, "    replay.written = len(rows)", "    replay.written = 0"),
+    # Bonuses that learn
+    Fault(PREDICTION, "            bonus.following[j] = j + k", "            bonus.following[j] = j"),
+    Fault(PREDICTION, "        if work.void[sample] or bonus.end[sample] == BROKEN:", "        if work.void[sample]:"),
+    Fault(PREDICTION, "                bonus.discounted[actor] = DISCOUNT * bonus.discounted[actor] + bonus.error[j]",
+          "                bonus.discounted[actor] = bonus.error[j]"),
+    Fault(PREDICTION, "        copy(bonus.own_theta, bonus.theta)  # theta' = theta", "        pass"),
+    Fault(PREDICTION, "    merge(bonus.moments, seen)", "    pass"),
+    Fault(RND, "        predictor.void[row] = True", "        predictor.void[row] = False"),
+    Fault(RND, "            difference = found[row, i] - wanted[row, i]", "            difference = wanted[row, i] - found[row, i]"),
+    Fault(NOVELTY, "            bonus.error[j] = new if bonus.is_first[begin + j // k, j % k] else 0.0",
+          "            bonus.error[j] = new"),
+    Fault(ICM, "                gradients[after, i] += given[j, FEATURES + i]", "                pass"),
+    Fault(ICM, "        copy(span(x, FEATURES, FEATURES), features[j if after == NONE else after])",
+          "        copy(span(x, FEATURES, FEATURES), features[j])"),
+    Fault(CRITIC, "            advantage = error + BONUS_DISCOUNT * BONUS_LAMBDA * advantage",
+          "            advantage = error + BONUS_DISCOUNT * advantage"),
+    Fault(CRITIC, "    output_gradients(work, method.bonus_head, i, 1)[0, 0] = np.float32(method.value_weight) * error / n",
+          "    output_gradients(work, method.bonus_head, i, 1)[0, 0] = error / n"),
     # Optimisers
     Fault(OPTIMISERS, "    correction = np.float32(1 / (1 - beta2**update))", "    correction = np.float32(1.0)"),
     Fault(OPTIMISERS, "    step = np.float32(learning_rate / (1 - beta1**update))", "    step = np.float32(learning_rate)"),
