@@ -17,7 +17,7 @@ import nbrl
 from nbrl import Agent, Dense, Lstm, Trainer, configure
 from nbrl.bonuses import prediction
 from nbrl.bonuses.prediction import FEATURES, LEAST_SEEN, seen_by
-from nbrl.checkpoint import newest, read_tensors
+from nbrl.checkpoint import CheckpointError, newest, read_tensors, write_tensors
 from nbrl.methods.actor_critic import BONUS_DISCOUNT, BONUS_LAMBDA, bonus_returns
 from nbrl.methods.state import BONUS, Rollout
 from nbrl.spaces import Observations
@@ -333,3 +333,27 @@ def test_steps_of_which_nothing_is_known_are_worth_nothing():
 def call(address, bonus):
     """A bonus's part for a rollout, as the driver calls it, for the group that begins at actor 0."""
     ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 5)(address)(bonus, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bonus/rnd/theta", np.nan),
+        ("bonus/rnd/target_theta", np.inf),
+        ("bonus/rnd/moments", -1.0),
+        ("bonus/rnd/updates", -1),
+        ("bonus/rnd/adam", np.nan),
+        ("bonus/rnd/actors/discounted", np.nan),
+        ("bonus/bonus_value/weights", np.nan),
+        ("bonus/novelty/actors/episode", -1),
+    ],
+)
+def test_numbers_of_a_bonus_that_cannot_be_are_refused(name, value, tmp_path):
+    config = tiny(bonus="rnd+novelty", method="ppo", steps=600, rollout_length=8)
+    Trainer(config, directory=tmp_path / "run").start(wait=True)
+    arrays, metadata = read_tensors(newest(tmp_path / "run" / "checkpoints"))
+    Trainer(config, restore=newest(tmp_path / "run" / "checkpoints"))
+    arrays[name].reshape(-1)[0] = value
+    write_tensors(tmp_path / "bad.safetensors", arrays, metadata)
+    with pytest.raises(CheckpointError, match=r"cannot resume from: (bonus/|the value of its bonus)"):
+        Trainer(config, restore=tmp_path / "bad.safetensors")
