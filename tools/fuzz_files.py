@@ -76,7 +76,8 @@ class Corpus:
         self.learners, self.checkpoints = [], []
         for name in [*envs.names()["native"], *envs.names()["atari"][:1]]:
             spec = envs.make(name)
-            network = [["conv", 2, 8, 8], ["dense", 4]] if spec.observations.image else [["dense", 4]]
+            kernel = min(8, spec.observations.height) if spec.observations.image else 0
+            network = [["conv", 2, kernel, kernel], ["dense", 4]] if kernel else [["dense", 4]]
             learner = Learner(configure(name, network=network, rollout_length=3, **{**short, "steps": 10**12}))
             learner.attach(0)
             learner.loop(0, 4)

@@ -115,8 +115,10 @@ class Settings:
         self._check("distance", numbers.Integral, 1, MOST_CELLS**2)
         if not (self.fixed and self.portal):
             raise ValueError(f"distance is {self.distance}: it needs fixed=true, and a portal")
-        world = world_at(np.zeros(self.saved, np.uint8))
-        world.settings[:] = dataclasses.replace(self, distance=None).words()
+        words = dataclasses.replace(self, distance=None).words()
+        state = np.zeros(self.saved, np.uint8)
+        state[: words.nbytes] = words.view(np.uint8)  # first of all: they say where the world's parts lie
+        world = world_at(state)
         begin(world, np.uint64(0))
         side = 2 * self.size + 1
         known = sorted(set(tiles_away(world).reshape(side, side)[1::2, 1::2].reshape(-1).tolist()) - {0, -1})
