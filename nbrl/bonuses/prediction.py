@@ -37,7 +37,7 @@ CLIP = np.float32(5.0)
 DISCOUNT = 0.99  # of the sum of errors
 LEAST_SEEN = 1000  # observations, before statistics are good enough to learn by
 FEATURES = 128  # numbers that stand for an observation
-NONE, SEEN, BROKEN = range(-1, 2)
+NONE, SEEN, BROKEN = range(-1, 2)  # of `PredictionBonus.end`; NONE of `following` as well
 ADAM = OPTIMISERS["shared_adam"]
 
 
@@ -55,7 +55,7 @@ class PredictionBonus(Bonus):
     own_theta = float32[::1]  # (parameters,): theta', of which each network's are a part
     discounted = float64[::1]  # (n,): sum of each actor's errors so far
     taken = int64[::1]  # (size,): the numbers of the agent's observation that it sees
-    steps = int64
+    steps = int64  # of a chunk, at most
     end = int64[::1]  # (samples of a rollout,): whether an episode ended there: NONE, SEEN, or BROKEN if not finite
     ends = float32[:, ::1]  # (samples of a rollout, size): what it ended with
     seen = float64[:, ::1]  # (ROWS, size + 1): the chunk's moments

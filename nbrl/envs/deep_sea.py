@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numba import carray
 
-from nbrl.envs.interface import STEPPED, TERMINATED, NativeEnvironment
+from nbrl.envs.interface import STEPPED, TERMINATED, NativeEnvironment, name_with
 from nbrl.kernels.compile import cfunction, jit
 from nbrl.kernels.random import ROW, normal, seed_row, uniform
 from nbrl.settings import Setting
@@ -101,8 +101,6 @@ class DeepSea(NativeEnvironment):
         self.header[[SIZE, STOCHASTIC]] = self.size, Setting(False, "").checked("stochastic", stochastic)
         mapping = np.random.RandomState(MAPPING.checked("mapping_seed", mapping_seed))
         self.header[CELLS:] = mapping.binomial(1, 0.5, self.size**2)
-        own = {"size": (size, 10), "stochastic": (stochastic, False), "mapping_seed": (mapping_seed, 42)}
-        named = ", ".join(f"{name}={value}" for name, (value, usual) in own.items() if value != usual)
         super().__init__(
             deep_sea_reset,
             deep_sea_step,
@@ -111,7 +109,9 @@ class DeepSea(NativeEnvironment):
             observation_space=spaces.Box(0.0, 1.0, (self.size, self.size), np.float32),
             observation_layout="vector",
             action_space=spaces.Discrete(2),
-            name=f"nbrl/DeepSea-v0({named})" if named else "nbrl/DeepSea-v0",
+            name=name_with(
+                "nbrl/DeepSea-v0", size=(size, 10), stochastic=(stochastic, False), mapping_seed=(mapping_seed, 42)
+            ),
             possible=self._possible,
             state_picture=deep_sea_picture,
         )

@@ -421,6 +421,16 @@ class EnvSpec:
         return f"{type(self).__name__}({self.name!r})"
 
 
+def name_with(name: str, **keywords: tuple[Any, Any]) -> str:
+    """An id, and which of the keywords that it was made with (value, usual value) differ.
+
+    >>> name_with("nbrl/DeepSea-v0", size=(20, 10), stochastic=(False, False))
+    'nbrl/DeepSea-v0(size=20)'
+    """
+    others = ", ".join(f"{key}={value}" for key, (value, usual) in keywords.items() if value != usual)
+    return f"{name}({others})" if others else name
+
+
 def function_address(function: Any, role: str) -> int:
     """The address of a C function given as an int, a numba callback or a ctypes function."""
     if isinstance(function, int) and not isinstance(function, bool) and function > 0:

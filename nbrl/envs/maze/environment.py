@@ -107,7 +107,6 @@ class Settings:
         for name in ("portal", "fixed", "evaluation"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be true or false")
-
         if self.distance is not None:
             self._check_distance()
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from nbrl.envs.interface import NativeEnvironment
+from nbrl.envs.interface import NativeEnvironment, name_with
 from nbrl.envs.minigrid.rules import (
     ACTIONS,
     BALL,
@@ -149,16 +149,10 @@ def _tile(what: int) -> np.ndarray:
     return tile
 
 
-def _named(name: str, **keywords: tuple[int, int]) -> str:
-    """An id, and which of its keywords (value, usual value) differ."""
-    others = ", ".join(f"{key}={value}" for key, (value, usual) in keywords.items() if value != usual)
-    return f"{name}({others})" if others else name
-
-
 def door_key(size: int = 8) -> MiniGrid:
     """A ground of size x size cells, parted by a wall with a locked door; 10 size^2 steps."""
     size = Setting(8, "", least=5, most=100).checked("size", size)
-    name = _named("nbrl/DoorKey-8x8-v0", size=(size, 8))
+    name = name_with("nbrl/DoorKey-8x8-v0", size=(size, 8))
     return MiniGrid(name, door_key_reset, size, size, 10 * size**2)
 
 
@@ -166,7 +160,7 @@ def key_corridor(size: int = 3, rows: int = 3) -> MiniGrid:
     """Three columns of `rows` rooms of size x size cells, walls included; 30 size^2 steps."""
     size = Setting(3, "", least=3, most=30).checked("size", size)
     rows = Setting(3, "", least=1, most=CORRIDOR_ROWS).checked("rows", rows)
-    name = _named("nbrl/KeyCorridorS3R3-v0", size=(size, 3), rows=(rows, 3))
+    name = name_with("nbrl/KeyCorridorS3R3-v0", size=(size, 3), rows=(rows, 3))
     width, height = (size - 1) * COLUMNS + 1, (size - 1) * rows + 1
     return MiniGrid(name, key_corridor_reset, width, height, 30 * size**2, wanted=BALL, first=size, second=rows)
 
@@ -175,5 +169,5 @@ def multi_room(rooms: int = 7, size: int = 4) -> MiniGrid:
     """A chain of rooms of up to size x size cells, walls included; 20 steps a room."""
     rooms = Setting(7, "", least=1, most=12).checked("rooms", rooms)
     size = Setting(4, "", least=SMALLEST, most=10).checked("size", size)
-    name = _named("nbrl/MultiRoom-N7-S4-v0", rooms=(rooms, 7), size=(size, 4))
+    name = name_with("nbrl/MultiRoom-N7-S4-v0", rooms=(rooms, 7), size=(size, 4))
     return MiniGrid(name, multi_room_reset, GROUND, GROUND, 20 * rooms, first=rooms, second=size)
