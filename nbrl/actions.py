@@ -45,8 +45,8 @@ class Policy(Struct):
 
     heads: tuple[str, ...] = ()  # their names
 
-    def taken(self, t: int) -> np.ndarray:
-        """The parts of the first actor's action of step t as the environment got it, int32 or float32 (parts,)."""
+    def taken(self, t: int, i: int = 0) -> np.ndarray:
+        """The parts of actor i's action of step t as the environment got it, int32 or float32 (parts,)."""
         raise NotImplementedError
 
     @classmethod
@@ -61,8 +61,8 @@ class Discrete(Policy):
     action = int32[:, :, ::1]  # (t_max, k, parts): those of a rollout
     counts = int64[::1]  # (parts,): how many a part has to choose from; the outputs of all lie side by side
 
-    def taken(self, t: int) -> np.ndarray:
-        return self.action[t, 0]
+    def taken(self, t: int, i: int = 0) -> np.ndarray:
+        return self.action[t, i]
 
     @classmethod
     def make(cls, head: int, shape: tuple[int, int], actions: Actions, **more: Any) -> "Discrete":
@@ -83,8 +83,8 @@ class Continuous(Policy):
     bounds = float32[:, ::1]  # (4, parts): of the action space
     env_action = float32[:, ::1]  # (k, parts): those of the last step in the action space's units
 
-    def taken(self, t: int) -> np.ndarray:
-        return self.env_action[0]
+    def taken(self, t: int, i: int = 0) -> np.ndarray:
+        return self.env_action[i]
 
     @classmethod
     def make(cls, head: int, shape: tuple[int, int], actions: Actions, **more: Any) -> "Continuous":

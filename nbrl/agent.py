@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numba import int64, uint8
+from numba import float64, int64, uint8
 
 from nbrl.actions import (
     Categorical,
@@ -24,14 +24,15 @@ from nbrl.actions import (
 )
 from nbrl.checkpoint import policy_file, read_tensors, write_tensors
 from nbrl.kernels.compile import jit
+from nbrl.kernels.native import copy
 from nbrl.kernels.struct import Struct, reference
 from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network
 from nbrl.nets.table import Workspace, forward_part, load_observation, load_state, outputs, store_state
-from nbrl.numpy_policy import EPSILON, NOT_FINITE, NumpyPolicy, read_input, together
+from nbrl.numpy_policy import EPSILON, NOT_FINITE, NumpyPolicy, read_alive, read_input, together
 from nbrl.policy_file import FORMAT, read_policy
 from nbrl.space_descriptions import gymnasium_space
-from nbrl.spaces import Actions
+from nbrl.spaces import ALIVE, HEARS, NEW, PRESENT, SPEAKS, Actions
 
 KINDS: tuple[type[Any], ...] = (Categorical, EpsilonGreedy, Gaussian, Deterministic)
 CRITICS = ("value", "q")  # heads of one unit that no action is chosen by
@@ -48,43 +49,58 @@ def kind_of(heads: Mapping[str, int]) -> type[Any]:
 
 
 class Actor(Struct):
-    """What a thread needs to act besides its policy: scratch with the parameters in place."""
+    """What a thread needs to act besides its policy: scratch with the parameters in place, a row for each agent."""
 
     work = reference(Workspace)
     layers = int64  # those that choose: what comes after values actions
-    mask = uint8[::1]  # (outputs,): which discrete actions are legal
+    mask = uint8[:, ::1]  # (agents, outputs): which discrete actions are legal
+    alive = uint8[::1]  # (agents,): what each does now, see the environment interface
+    noise = float64[:, ::1]  # (agents, parts): what chance decides by
 
 
 @jit
 def choose_action(policy, actor, observation, state, greedy):
-    """Choose the action for one observation, given as bytes; whether that, and what the policy makes of it, is finite.
-    The noise was drawn before.
+    """Choose the actions of agents by what each observes, bytes (agents, size); whether all is finite, what is observed
+    and what the policy makes of it. The noise was drawn before.
 
-    `state` (state_size,) is what a recurrent policy remembers, and is brought up to date. The action is
-    ``policy.action[0, 0]``.
+    `state` (agents, state_size) is what a recurrent policy remembers, and is brought up to date: who is not alive has
+    nothing in mind. The actions are ``policy.action[0]``.
     """
-    work = actor.work
-    if not load_observation(work, 0, observation):
-        return False
-    load_state(work, 0, state)
-    forward_part(work, 0, actor.layers, 0, 1)
-    values = outputs(work, policy.head, 0, 1)[0]
-    for i in range(values.size):
-        if not np.isfinite(values[i]):
+    work, n = actor.work, observation.shape[0]
+    for agent in range(n):
+        if not load_observation(work, agent, observation[agent]):
             return False
-    mask_outputs(policy, work, 0, actor.mask)
-    store_state(work, 0, state)
-    if greedy:
-        most_likely(policy, work, 0, policy.action[0, 0])
-    else:
-        choose(policy, work, 0, policy.action[0, 0])
+        does = actor.alive[agent]
+        if does & NEW:
+            state[agent, :] = 0
+        load_state(work, agent, state[agent])
+        work.speaks[agent] = does & ALIVE != 0 and does & SPEAKS != 0
+        work.hears[agent] = does & ALIVE != 0 and does & HEARS != 0
+    forward_part(work, 0, actor.layers, 0, n)
+    for values in outputs(work, policy.head, 0, n):
+        for i in range(values.size):
+            if not np.isfinite(values[i]):
+                return False
+    for agent in range(n):
+        mask_outputs(policy, work, agent, actor.mask[agent])
+        if actor.alive[agent] & ALIVE:
+            store_state(work, agent, state[agent])
+        else:
+            state[agent, :] = 0
+        copy(policy.noise, actor.noise[agent])
+        if greedy:
+            most_likely(policy, work, agent, policy.action[0, agent])
+        else:
+            choose(policy, work, agent, policy.action[0, agent])
     return True
 
 
 @jit
 def draw_action(policy, actor, observation, state, greedy, row):
     """As `choose_action`, by the chance of a random row."""
-    draw(policy, row)
+    for agent in range(observation.shape[0]):
+        draw(policy, row)
+        copy(actor.noise[agent], policy.noise)
     return choose_action(policy, actor, observation, state, greedy)
 
 
@@ -113,6 +129,8 @@ class Agent:
         The probability, there, that an Atari frame repeats the action before.
     environment_arguments : mapping, optional
         The keywords that it was made with.
+    agents : int, optional
+        How many acted in it, all by this policy.
     normal : numpy.ndarray, optional
         float32 (2, observation): means of the observation's numbers, and one over their standard deviations; (2, 1)
         for all pixels of an image.
@@ -132,9 +150,10 @@ class Agent:
         environment: str = "",
         sticky_actions: float = 0.0,
         environment_arguments: Mapping[str, Any] | None = None,
+        agents: int = 1,
         normal: np.ndarray | None = None,
     ) -> None:
-        self.network, self.actions, self.environment = network, actions, environment
+        self.network, self.actions, self.environment, self.agents = network, actions, environment, agents
         self.sticky_actions, self.environment_arguments = sticky_actions, dict(environment_arguments or {})
         self.kind = kind_of(network.heads)
         self.normal = np.zeros((2, 0), np.float32) if normal is None else normal
@@ -147,8 +166,9 @@ class Agent:
         self._local = threading.local()
 
     def __repr__(self) -> str:
-        remembers = ", recurrent" if self.recurrent else ""
-        return f"Agent({self.environment!r}, {self.network.observations}, {self.actions}{remembers})"
+        more = f", {self.agents} agents" if self.agents > 1 else ""
+        more += ", recurrent" if self.recurrent else ""
+        return f"Agent({self.environment!r}, {self.network.observations}, {self.actions}{more})"
 
     def __reduce__(self) -> tuple[Callable[..., "Agent"], tuple[Any, ...]]:
         return Agent.from_tensors, (self.arrays(), self.metadata())
@@ -169,18 +189,29 @@ class Agent:
         return self.network.state_size > 0
 
     def initial_state(self) -> np.ndarray:
-        """What the policy remembers before an episode: zeros, float32 (state_size,), for `act` to bring up to date."""
-        return np.zeros(self.network.state_size, np.float32)
+        """What the policy remembers before an episode: zeros, float32 (state_size,), for `act` to bring up to date; of
+        several agents (agents, state_size)."""
+        return np.zeros((self.network.state_size,) if self.agents == 1 else self._state_shape, np.float32)
+
+    @property
+    def _state_shape(self) -> tuple[int, int]:
+        return self.agents, self.network.state_size
 
     def actor(self) -> tuple[Policy, Actor]:
         """What one thread acts with, in compiled code."""
-        work = self.network.workspace(1, scales=self.normal.shape[1], learns=False)
+        n = self.agents
+        work = self.network.workspace(n, scales=self.normal.shape[1], learns=False, agents=n)
         work.theta[:] = self.parameters
         work.normal[:] = self.normal
         more = {"epsilon": EPSILON} if self.kind is EpsilonGreedy else {}
-        policy = self.kind.make(self.network.head(self.kind.heads[0]), (1, 1), self.actions, **more)
-        layers = policy.head + 1 if self.kind is Deterministic else len(work.table)
-        return policy, Actor(work=work, layers=layers, mask=np.ones(sum(self.actions.counts), np.uint8))
+        policy = self.kind.make(self.network.head(self.kind.heads[0]), (1, n), self.actions, **more)
+        return policy, Actor(
+            work=work,
+            layers=policy.head + 1 if self.kind is Deterministic else len(work.table),
+            mask=np.ones((n, sum(self.actions.counts)), np.uint8),
+            alive=np.full(n, PRESENT, np.uint8),
+            noise=np.zeros((n, policy.noise.size)),
+        )
 
     def act(
         self,
@@ -188,11 +219,15 @@ class Agent:
         state: np.ndarray | None = None,
         *,
         action_mask: Any = None,
+        alive: Any = None,
         greedy: bool = False,
         rng: np.random.Generator | None = None,
         out: np.ndarray | None = None,
     ) -> Any:
         """Choose an action. Threads may share an agent: each has its own scratch and random numbers.
+
+        Where several agents communicate, a batch has an observation of each, in their order; a larger one those of one
+        environment after those of another.
 
         Parameters
         ----------
@@ -205,6 +240,9 @@ class Agent:
         action_mask : optional
             Of discrete actions which are legal now, as for the action space's `sample`; of a batch one for each. By
             default all are. Illegal ones are never chosen.
+        alive : optional
+            What each agent of a batch does, bits as in `nbrl.envs.interface`, where they come and go. By default all
+            are alive, speak and hear.
         greedy : bool, optional
             Take the best action, instead of sampling one (or, of Q values, taking one at random now and then). A
             deterministic policy always does.
@@ -227,6 +265,7 @@ class Agent:
         given = read_input(
             self.network.observations, self.actions, self.network.state_size, observation, state, action_mask
         )
+        present = read_alive(alive, len(given.rows), given.batch, self.agents if self.network.passes_together else 1)
         if out is not None:
             self._check_out(out, given.batch, len(given.rows))
         local = self._local
@@ -234,16 +273,20 @@ class Agent:
             local.actor, local.rng = self.actor(), np.random.default_rng()
         (policy, actor), rng = local.actor, local.rng if rng is None else rng
         actions = []
-        for row, mask, remembered in zip(given.rows, given.masks, given.states, strict=True):
+        rows = given.rows.reshape(len(given.rows), -1).view(np.uint8)
+        unit = self.agents if self.network.passes_together else 1
+        for first in range(0, len(rows), unit):
+            these = slice(first, first + unit)
+            noise = actor.noise[:unit]
             if self.actions.discrete:
-                rng.random(out=policy.noise)
+                rng.random(out=noise)
             else:
-                rng.standard_normal(out=policy.noise)
-            actor.mask[:] = mask
-            if not choose_action(policy, actor, row.reshape(-1).view(np.uint8), remembered, greedy):
+                rng.standard_normal(out=noise)
+            actor.mask[:unit], actor.alive[:unit] = given.masks[these], present[these]
+            if not choose_action(policy, actor, rows[these], given.states[these], greedy):
                 raise ValueError(NOT_FINITE)
             chosen(policy)
-            actions.append(self.actions.decode(policy.taken(0)))
+            actions += [self.actions.decode(policy.taken(0, agent)) for agent in range(unit)]
         if out is None:
             return together(actions, given.batch)
         out[...] = together(actions, given.batch)
@@ -278,6 +321,7 @@ class Agent:
             "environment": self.environment,
             "sticky_actions": json.dumps(self.sticky_actions),
             "environment_arguments": json.dumps(self.environment_arguments),
+            **({"agents": str(self.agents), "indexed": json.dumps(self.network.indexed > 0)} if self.agents > 1 else {}),
         }
 
     def save(self, path: str | os.PathLike) -> None:
@@ -305,6 +349,7 @@ class Agent:
             policy.heads,
             separate=policy.separate,
             constant=policy.constant,
+            indexed=policy.agents if policy.indexed else 0,
         )
         parameters = np.zeros(network.layout.size, np.float32)
         for name, view in network.layout.views(parameters).items():
@@ -316,5 +361,6 @@ class Agent:
             environment=policy.environment,
             sticky_actions=policy.sticky_actions,
             environment_arguments=policy.environment_arguments,
+            agents=policy.agents,
             normal=np.array(policy.normal),
         )

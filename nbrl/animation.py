@@ -91,7 +91,8 @@ def play(
     frames: list[_Frame] = []
     total, length, status = 0.0, 0, 0
     with contextlib.closing(EnvStepper(spec)) as player:
-        (policy, actor), state, row = agent.actor(), agent.initial_state(), np.zeros(ROW, np.uint64)
+        (policy, actor), row = agent.actor(), np.zeros(ROW, np.uint64)
+        state = agent.initial_state().reshape(spec.agents, -1)
         seed_row(row, np.uint64(seed), np.uint64(STREAM))
         observation = player.reset(next_uint64(row))
         while True:
@@ -99,12 +100,15 @@ def play(
                 frames.append(_frame(spec, player.instance.picture(observation), total))
             if status & (TERMINATED | TRUNCATED):
                 break
+            actor.alive[:] = player.alive
             if player.mask.size:
                 actor.mask[:] = player.mask
-            if not draw_action(policy, actor, observation.reshape(-1).view(np.uint8), state, greedy, row):
-                raise not_finite(spec, observation.reshape(-1).view(np.uint8))
+            rows = observation.reshape(spec.agents, -1).view(np.uint8)
+            if not draw_action(policy, actor, rows, state, greedy, row):
+                raise not_finite(spec, rows)
             chosen(policy)
-            observation, reward, status = player.step(policy.taken(0))
+            taken = [policy.taken(0, agent) for agent in range(spec.agents)]
+            observation, reward, status = player.step(taken)
             total, length = total + reward, length + 1
             if on_step:
                 on_step(length, total)

@@ -48,6 +48,10 @@ COMMON: dict[str, Setting] = {
     ),
     "optimiser": Setting("shared_rmsprop", "update rule; paper: shared_rmsprop", choices=tuple(OPTIMISERS)),
     "gradient_clip": Setting(40.0, "largest norm of an update's gradient; paper: used, not reported", above=0),
+    "agent_index": Setting(
+        False,
+        "whether each of several agents is told which it is, one-hot after its observation, a vector; not in the paper",
+    ),
     "bonus": Names(
         None,
         f"what rewards the new, for exploration: {', '.join(BONUSES)}, or several with + between them, none for "
@@ -309,6 +313,8 @@ def resolve(
     network = layers_from_list(_merged([*found, ("given", settings)]).get("network", Config.network))
     if spec.vector:
         found.append(("vector environment", {"envs_per_batch": spec.group, "actors": _actors(spec, settings)}))
+    if spec.agents > 1 and not spec.observations.image and not spec.agents_come_and_go:
+        found.append(("several agents", {"agent_index": True}))
     if kind == "image" and preset is None and any(isinstance(layer, Lstm) for layer in network):
         found.append(("images, with an LSTM", RECURRENT_IMAGES))
     found.append(("given", settings))

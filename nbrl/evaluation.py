@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from nbrl.kernels.native import address_at, atomic_load, call_reset, call_step
 from nbrl.kernels.random import ROW, next_uint64, seed_row
 from nbrl.numpy_policy import NOT_FINITE
 from nbrl.settings import whole
+from nbrl.spaces import ALIVE
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +39,20 @@ class Evaluation:
     ----------
     environment : str
     returns : list of float
-        Sum of the raw rewards of each episode.
+        Sum of the raw rewards of each episode; of several agents the mean of theirs.
     lengths : list of int
         Agent steps of each episode.
     greedy : bool
         Whether actions were the most likely ones instead of sampled ones.
+    agent_returns : list of list of float
+        Of several agents each one's return, episode by episode; empty where there is one.
     """
 
     environment: str
     returns: list[float]
     lengths: list[int]
     greedy: bool
+    agent_returns: list[list[float]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         error = "" if self.standard_error is None else f" (standard error {self.standard_error:.2g})"
@@ -84,34 +88,45 @@ class Evaluation:
             "returns": self.returns,
             "lengths": self.lengths,
         }
+        if self.agent_returns:
+            result["agent_returns"] = self.agent_returns
         if self.human_normalised is not None:
             result["human_normalised"] = self.human_normalised
         return result
 
 
 @jit
-def _play_episode(policy, actor, masked, functions, observation, state, reward, row, greedy, control, limit):
-    """One episode of at most `limit` steps: how it went, its return, its length."""
+def _play_episode(
+    policy, actor, masked, functions, observation, state, reward, returns, acts, row, greedy, control, limit
+):
+    """One episode of at most `limit` steps: how it went, the mean return of its agents, its length."""
     reset, step, environment = functions
-    total, length = 0.0, 0
+    total, length, n = 0.0, 0, observation.shape[0]
     state[:] = 0
+    returns[:] = 0
     seen, mask = address_at(observation, 0), address_at(actor.mask, 0) if masked else 0
-    if not succeeded(call_reset(reset, environment, next_uint64(row), seen, mask, 0)):
+    alive = address_at(actor.alive, 0) if n > 1 else 0
+    if not succeeded(call_reset(reset, environment, next_uint64(row), seen, mask, alive)):
         return FAILED, total, length
     while True:
         if atomic_load(control.ctypes.data):
             return STOPPED, total, length
-        if not any_legal(policy, actor.mask):
-            return NOTHING_LEGAL, total, length
+        for agent in range(n):
+            if actor.alive[agent] & ALIVE != 0 and not any_legal(policy, actor.mask[agent]):
+                return NOTHING_LEGAL, total, length
+            acts[agent] = actor.alive[agent] & ALIVE != 0
         if not draw_action(policy, actor, observation, state, greedy, row):
             return CANNOT_ACT, total, length
-        status = call_step(step, environment, chosen(policy), seen, address_at(reward, 0), mask, 0)
+        status = call_step(step, environment, chosen(policy), seen, address_at(reward, 0), mask, alive)
         if not succeeded(status):
             return FAILED, total, length
         if status & VOID:  # the episode begins with what is seen now
             state[:] = 0
             continue
-        total += reward[0]
+        for agent in range(n):
+            if acts[agent]:
+                returns[agent] += reward[agent]
+                total += reward[agent] / n
         length += 1
         if status & (TERMINATED | TRUNCATED) or length == limit:
             return ENDED, total, length
@@ -172,10 +187,10 @@ def evaluate(
     spec = environment_for(agent, environment, arguments=environment_arguments)
     thread_count, limit = min(int(threads or available_cores()), episodes), int(max_episode_steps)
     control = np.zeros(1, np.int64)
-    returns, lengths = _play(agent, spec, episodes, greedy, thread_count, seed, on_episode, control, limit)
+    returns, lengths, by_agent = _play(agent, spec, episodes, greedy, thread_count, seed, on_episode, control, limit)
     if limit in lengths:
         logger.info("%d of %d episodes had %s steps, where they were ended", (lengths == limit).sum(), episodes, limit)
-    return Evaluation(spec.name, returns.tolist(), lengths.tolist(), greedy)
+    return Evaluation(spec.name, returns.tolist(), lengths.tolist(), greedy, by_agent.tolist() if spec.agents > 1 else [])
 
 
 def _play(
@@ -188,11 +203,13 @@ def _play(
     on_episode: Callable[[int, float, int], None] | None,
     control: np.ndarray,
     limit: int = MAX_EPISODE_STEPS,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The returns and lengths of some episodes, unless `control` is set meanwhile: then they mean nothing."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The returns and lengths of some episodes, and each agent's returns (episodes, agents), unless `control` is set
+    meanwhile: then they mean nothing."""
     if spec.vector:
-        return _play_together(agent, spec, episodes, greedy, seed, on_episode, control, limit)
-    returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+        returns, lengths = _play_together(agent, spec, episodes, greedy, seed, on_episode, control, limit)
+        return returns, lengths, returns[:, None]
+    returns, lengths, by_agent = np.zeros(episodes), np.zeros(episodes, np.int64), np.zeros((episodes, spec.agents))
     lock, done = threading.Lock(), 0
     errors: list[BaseException] = []
 
@@ -203,6 +220,7 @@ def _play(
                 player = _Player(agent, spec, instance, greedy, control, limit)
                 for episode in range(thread, episodes, threads):
                     ended, returns[episode], lengths[episode] = player.play(seed, episode)
+                    by_agent[episode] = player.returns
                     if not ended:
                         return
                     with lock:
@@ -228,7 +246,7 @@ def _play(
             worker.join()
     if errors:
         raise errors[0]
-    return returns, lengths
+    return returns, lengths, by_agent
 
 
 def _play_together(
@@ -311,12 +329,14 @@ class BackgroundEvaluation:
     def _evaluate(self, agent: Agent) -> None:
         try:
             spec = environment_for(agent, self._environment)
-            returns, lengths = _play(agent, spec, self._episodes, False, 1, 0, None, self._control, self._limit)
+            found = _play(agent, spec, self._episodes, False, 1, 0, None, self._control, self._limit)
         except Exception as error:  # training goes on without
             logger.warning("an evaluation beside training failed: %s", error)
             return
         if not self._control[0]:
-            self._result = Evaluation(spec.name, returns.tolist(), lengths.tolist(), greedy=False), agent
+            returns, lengths, by_agent = (each.tolist() for each in found)
+            each_agent_s = by_agent if spec.agents > 1 else []
+            self._result = Evaluation(spec.name, returns, lengths, False, each_agent_s), agent
 
     def take(self) -> tuple[Evaluation, Agent] | None:
         """The evaluation that has ended since the last call, and its policy."""
@@ -360,6 +380,8 @@ def environment_for(
         raise ValueError(f"the policy takes {seen}, {spec.name} gives {spec.observations}")
     if (spec.actions.counts, spec.actions.shape) != (agent.actions.counts, agent.actions.shape):
         raise ValueError(f"the policy chooses among {agent.actions}, {spec.name} takes {spec.actions}")
+    if spec.agents != agent.agents:
+        raise ValueError(f"the policy is of {agent.agents} agents, {spec.name} has {spec.agents}")
     return spec
 
 
@@ -377,16 +399,17 @@ class _Player:
         self, agent: Agent, spec: EnvSpec, instance: Env, greedy: bool, control: np.ndarray, limit: int
     ) -> None:
         self.spec, self.instance, self.greedy, self.control, self.limit = spec, instance, greedy, control, limit
-        (self.policy, self.actor), self.state = agent.actor(), agent.initial_state()
-        self.observation, self.row = np.zeros(spec.observations.bytes, np.uint8), np.zeros(ROW, np.uint64)
-        self.reward = np.zeros(1, np.float32)
+        n = spec.agents
+        (self.policy, self.actor), self.state = agent.actor(), agent.initial_state().reshape(n, -1)
+        self.observation, self.row = np.zeros((n, spec.observations.bytes), np.uint8), np.zeros(ROW, np.uint64)
+        self.reward, self.returns, self.acts = np.zeros(n, np.float32), np.zeros(n), np.zeros(n, np.bool_)
 
     def play(self, seed: int, episode: int) -> tuple[bool, float, int]:
         seed_row(self.row, np.uint64(seed), np.uint64(STREAM + episode))
         functions = (self.instance.reset_address, self.instance.step_address, self.instance.state_address)
         outcome, total, length = _play_episode(
             self.policy, self.actor, self.spec.action_mask, functions, self.observation, self.state,
-            self.reward, self.row, self.greedy, self.control, self.limit,
+            self.reward, self.returns, self.acts, self.row, self.greedy, self.control, self.limit,
         )  # fmt: skip
         if outcome == FAILED:
             error = self.instance.error

@@ -66,7 +66,8 @@ class Learner:
     methods, policies : list of Method, list of Policy
         Of each thread: its settings and state, and how its actors choose.
     actors : list of numpy.ndarray
-        The numbers of each worker's actors: groups of `envs_per_batch` are dealt to the threads in turn.
+        The numbers of each worker's actors: groups of `envs_per_batch` environments are dealt to the threads in turn.
+        With n agents, those of environment e are numbers e n to e n + n - 1.
     bonuses : dict of str to type of Bonus
         Of exploration, by name.
     bonus_arrays : dict of str to dict of str to numpy.ndarray
@@ -74,9 +75,9 @@ class Learner:
     own_bonuses : list of dict of str to Bonus
         What each thread has of each.
     instances : list of list of Env
-        The running environments of each worker's actors, once they are attached.
+        The running environments of each worker, once they are attached.
     saved_environments : dict of int to bytes
-        States that actors' environments are given as they are attached.
+        States that environments are given as they are attached, by number.
     keeps_infos : bool
         Whether environments keep what their episodes end with, for `info`.
 
@@ -111,6 +112,7 @@ class Learner:
                 "actors; give a function that makes such objects instead"
             )
         self.method: type[Method] = method_class(config.method)
+        self._check_agents()
         actions = self.environment.actions
         kinds = [kind for kind in self.method.policies if kind.takes(actions)]
         if not kinds:
@@ -132,7 +134,8 @@ class Learner:
         if "value" in self.method.critic and any(kind.has_value for kind in self.bonuses.values()):
             self.network = self._make_network("bonus_value")
         self.optimiser = OPTIMISERS[config.optimiser]
-        groups = np.arange(config.actors).reshape(-1, config.envs_per_batch)
+        agents = self.environment.agents
+        groups = np.arange(config.actors * agents).reshape(-1, config.envs_per_batch * agents)
         owners = 1 if self.optimiser.shared else len(groups)
         sizes = [kind.parameters(config, self.environment) for kind in self.bonuses.values()]
         self.shared = Shared.make(
@@ -163,6 +166,19 @@ class Learner:
         self.saved_environments: dict[int, bytes] = {}
         self.keeps_infos = False
 
+    def _check_agents(self) -> None:
+        """Raise ``ValueError`` where the method cannot learn from several agents."""
+        if self.config.agent_index and (self.environment.agents == 1 or self.environment.observations.image):
+            kind = "one agent" if self.environment.agents == 1 else "images"
+            raise ValueError(f"agent_index is true, but {self.environment.name} has {kind}: it is for several, of vectors")
+        if self.environment.agents == 1:
+            return
+        who = f"{self.environment.name} has {self.environment.agents} agents"
+        if self.method.one_agent:
+            raise ValueError(f"{who}: {self.config.method} learns from one alone, take a3c, ppo, pqn or n_step_q")
+        if getattr(self.config, "buffer_size", 0) and "replay" in self.method.names():
+            raise ValueError(f"{who}: buffer_size must be 0, since a replay memory keeps one agent's steps")
+
     def _make_network(self, *further: str) -> Network:
         """The network of the policy and the method's critic, with further heads of one unit."""
         config, heads = self.config, dict.fromkeys(self.policy.heads, self.environment.actions.outputs)
@@ -172,6 +188,7 @@ class Learner:
             heads | dict.fromkeys((*self.method.critic, *further), 1),
             separate=config.separate_networks and "value" in self.method.critic,
             constant={"variance"} & set(self.policy.heads) if config.policy_variance == "constant" else (),
+            indexed=self.environment.agents if config.agent_index else 0,
         )
 
     @property
@@ -189,14 +206,15 @@ class Learner:
 
     def _add_thread(self, thread: int, actors: np.ndarray) -> None:
         config, environment = self.config, self.environment
-        t_max, k = config.rollout_length, config.envs_per_batch
-        work = self.network.workspace(self._capacity, scales=self.scales)
+        agents, t_max, k = environment.agents, config.rollout_length, config.envs_per_batch * environment.agents
+        work = self.network.workspace(self._capacity, scales=self.scales, agents=agents)
         own = Actors.make(
             actors,
             config.seed or 0,
             observation_bytes=environment.observations.bytes,
             mask_size=environment.mask_size,
             state_size=self.network.state_size,
+            agents=agents,
         )
         policy = self.make_policy((t_max, k))
         rollout, sums = Rollout.make(t_max, k, environment.mask_size), np.zeros(METRICS + len(self.method.metrics))
@@ -209,7 +227,7 @@ class Learner:
                 work=work,
                 actors=own,
                 rollout=rollout,
-                episodes=Episodes.make(),
+                episodes=Episodes.make(agents),
                 statistics=RunningStatistics.make(self.scales + 1),
                 optimiser=self.optimiser.optimiser(self.shared.theta, self.shared.optimiser, work.dtheta, config),
                 bonus=self._bonus(
@@ -217,7 +235,7 @@ class Learner:
                 ),
                 owners=np.zeros(actors.size // k, np.int64) if self.optimiser.shared else actors[::k] // k,
                 sums=sums,
-                raw_reward=np.zeros(1, np.float32),
+                raw_reward=np.zeros(agents, np.float32),
             )
         )
         settings = {name: getattr(config, name, None) for name in self.method.names()}
@@ -248,11 +266,11 @@ class Learner:
         """Samples that a workspace holds: a rollout and what is seen after it, or a minibatch."""
         config = self.config
         from_memory = config.batch_size if "replay" in self.method.names() and config.buffer_size > 0 else 0
-        return max((config.rollout_length + 1) * config.envs_per_batch, from_memory)
+        return max((config.rollout_length + 1) * config.envs_per_batch * self.environment.agents, from_memory)
 
     def target_workspace(self, work: Workspace) -> Workspace:
         """Of the target network, for the worker that has `work`."""
-        return self.network.workspace(self._capacity).replace(
+        return self.network.workspace(self._capacity, agents=self.environment.agents).replace(
             theta=self.shared.target, dtheta=work.dtheta, normal=work.normal
         )
 
@@ -266,31 +284,37 @@ class Learner:
 
     def attach(self, worker: int) -> list[Env]:
         """Make the environments of one worker's actors; the caller closes them when the worker is done."""
-        instances, environment = self.instances[worker], self.environment
-        for functions, actor in zip(self.workers[worker].actors.functions, self.actors[worker].tolist(), strict=True):
+        instances, environment, agents = self.instances[worker], self.environment, self.environment.agents
+        rows = self.workers[worker].actors.functions[::agents]
+        for functions, number in zip(rows, self.environments_of(worker), strict=True):
             try:
-                if actor % environment.group == 0:
+                if number % environment.group == 0:
                     instances += environment.make_group()
             except BaseException as error:
                 error.add_note(
-                    f"raised while the environment of actor {actor} was made; where only one may exist, set actors=1"
+                    f"raised while the environment of actor {number} was made; where only one may exist, set actors=1"
                 )
                 raise
-            instance = instances[len(instances) - environment.group + actor % environment.group]
+            instance = instances[len(instances) - environment.group + number % environment.group]
             functions[:] = instance.reset_address, instance.step_address, instance.state_address
             if self.keeps_infos:
                 instance.keep_infos()
-            if actor in self.saved_environments:
-                self._go_on(worker, actor, instance)
+            if number in self.saved_environments:
+                self._go_on(worker, number, instance)
         return instances
 
-    def _go_on(self, worker: int, actor: int, instance: Env) -> None:
-        """Let an actor go on with its saved episode; one that cannot begins another."""
+    def environments_of(self, worker: int) -> list[int]:
+        """The numbers of a worker's environments."""
+        agents = self.environment.agents
+        return (self.actors[worker][::agents] // agents).tolist()
+
+    def _go_on(self, worker: int, number: int, instance: Env) -> None:
+        """Let an environment go on with its saved episode; one that cannot begins another."""
         try:
-            instance.load(self.saved_environments.pop(actor))
+            instance.load(self.saved_environments.pop(number))
         except (RuntimeError, ValueError) as error:  # NotImplementedError where it is played in another way here
-            logger.warning("the episode of actor %d begins anew, since it could not be loaded: %s", actor, error)
-            self.workers[worker].actors.begun[self.actors[worker] == actor] = False
+            logger.warning("the episode of actor %d begins anew, since it could not be loaded: %s", number, error)
+            self.workers[worker].actors.begun[self.actors[worker] // self.environment.agents == number] = False
 
     @property
     def steps(self) -> int:
@@ -319,16 +343,16 @@ class Learner:
         return np.sum([worker.sums for worker in self.workers], axis=0)
 
     def new_episodes(self) -> np.ndarray:
-        """The episodes that ended since the last call, float64 (n, EPISODE), actors by their numbers of the run."""
+        """The episodes that ended since the last call, float64 (n, columns); ACTOR is the environment's number."""
         found = [worker.episodes.take() for worker in self.workers]
         for records, actors in zip(found, self.actors, strict=True):
-            records[:, ACTOR] = actors[records[:, ACTOR].astype(np.int64)]
+            records[:, ACTOR] = actors[records[:, ACTOR].astype(np.int64)] // self.environment.agents
         return np.concatenate(found)
 
-    def info(self, actor: int, number: int) -> dict[str, Any]:
-        """What the last step of an actor's episode told, {} where it is not known."""
-        for actors, instances in zip(self.actors, self.instances, strict=True):
-            for instance in [instances[i] for i in np.flatnonzero(actors == actor)]:
+    def info(self, environment: int, number: int) -> dict[str, Any]:
+        """What the last step of an environment's episode told, {} where it is not known."""
+        for worker, instances in enumerate(self.instances):
+            for instance in [instances[i] for i, e in enumerate(self.environments_of(worker)) if e == environment]:
                 return instance.take_info(number)
         return {}
 
@@ -347,6 +371,7 @@ class Learner:
             environment=self.config.environment,
             sticky_actions=self.config.sticky_actions,
             environment_arguments=self.config.environment_arguments,
+            agents=self.environment.agents,
             normal=normal,
         )
 

@@ -11,7 +11,7 @@ Shapes = tuple[dict[str, tuple[int, ...]], tuple[int, ...]]  # of parameters by 
 
 
 # Layers, for one sample: the row of the table without its kind, its parameters, what enters it, and its state, which it
-# brings up to date.
+# brings up to date. Those that communicate take a row for each agent of an environment.
 
 
 def _activated(y: np.ndarray, activation: str) -> np.ndarray:
@@ -44,6 +44,31 @@ def _gru(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndar
     r, z = _sigmoid(xw[0] + hu[0]), _sigmoid(xw[1] + hu[1])
     state[:] = (1 - z) * np.tanh(xw[2] + r * hu[2]) + z * state
     return state.copy()
+
+
+Does = tuple[np.ndarray, np.ndarray]  # who speaks and who hears, of the agents of an environment
+
+
+def _communicate(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray, does: Does) -> np.ndarray:
+    return _activated(x @ p["weights"] + mean_of_others(*does) @ x @ p["messages"] + p["bias"], row[1])
+
+
+def _channel(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray, does: Does) -> np.ndarray:
+    units, (speaks, hears) = row[0], does
+    h, said, spoke = state[:, :units], state[:, units:-1], state[:, -1]
+    entering = x @ p["weights"] + mean_of_others(spoke > 0, hears) @ said @ p["heard"] + p["bias"]
+    (xr, xz, xn), (hr, hz, hn) = np.split(entering, 3, axis=1), np.split(h @ p["recurrent"], 3, axis=1)
+    z = _sigmoid(xz + hz)
+    h[:] = (1 - z) * np.tanh(xn + _sigmoid(xr + hr) * hn) + z * h
+    said[:] = np.where(h @ p["speak"] + p["speak_bias"] > 0, 1, -1) * speaks[:, None]
+    spoke[:] = speaks
+    return h.copy()
+
+
+def mean_of_others(speaks: np.ndarray, hears: np.ndarray) -> np.ndarray:
+    """What each agent hears of the others, as a matrix of their weights, float32 (agents, agents)."""
+    heard = hears[:, None] * speaks[None, :] * (1 - np.eye(len(speaks)))
+    return (heard / np.maximum(heard.sum(axis=1, keepdims=True), 1)).astype(np.float32)
 
 
 def _layer_norm(row: list[Any], p: dict[str, np.ndarray], x: np.ndarray, state: np.ndarray) -> np.ndarray:
@@ -81,26 +106,45 @@ def _gru_shapes(row: list[Any], shape: tuple[int, ...]) -> Shapes:
     return {"weights": (math.prod(shape), columns), "recurrent": (units, columns), "bias": (columns,)}, (units,)
 
 
+def _communicate_shapes(row: list[Any], shape: tuple[int, ...]) -> Shapes:
+    inputs, units = math.prod(shape), row[0]
+    return {"weights": (inputs, units), "bias": (units,), "messages": (inputs, units)}, (units,)
+
+
+def _channel_shapes(row: list[Any], shape: tuple[int, ...]) -> Shapes:
+    units, bits = row
+    parameters, output = _gru_shapes(row, shape)
+    return parameters | {"heard": (bits, 3 * units), "speak": (units, bits), "speak_bias": (bits,)}, output
+
+
 def _layer_norm_shapes(row: list[Any], shape: tuple[int, ...]) -> Shapes:
     return {"scale": (shape[-1],), "bias": (shape[-1],)}, shape
 
 
 class LayerTwin(NamedTuple):
-    """A kind of layer: what a row of a table has after its name, numbers that it remembers for each unit, its shapes,
-    and its forward pass."""
+    """A kind of layer: what a row of a table has after its name, how many numbers it remembers, its shapes, and its
+    forward pass. That of one which `communicates` takes the agents of an environment together, and who speaks and hears.
+    """
 
     fields: tuple[str, ...]
-    states: int
+    state: Callable[[list[Any]], int]
     shapes: Callable[[list[Any], tuple[int, ...]], Shapes]
-    forward: Callable[[list[Any], dict[str, np.ndarray], np.ndarray, np.ndarray], np.ndarray]
+    forward: Callable[..., np.ndarray]
+    communicates: bool = False
+
+
+def _nothing(row: list[Any]) -> int:
+    return 0
 
 
 LAYERS = {
-    "dense": LayerTwin(("units", "activation"), 0, _dense_shapes, _dense),
-    "conv": LayerTwin(("filters", "kernel", "stride", "activation"), 0, _conv_shapes, _conv),
-    "lstm": LayerTwin(("units",), 2, _lstm_shapes, _lstm),
-    "gru": LayerTwin(("units",), 1, _gru_shapes, _gru),
-    "layer_norm": LayerTwin(("activation",), 0, _layer_norm_shapes, _layer_norm),
+    "dense": LayerTwin(("units", "activation"), _nothing, _dense_shapes, _dense),
+    "conv": LayerTwin(("filters", "kernel", "stride", "activation"), _nothing, _conv_shapes, _conv),
+    "lstm": LayerTwin(("units",), lambda row: 2 * row[0], _lstm_shapes, _lstm),
+    "gru": LayerTwin(("units",), lambda row: row[0], _gru_shapes, _gru),
+    "layer_norm": LayerTwin(("activation",), _nothing, _layer_norm_shapes, _layer_norm),
+    "communicate": LayerTwin(("units", "activation"), _nothing, _communicate_shapes, _communicate, communicates=True),
+    "channel": LayerTwin(("units", "bits"), lambda row: sum(row) + 1, _channel_shapes, _channel, communicates=True),
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from nbrl.checkpoint import policy_file, read_tensors
 from nbrl.numpy_layers import LAYERS
 from nbrl.policy_file import read_policy
-from nbrl.spaces import Actions, Observations
+from nbrl.spaces import ALIVE, HEARS, NEW, PRESENT, SPEAKS, STOPPED, Actions, Observations
 
 EPSILON = 0.01  # probability of a random action where a policy of Q values is not greedy: it ends loops
 MIN_VARIANCE = 1e-4  # of a Gaussian policy
@@ -37,6 +37,10 @@ class NumpyPolicy(NamedTuple):
         ["policy", "value"], ["q"], ["mean", "variance", "value"] or ["action"], whose policy is deterministic.
     observations : Observations
     actions : Actions
+    agents : int
+        How many act by it in one environment.
+    indexed : bool
+        Whether it is told which of them an observation is of.
     """
 
     layers: list[list[Any]]
@@ -44,6 +48,8 @@ class NumpyPolicy(NamedTuple):
     heads: list[str]
     observations: Observations
     actions: Actions
+    agents: int = 1
+    indexed: bool = False
 
     @classmethod
     def load(cls, source: str | os.PathLike | bytes) -> "NumpyPolicy":
@@ -65,7 +71,7 @@ class NumpyPolicy(NamedTuple):
         names = [name for name in policy.shapes if "action" not in policy.heads or not name.startswith("q")]
         names += ["observations/normal"] if policy.normal.size else []
         own = {name: np.array(arrays[name]) for name in names}
-        return cls(policy.layers, own, heads, policy.observations, policy.actions)
+        return cls(policy.layers, own, heads, policy.observations, policy.actions, policy.agents, policy.indexed)
 
     def _prefixes(self) -> tuple[str, ...]:
         """What the names of layers begin with: of those that all heads have, and of those that the value has alone."""
@@ -74,14 +80,18 @@ class NumpyPolicy(NamedTuple):
     @property
     def state_size(self) -> int:
         """Numbers that it remembers from step to step."""
-        size = sum(LAYERS[layer[0]].states * layer[1] for layer in self.layers if LAYERS[layer[0]].states)
-        return size * len(self._prefixes())
+        return sum(LAYERS[kind].state(row) for kind, *row in self.layers) * len(self._prefixes())
+
+    @property
+    def unit(self) -> int:
+        """How many observations pass together: of agents that communicate, or are told which they are, all."""
+        return self.agents if self.indexed or any(LAYERS[kind].communicates for kind, *_ in self.layers) else 1
 
     def initial_state(self) -> np.ndarray:
         """What the policy remembers before an episode: zeros, float32."""
-        return np.zeros(self.state_size, np.float32)
+        return np.zeros((self.state_size,) if self.agents == 1 else (self.agents, self.state_size), np.float32)
 
-    def outputs(self, observation: Any, state: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def outputs(self, observation: Any, state: np.ndarray | None = None, *, alive: Any = None) -> dict[str, np.ndarray]:
         """The heads' outputs by name, each (units,); of a batch of observations (observations, units).
 
         "policy", logits, and "value"; or "q", values; or "mean" and "variance", before its softplus, and "value"; or
@@ -89,50 +99,64 @@ class NumpyPolicy(NamedTuple):
         `state`, for a recurrent policy, is brought up to date. Raises as `act`.
         """
         given = read_input(self.observations, self.actions, self.state_size, observation, state)
-        each = [self._outputs(row, remembered) for row, remembered in zip(given.rows, given.states, strict=True)]
-        if not given.batch:
-            return each[0]
-        return {head: np.array([outputs[head] for outputs in each]) for head in self.heads}
+        found = self._outputs(given, read_alive(alive, len(given.rows), given.batch, self.unit))
+        return found if given.batch else {head: rows[0] for head, rows in found.items()}
 
-    def _outputs(self, row: np.ndarray, rest: np.ndarray) -> dict[str, np.ndarray]:
-        values = self._forward(row, rest)
+    def _outputs(self, given: "Input", alive: np.ndarray) -> dict[str, np.ndarray]:
+        """Of all observations, by head (observations, units)."""
+        given.states[alive & NEW > 0] = 0
+        units = [slice(first, first + self.unit) for first in range(0, len(given.rows), self.unit)]
+        each = [self._forward(given.rows[unit], given.states[unit], alive[unit]) for unit in units]
+        values = {head: np.concatenate([outputs[head] for outputs in each]) for head in self.heads} if each else {
+            head: np.zeros((0, self.arrays[f"{head}/bias"].size), np.float32) for head in self.heads
+        }
         if not np.isfinite(values[self.heads[0]]).all():
             raise ValueError(NOT_FINITE)
+        given.states[alive & ALIVE == 0] = 0
         return values
 
-    def _forward(self, row: np.ndarray, rest: np.ndarray) -> dict[str, np.ndarray]:
-        x = row.astype(np.float32) * np.float32(1 / self.observations.high)
+    def _forward(self, rows: np.ndarray, rest: np.ndarray, alive: np.ndarray) -> dict[str, np.ndarray]:
+        x = rows.astype(np.float32) * np.float32(1 / self.observations.high)
         if "observations/normal" in self.arrays:
             normal = self.arrays["observations/normal"]
-            mean, scale = normal if normal.shape[1] == 1 else normal.reshape(2, *x.shape)
+            mean, scale = normal if normal.shape[1] == 1 else normal.reshape(2, *x.shape[1:])
             x = np.clip((x - mean) * scale, -CLIP, CLIP)
         if self.observations.image:  # the channels last
-            x = np.moveaxis(x, 0, 2) if self.observations.layout == "CHW" else x.reshape(*x.shape[:2], -1)
+            x = np.moveaxis(x, 1, 3) if self.observations.layout == "CHW" else x.reshape(*x.shape[:3], -1)
+        if self.indexed:
+            x = np.concatenate([x.reshape(len(x), -1), np.eye(len(x), dtype=np.float32)], axis=1)
         found = {}
         for prefix in self._prefixes():
-            found[prefix], rest = self._walk(prefix, x, rest)
+            found[prefix], rest = self._walk(prefix, x, rest, alive)
         values = {}
         for head in self.heads:
             y = found[self._prefixes()[-1] if head == "value" else ""]
-            values[head] = self.arrays[f"{head}/bias"].copy()
+            values[head] = np.tile(self.arrays[f"{head}/bias"], (len(rows), 1))
             if f"{head}/weights" in self.arrays:
                 values[head] += y @ self.arrays[f"{head}/weights"]
             if head == "action":
                 values[head] = np.tanh(values[head])
         return values
 
-    def _walk(self, prefix: str, x: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The output of the last layer, and the part of the state that the layers left over."""
+    def _walk(
+        self, prefix: str, x: np.ndarray, rest: np.ndarray, alive: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs of the last layer, and the part of the states that the layers left over."""
+        does = [(alive & bit > 0) & (alive & ALIVE > 0) for bit in (SPEAKS, HEARS)]
         for place, (kind, *row) in enumerate(self.layers, start=1):
             layer, name = LAYERS[kind], f"{prefix}{kind}{place}/"
             if place == 1 and self.observations.layout == "CHW":  # whose rows and weights lie channels first
                 row = [*row, "channels first"] if kind == "conv" else row
-                x = x if kind == "conv" else np.moveaxis(x, 2, 0)
+                x = x if kind == "conv" else np.moveaxis(x, 3, 1)
             parameters = {key.removeprefix(name): p for key, p in self.arrays.items() if key.startswith(name)}
-            size = layer.states * row[0] if layer.states else 0
-            x = layer.forward(row, parameters, x, rest[:size])
-            rest = rest[size:]
-        return x.reshape(-1), rest
+            size = layer.state(row)
+            if layer.communicates:
+                x = layer.forward(row, parameters, x.reshape(len(x), -1), rest[:, :size], does)
+            else:
+                each = zip(x, rest[:, :size], strict=True)
+                x = np.array([layer.forward(row, parameters, x_i, state) for x_i, state in each])
+            rest = rest[:, size:]
+        return x.reshape(len(x), -1), rest
 
     def act(
         self,
@@ -140,15 +164,17 @@ class NumpyPolicy(NamedTuple):
         state: np.ndarray | None = None,
         *,
         action_mask: Any = None,
+        alive: Any = None,
         greedy: bool = False,
         rng: np.random.Generator | None = None,
     ) -> Any:
         """An action for one observation, or for each of a batch, as `Agent.act` chooses and refuses them."""
         given = read_input(self.observations, self.actions, self.state_size, observation, state, action_mask)
         rng = np.random.default_rng() if rng is None else rng
+        outputs = self._outputs(given, read_alive(alive, len(given.rows), given.batch, self.unit))
         actions = [
-            self.actions.decode(self._parts(self._outputs(row, remembered), mask, greedy, rng))
-            for row, mask, remembered in zip(given.rows, given.masks, given.states, strict=True)
+            self.actions.decode(self._parts({head: rows[i] for head, rows in outputs.items()}, mask, greedy, rng))
+            for i, mask in enumerate(given.masks)
         ]
         return together(actions, given.batch)
 
@@ -211,6 +237,24 @@ def read_input(
             else "state is given, but this policy remembers nothing: leave it out"
         )
     return Input(rows, actions.masks(action_mask, len(rows), batch), states, batch)
+
+
+def read_alive(alive: Any, observations: int, batch: bool, unit: int) -> np.ndarray:
+    """What each agent of a batch does, uint8 (observations,); ValueError where whole environments are not there."""
+    if observations % unit:
+        raise ValueError(
+            f"{observations} observations are given: this policy's {unit} agents act together, so a batch must have one "
+            "of each"
+        )
+    if alive is None:
+        return np.full(observations, PRESENT, np.uint8)
+    given = np.asarray(alive)
+    if not batch or given.shape != (observations,) or given.dtype.kind not in "uib" or (given > PRESENT + STOPPED + NEW).any():
+        raise ValueError(
+            f"alive is {alive!r:.60}: it must have a number for each of the {observations} observations of a batch, 1 "
+            "for alive, plus 2 for speaking, plus 4 for hearing"
+        )
+    return given.astype(np.uint8)
 
 
 def together(actions: list[Any], batch: bool) -> Any:

@@ -13,6 +13,7 @@ from nbrl.spaces import Actions, Observations
 
 FORMAT = "nbrl policy 2"
 MAX_SAMPLE = 1 << 24  # numbers that a network has for one observation
+MOST_AGENTS = 10_000
 POLICIES = (("policy",), ("q",), ("mean", "variance"), ("action",))  # heads that actions are chosen by
 CRITICS = {"policy": ("value",), "q": (), "mean": ("value",), "action": ("q",)}  # the heads after those
 
@@ -29,6 +30,8 @@ class PolicyFile(NamedTuple):
     environment: str
     sticky_actions: float
     environment_arguments: dict[str, Any]
+    agents: int
+    indexed: bool  # whether the network is told which of them an observation is of
     shapes: dict[str, tuple[int, ...]]  # of the parameters by name
     normal: np.ndarray  # float32 (2, 0 or more): what observations are normalised by
 
@@ -78,7 +81,13 @@ def _read(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Poli
     arguments = json.loads(metadata.get("environment_arguments", "{}"))
     if not isinstance(arguments, dict):
         raise ValueError("its environment_arguments are no keywords")
-    shapes = _shapes(layers, heads, separate, constant, observations, actions)
+    agents = json.loads(metadata.get("agents", "1"))
+    if type(agents) is not int or not 1 <= agents <= MOST_AGENTS:
+        raise ValueError(f"its agents are {agents!r:.60}, no whole number from 1 to {MOST_AGENTS:,}")
+    indexed = json.loads(metadata.get("indexed", "false"))
+    if type(indexed) is not bool or (indexed and (agents == 1 or observations.image)):
+        raise ValueError("its agents cannot be told apart")
+    shapes = _shapes(layers, heads, separate, constant, observations, actions, agents, indexed)
     for name, expected in shapes.items():
         if arrays[name].shape != expected or arrays[name].dtype != np.float32:
             raise ValueError(f"{name} has shape {arrays[name].shape!s:.60} of {arrays[name].dtype}, not {expected}")
@@ -88,8 +97,9 @@ def _read(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Poli
     _check_normal(normal, observations)
     environment = metadata["environment"]
     return PolicyFile(
-        layers, heads, separate, constant, observations, actions, environment, float(sticky), arguments, shapes, normal
-    )
+        layers, heads, separate, constant, observations, actions, environment, float(sticky), arguments, agents,
+        indexed, shapes, normal,
+    )  # fmt: skip
 
 
 def _check_heads(heads: Any) -> None:
@@ -112,10 +122,14 @@ def _shapes(
     constant: list[str],
     observations: Observations,
     actions: Actions,
+    agents: int,
+    indexed: bool,
 ) -> dict[str, tuple[int, ...]]:
     """The shape of every array of parameters by name, in the network's order; ValueError where layers do not fit."""
     seen = observations
     image = (seen.height, seen.width, seen.channels) if seen.image else tuple(seen.shape)
+    if indexed:
+        image = (seen.size + agents,)
     found: dict[str, tuple[int, ...]] = {}
     numbers = math.prod(image)
 
@@ -126,9 +140,9 @@ def _shapes(
                 raise ValueError("its first layer normalises images with channels first")
             own, shape = LAYERS[kind].shapes(row, shape)
             found.update({f"{prefix}{kind}{place}/{name}": size for name, size in own.items()})
-            numbers += math.prod(shape) * (1 + LAYERS[kind].states)
-            if numbers > MAX_SAMPLE:
-                raise ValueError(f"its network has more than {MAX_SAMPLE:,} numbers for one observation")
+            numbers += math.prod(shape) + LAYERS[kind].state(row)
+            if numbers * agents > MAX_SAMPLE:
+                raise ValueError(f"its network has more than {MAX_SAMPLE:,} numbers for what is observed at once")
         return shape
 
     def head(name: str, shape: tuple[int, ...]) -> None:

@@ -15,6 +15,7 @@ class Native(NamedTuple):
     settings: dict[str, Any] = {}  # noqa: RUF012 - never written to
     mirrors: str = ""  # entry point of the environment that gymnasium has under this id, whose numbers it gives
     max_episode_steps: int | None = None  # of that registration
+    several_agents: bool = False  # which gymnasium does not know: see `nbrl.envs.pettingzoo`
 
 
 def _mujoco(name: str, entry_point: str, limit: int = 1000) -> Native:
@@ -53,6 +54,9 @@ NATIVE: dict[str, Native] = {
     "nbrl/DoorKey-8x8-v0": Native("minigrid:door_key"),
     "nbrl/KeyCorridorS3R3-v0": Native("minigrid:key_corridor"),
     "nbrl/MultiRoom-N7-S4-v0": Native("minigrid:multi_room"),
+    "nbrl/Lever-v0": Native("agents.lever:lever", several_agents=True),
+    "nbrl/SwitchRiddle-v0": Native("agents.switch_riddle:switch_riddle", several_agents=True),
+    "nbrl/TrafficJunction-v0": Native("agents.traffic_junction:traffic_junction", several_agents=True),
     "nbrl/Maze-v0": Native("maze:maze"),
     "nbrl/MazeApples-v0": Native("maze:maze", {"portal": False}),
     "nbrl/MazePortal-v0": Native("maze:maze", {"apples": 0}),
@@ -71,7 +75,7 @@ def register() -> None:
 
     for name, native in NATIVE.items():
         own = NAMESPACE + name.removeprefix(NAMESPACE)
-        if own not in gymnasium.registry:
+        if own not in gymnasium.registry and not native.several_agents:
             if name in MAZES:
                 gymnasium.register(own, "nbrl.envs.maze.gym:MazeEnv", kwargs=native.settings)
             else:

@@ -323,7 +323,8 @@ class Run:
 
     def _check_guards(self, thread: int) -> None:
         """Raise ``RuntimeError`` if an environment has written beyond its state, where no one else's memory was yet."""
-        for instance, actor in zip(self.learner.instances[thread], self.learner.actors[thread].tolist(), strict=True):
+        environments = self.learner.environments_of(thread)
+        for instance, actor in zip(self.learner.instances[thread], environments, strict=True):
             if not instance.guard_holds():
                 raise RuntimeError(
                     f"the environment {self.environment.name} wrote beyond its state in actor {actor} of worker thread "
@@ -331,10 +332,12 @@ class Run:
                 )
 
     def _failure(self, code: int, thread: int) -> BaseException:
-        actor = int(self.learner.workers[thread].at)
-        where = f"in actor {self.learner.actors[thread][actor]} of worker thread {thread}"
+        actor, agents = int(self.learner.workers[thread].at), self.environment.agents
+        number = int(self.learner.actors[thread][actor])
+        whose = f" for agent {number % agents}" if agents > 1 else ""
+        where = f"in actor {number // agents} of worker thread {thread}{whose}"
         if code == driver.FAILED_ENVIRONMENT:
-            error = self.learner.instances[thread][actor].error
+            error = self.learner.instances[thread][actor // agents].error
             if error is not None:
                 error.add_note(f"raised {where} of the run")
                 return error
@@ -617,7 +620,7 @@ class Run:
                 thread,
                 now - self.moved[thread],
                 state.DOING[worker.doing],
-                self.learner.actors[thread][worker.at],
+                self.learner.actors[thread][worker.at] // self.environment.agents,
             )
             self.told_of_stall[thread] = 2 * (now - self.moved[thread])
 

@@ -29,37 +29,40 @@ def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
     environment can be.
     """
     agent, layout, config = learner.agent(), learner.network.layout, learner.config
+    agents = learner.environment.agents
+    rows_of_all = config.actors * agents
     arrays = agent.arrays() | {"moments": learner.statistics()}
     arrays |= {name: view.copy() for name, view in _bonus_value(learner).items()}
     for name, rows in _in_the_layout(learner).items():
         arrays |= {f"{name}/{part}": view for part, view in layout.views(rows.copy()).items()}
     arrays["turn"] = np.array([worker.turn for worker in learner.workers])
     for name, like in learner.workers[0].actors.kept().items():
-        rows = arrays[f"actors/{name}"] = np.zeros((config.actors, *like.shape[1:]), like.dtype)
+        rows = arrays[f"actors/{name}"] = np.zeros((rows_of_all, *like.shape[1:]), like.dtype)
         for worker, actors in zip(learner.workers, learner.actors, strict=True):
             rows[actors] = getattr(worker.actors, name)
     for name, shared, rows_of in _bonuses(learner):
         arrays |= {f"bonus/{name}/{field}": array.copy() for field, array in shared.items()}
         for field, parts in rows_of.items():
             rows = arrays[f"bonus/{name}/actors/{field}"] = np.zeros(
-                (config.actors, *parts[0].shape[1:]), parts[0].dtype
+                (rows_of_all, *parts[0].shape[1:]), parts[0].dtype
             )
             for part, actors in zip(parts, learner.actors, strict=True):
                 rows[actors] = part
     running = {
-        actor: instance
-        for instances, actors in zip(learner.instances, learner.actors, strict=True)
-        for instance, actor in zip(instances, actors.tolist(), strict=bool(instances))
+        number: instance
+        for worker, instances in enumerate(learner.instances)
+        for instance, number in zip(instances, learner.environments_of(worker), strict=bool(instances))
     }
     sizes, states = np.zeros(config.actors, np.int64), []
-    for actor in np.flatnonzero(arrays["actors/begun"]).tolist():
-        seen = arrays["actors/observation"][actor].view(learner.environment.observations.dtype)
-        can_go_on = with_episodes and actor in running and np.isfinite(seen).all()
-        saved = _saved(actor, running[actor]) if can_go_on else None
+    for number in np.flatnonzero(arrays["actors/begun"][::agents]).tolist():
+        rows = slice(number * agents, (number + 1) * agents)
+        seen = arrays["actors/observation"][rows].view(learner.environment.observations.dtype)
+        can_go_on = with_episodes and number in running and np.isfinite(seen).all()
+        saved = _saved(number, running[number]) if can_go_on else None
         if saved is None:  # this episode begins anew
-            arrays["actors/begun"][actor] = False
+            arrays["actors/begun"][rows] = False
         else:
-            sizes[actor] = len(saved)
+            sizes[number] = len(saved)
             states.append(saved)
     arrays |= {"actors/state_size": sizes, "states": np.frombuffer(b"".join(states), np.uint8)}
     memories = _memories(learner)
@@ -137,6 +140,11 @@ def begin_from(learner: Learner, agent: Agent) -> None:
             f"the policy to begin with takes {agent.network.observations}, {learner.environment.name} gives "
             f"{network.observations}"
         )
+    if agent.agents != learner.environment.agents:
+        raise ValueError(
+            f"the policy to begin with is of {agent.agents} agents, {learner.environment.name} has "
+            f"{learner.environment.agents}"
+        )
     if agent.network.shapes() != network.shapes():
         raise ValueError("the policy to begin with has another separate_networks or policy_variance than the run")
     if agent.normal.shape != learner.workers[0].work.normal.shape:
@@ -192,7 +200,7 @@ def _restore_layout(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
 
 def _restore_actors(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
     for name, like in learner.workers[0].actors.kept().items():
-        shape = (learner.config.actors, *like.shape[1:])
+        shape = (learner.config.actors * learner.environment.agents, *like.shape[1:])
         rows = _checked(arrays, f"actors/{name}", np.zeros(shape, like.dtype))
         for worker, actors in zip(learner.workers, learner.actors, strict=True):
             getattr(worker.actors, name)[:] = rows[actors]
@@ -224,10 +232,10 @@ def _restore_environments(learner: Learner, arrays: dict[str, np.ndarray]) -> No
     states, at = arrays["states"].tobytes(), 0
     if (sizes < 0).any() or sizes.sum() != len(states):
         raise ValueError("the sizes of its environments' states do not add up")
-    for actor in np.flatnonzero(arrays["actors/begun"]).tolist():
-        saved = learner.saved_environments[actor] = states[at : at + sizes[actor]]
+    for number in np.flatnonzero(arrays["actors/begun"][:: learner.environment.agents]).tolist():
+        saved = learner.saved_environments[number] = states[at : at + sizes[number]]
         learner.environment.check_state(saved)
-        at += sizes[actor]
+        at += sizes[number]
     if learner.saved_environments and not learner.environment.checks_states:
         logger.warning(
             "%s does not say which states are possible: those of the checkpoint are trusted", learner.environment.name
@@ -241,7 +249,8 @@ def _restore_bonuses(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
             if not learner.bonuses[name].is_possible(field, array):
                 raise ValueError(f"bonus/{name}/{field} has a number that it cannot have")
         for field, parts in rows_of.items():
-            like = np.broadcast_to(parts[0][0], (learner.config.actors, *parts[0].shape[1:]))
+            rows_of_all = learner.config.actors * learner.environment.agents
+            like = np.broadcast_to(parts[0][0], (rows_of_all, *parts[0].shape[1:]))
             rows = _checked(arrays, f"bonus/{name}/actors/{field}", like)
             if not learner.bonuses[name].is_possible(field, rows):
                 raise ValueError(f"bonus/{name}/actors/{field} has a number that it cannot have")

@@ -23,6 +23,12 @@ LARGEST_FLOAT = float(np.finfo(np.float32).max)
 NOT_FINITE = "the observation has a number that is not finite as a float32"
 
 
+# What an agent does now, bits: it acts, others hear what it says, it hears others, a limit ended its part, and it is
+# another than the one before.
+ALIVE, SPEAKS, HEARS, STOPPED, NEW = 1, 2, 4, 8, 16
+PRESENT = ALIVE | SPEAKS | HEARS
+
+
 # Observations
 
 

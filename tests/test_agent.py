@@ -274,13 +274,13 @@ def test_the_best_value_is_taken_and_the_first_of_equals():
 def test_any_action_is_taken_now_and_then(best):
     # One number, uniform in [0, 1), decides: below 0.01 each action has a third of that, above it is the best.
     agent, below = agent_of(**VALUES, q=np.eye(ACTIONS)[best]), np.nextafter
-    (policy, actor), observation, third = agent.actor(), np.zeros(4, np.float32).view(np.uint8), 0.01 / 3
+    (policy, actor), observation, third = agent.actor(), np.zeros((1, 4), np.float32).view(np.uint8), 0.01 / 3
     told = {0.0: 0, third * 0.999999: 0, third * 1.000001: 1, 2 * third * 0.999999: 1, 2 * third * 1.000001: 2}
     told |= {below(0.01, 0): 2, 0.01: best, below(0.01, 1): best, 0.5: best, below(1, 0): best}
     for u, action in told.items():
-        policy.noise[0] = u
+        actor.noise[0, 0] = u
         for greedy, expected in ((False, action), (True, best)):
-            assert choose_action(policy, actor, observation, agent.initial_state(), greedy)
+            assert choose_action(policy, actor, observation, agent.initial_state()[None], greedy)
             assert policy.action[0, 0] == expected
 
 

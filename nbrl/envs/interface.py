@@ -14,9 +14,18 @@ with any other bit, such as those of -1, the call failed. Observations are float
 call must be a reset. `save`, `load` and `close` may be absent.
 
 `mask` is a row of uint8, one for each number that a part of a discrete action may be: 1 where that is legal now. It is
-written by both functions where the environment's description says that it has masks, and NULL elsewhere; `alive`, which
-is for several agents, is always NULL. A function that uses neither may leave the two parameters out: by the calling
-conventions of C on all systems that are supported, it does not see them.
+written by both functions where the environment's description says that it has masks, and NULL elsewhere.
+
+An environment with n agents has n rows of observation, action, reward and mask, one behind the other, and one status
+for all. `alive` is a byte for each agent: bit 0 alive, the agent acts now, and its action is used; bit 1 speaks, others
+hear at the next step what it says now; bit 2 hears, what was said reaches it; bit 3 stopped, it is not alive any more
+because a limit ended its part: its return goes on with the value of what it sees; bit 4 new, another agent has taken the
+place of the one before. It is written by both functions where the description says that agents come and go, and NULL
+elsewhere: then all do all. An agent that is not alive has an observation that nobody reads; one that comes to life begins
+with nothing in mind.
+
+A function that uses neither may leave the two last parameters out: by the calling conventions of C on all systems that
+are supported, it does not see them.
 """
 
 import copy
@@ -32,7 +41,7 @@ import numpy as np
 from gymnasium import spaces
 
 from nbrl.kernels.compile import jit
-from nbrl.spaces import LARGEST_FLOAT, Actions, Observations
+from nbrl.spaces import LARGEST_FLOAT, PRESENT, Actions, Observations
 
 STEPPED, TERMINATED, TRUNCATED, CUT, VOID = 1, 2, 4, 8, 16
 ALL_BITS = STEPPED | TERMINATED | TRUNCATED | CUT | VOID
@@ -82,12 +91,15 @@ class PythonEnvironment:
         What the last failed call raised.
     mask : numpy.ndarray or None
         uint8, what is legal after the last call, where the description says that there are masks.
+    alive : numpy.ndarray or None
+        uint8 (agents,), what each agent does after the last call, where they come and go.
     infos : dict of int to dict, or None
         What the last step of each episode told, by the number of the episode, from 1 on; None where nobody asks.
     """
 
     error: BaseException | None = None
     mask: np.ndarray | None = None
+    alive: np.ndarray | None = None
     infos: dict[int, dict[str, Any]] | None = None
     episodes = 0
 
@@ -254,15 +266,16 @@ def python_instance(environment: PythonEnvironment, *, compiled_step: int = 0, s
     With the address of a `compiled_step`, which gets `state_address`, Python is called for resets alone.
     """
 
-    def write(mask: int) -> None:
-        if mask and environment.mask is not None:
-            ctypes.memmove(mask, environment.mask.tobytes(), environment.mask.size)
+    def write(mask: int, alive: int) -> None:
+        for address, array in ((mask, environment.mask), (alive, environment.alive)):
+            if address and array is not None:
+                ctypes.memmove(address, array.tobytes(), array.size)
 
     def on_reset(state: int, seed: int, observation: int, mask: int, alive: int) -> int:
         try:
             environment.reset(seed, observation)
             environment.episodes += 1
-            write(mask)
+            write(mask, alive)
             return STEPPED
         except BaseException as error:  # none may cross the C code above; the engine raises it again
             environment.error = error
@@ -271,7 +284,7 @@ def python_instance(environment: PythonEnvironment, *, compiled_step: int = 0, s
     def on_step(state: int, action: int, observation: int, reward: int, mask: int, alive: int) -> int:
         try:
             status = environment.step(action, observation, reward)
-            write(mask)
+            write(mask, alive)
             return status
         except BaseException as error:
             environment.error = error
@@ -323,6 +336,10 @@ class EnvSpec:
         4 for Atari, for counts of frames.
     action_mask : bool, optional
         Whether it says which discrete actions are legal.
+    agents : int, optional
+        How many agents act in it, each with a row of observation, action and reward.
+    agents_come_and_go : bool, optional
+        Whether it says which of them are alive, speak and hear.
     observation_layout : str, optional
         As in `nbrl.spaces.Observations`.
 
@@ -361,15 +378,20 @@ class EnvSpec:
         *,
         frames_per_step: int = 1,
         action_mask: bool = False,
+        agents: int = 1,
+        agents_come_and_go: bool = False,
         observation_layout: str = "auto",
     ) -> None:
         self.name, self.frames_per_step, self.action_mask = name, frames_per_step, action_mask
+        self.agents, self.agents_come_and_go = agents, agents_come_and_go
         try:
             given = observation_space
             self.observations = given if isinstance(given, Observations) else Observations(given, observation_layout)
             self.actions = Actions(action_space)
         except ValueError as problem:
             raise ValueError(f"{name}: {problem}") from None
+        if isinstance(agents, bool) or not isinstance(agents, int) or agents < 1:
+            raise ValueError(f"{name}: agents is {agents!r}: it must be a whole number of at least 1")
         if action_mask and not self.actions.discrete:
             raise ValueError(f"{name}: action_mask is set, but its actions are continuous: leave it out")
 
@@ -464,6 +486,8 @@ class NativeEnvironment(EnvSpec):
         Without it, a file that was made to do harm can bring about what no reset and step would.
     action_mask : bool, optional
         Whether `reset` and `step` write the mask of legal actions.
+    agents, agents_come_and_go
+        As for `EnvSpec`; the spaces are those of one agent.
     name : str, optional
     frames_per_step, observation_layout
         As for `EnvSpec`.
@@ -493,6 +517,8 @@ class NativeEnvironment(EnvSpec):
         close: Any = None,
         possible: Callable[[np.ndarray], bool] | None = None,
         action_mask: bool = False,
+        agents: int = 1,
+        agents_come_and_go: bool = False,
         name: str = "native",
         frames_per_step: int = 1,
         observation_layout: str = "auto",
@@ -505,6 +531,8 @@ class NativeEnvironment(EnvSpec):
             action_space,
             frames_per_step=frames_per_step,
             action_mask=action_mask,
+            agents=agents,
+            agents_come_and_go=agents_come_and_go,
             observation_layout=observation_layout,
         )
         if not self.observations.as_it_lies:
@@ -575,6 +603,12 @@ class EnvStepper:
     instance : Env
     mask : numpy.ndarray
         uint8, what is legal now; empty where there are no masks.
+    rewards : numpy.ndarray
+        float32 (agents,), of the last step.
+    alive : numpy.ndarray
+        uint8 (agents,), what each agent does now: bits ALIVE, SPEAKS and HEARS.
+
+    Where there are several agents, observations and masks have a dimension more in front.
     """
 
     def __init__(self, environment: EnvSpec) -> None:
@@ -582,10 +616,13 @@ class EnvStepper:
         self._reset = ResetFunction(self.instance.reset_address)
         self._step = StepFunction(self.instance.step_address)
         observations, actions = environment.observations, environment.actions
-        self._observation = np.zeros(observations.shape, observations.dtype)
-        self._action = np.zeros(actions.parts, np.int32 if actions.discrete else np.float32)
-        self._reward = np.zeros(1, np.float32)
-        self.mask = np.ones(environment.mask_size, np.uint8)
+        rows = () if environment.agents == 1 else (environment.agents,)
+        self._observation = np.zeros((*rows, *observations.shape), observations.dtype)
+        self._action = np.zeros((*rows, actions.parts), np.int32 if actions.discrete else np.float32)
+        self.rewards = np.zeros(environment.agents, np.float32)
+        self.mask = np.ones((*rows, environment.mask_size), np.uint8)
+        self.alive = np.full(environment.agents, PRESENT, np.uint8)
+        self._alive_address = self.alive.ctypes.data if environment.agents_come_and_go else 0
 
     def _checked(self, status: int) -> int:
         if not succeeded(status):
@@ -611,7 +648,7 @@ class EnvStepper:
             Whatever a Python environment raised; RuntimeError when another fails.
         """
         state, observation = self.instance.state_address, self._observation.ctypes.data
-        self._checked(self._reset(state, seed, observation, self._mask_address, 0))
+        self._checked(self._reset(state, seed, observation, self._mask_address, self._alive_address))
         return self._observation.copy()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, int]:
@@ -621,13 +658,15 @@ class EnvStepper:
         -------
         observation : numpy.ndarray
         reward : float
+            Of several agents the mean; `rewards` has each one's.
         status : int
             Bits STEPPED, TERMINATED, TRUNCATED, CUT and VOID.
         """
-        self._action[...] = np.ravel(action)
-        pointers = (array.ctypes.data for array in (self._action, self._observation, self._reward))
-        status = self._checked(self._step(self.instance.state_address, *pointers, self._mask_address, 0))
-        return self._observation.copy(), float(self._reward[0]), status
+        self._action[...] = np.reshape(action, self._action.shape)
+        pointers = (array.ctypes.data for array in (self._action, self._observation, self.rewards))
+        addresses = self._mask_address, self._alive_address
+        status = self._checked(self._step(self.instance.state_address, *pointers, *addresses))
+        return self._observation.copy(), float(self.rewards.mean()), status
 
     def close(self) -> None:
         """Close the environment."""

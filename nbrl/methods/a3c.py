@@ -72,6 +72,8 @@ def learn(method, policy, shared, worker, first):
     for i in range(k):
         for t in range(t_max - 1, -1, -1):
             sample = t * k + i
+            if work.void[sample]:
+                continue
             advantage = rollout.R[t, i] - rollout.value[t, i]
             # d theta:   -log pi(a|s) (R - V) - beta H(pi);   d theta_v:   (R - V)^2 / 2
             A = advantage + rollout.bonus_advantage[t, i]

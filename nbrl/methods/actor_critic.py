@@ -75,12 +75,14 @@ def act(method, policy, shared, worker, first, t):
         choose(policy, work, t * k + i, policy.action[t, i])
 
 
-@part(driver.end_value, ActorCritic)
-def end_value(method, policy, shared, worker, first, t, i):
-    """V of the last observation, so R begins with V there."""
-    work, sample = worker.work, worker.rollout.reward.size + i
-    forward(work, sample, 1)
-    return outputs(work, method.value_head, sample, 1)[0, 0]
+@part(driver.fill_end_values, ActorCritic)
+def fill_end_values(method, policy, shared, worker, first, t, i):
+    """V of the last observations, so R begins with V there."""
+    work, sample, n = worker.work, worker.rollout.reward.size + i, worker.actors.agents
+    forward(work, sample, n)
+    v = outputs(work, method.value_head, sample, n)
+    for agent in range(n):
+        worker.rollout.end_value[t, i + agent] = v[agent, 0]
 
 
 @jit

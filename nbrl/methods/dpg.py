@@ -112,6 +112,7 @@ class DPG(Method):
     policies = (Deterministic,)
     critic = ("q",)
     has_target = True
+    one_agent = True
     metrics = ("policy_loss", "value_loss")
 
     @classmethod
@@ -192,16 +193,16 @@ def act(method, policy, shared, worker, first, t):
             remember_action(method.replay, t * k + i, worker.actors.observation[first + i], a[i])
 
 
-@part(driver.end_value, DPG)
-def end_value(method, policy, shared, worker, first, t, i):
+@part(driver.fill_end_values, DPG)
+def fill_end_values(method, policy, shared, worker, first, t, i):
     """Q(s, mu(s); theta^-) of the last observation; a memory keeps the observation itself."""
     sample = worker.rollout.reward.size + i
     if method.uses_replay:
         number = t * worker.rollout.reward.shape[1] + i
         remember_next(method.replay, number, worker.actors.observation[first + i])
-        return np.float32(0.0)
+        return
     copy_inputs(method.target, sample, worker.work, sample, 1)
-    return _q_of_mu(method.target, sample, 1)[0]
+    worker.rollout.end_value[t, i] = _q_of_mu(method.target, sample, 1)[0]
 
 
 @part(driver.learn, DPG)

@@ -7,8 +7,8 @@ an episode that ends inside it is cut by a discount of 0, and the next one begin
 A method is a file of this folder with a class of its settings and state (`Method`) and its parts:
 
     act(method, policy, shared, worker, first, t)    choose the actions of step t of the group that begins at `first`
-    end_value(method, policy, shared, worker, first, t, i)
-                                                     of the last observation of an episode that was truncated
+    fill_end_values(method, policy, shared, worker, first, t, i)
+                                                     of the last observations of an episode that was truncated
     learn(method, policy, shared, worker, first)     accumulate the gradient of the rollout and update theta
 
 Where the host steps its own environment, `nbrl.online` calls the same parts.
@@ -41,6 +41,7 @@ from nbrl.methods.state import (
     ABANDON,
     ACTOR,
     DROPPED,
+    EPISODE,
     GRADIENT_NORM,
     LEARNS,
     LENGTH,
@@ -57,8 +58,9 @@ from nbrl.methods.state import (
     WRITTEN,
     Configured,
 )
-from nbrl.nets.table import Workspace, forward, load_observation, load_state, store_state
+from nbrl.nets.table import Workspace, draw_noise, forward, load_observation, load_state, store_state
 from nbrl.settings import Task
+from nbrl.spaces import ALIVE, HEARS, NEW, SPEAKS, STOPPED
 
 # What the loop returns, and what its parts return.
 GO_ON, PAUSED, FINISHED, ABANDONED, FAILED_ENVIRONMENT, BAD_OBSERVATION, BAD_REWARD, BAD_GRADIENT, BAD_MASK = range(9)
@@ -75,6 +77,8 @@ class Method(Configured):
         The heads of its network besides the policy's, each of one unit.
     has_target : bool
         Whether it keeps a target network.
+    one_agent : bool
+        Whether it learns in environments of one agent alone.
     metrics : tuple of str
         What it adds up in `Worker.sums` from METRICS on, a sample's share at a time.
     """
@@ -91,6 +95,7 @@ class Method(Configured):
     policies: tuple[Any, ...] = ()
     critic: tuple[str, ...] = ()
     has_target = False
+    one_agent = False
     metrics: tuple[str, ...] = ()
 
     @classmethod
@@ -119,8 +124,11 @@ def act(method, policy, shared, worker, first, t):
 
 
 @generic
-def end_value(method, policy, shared, worker, first, t, i):
-    """The value of actor i's last observation, loaded as sample t_max k + i: its episode would have gone on."""
+def fill_end_values(method, policy, shared, worker, first, t, i):
+    """Fill `Rollout.end_value` of step t and the agents of one environment, from actor i on: it would have gone on.
+
+    What they saw last is loaded as the samples from t_max k + i on.
+    """
 
 
 @generic
@@ -207,6 +215,12 @@ def begin_episode(actors, actor):
     actors.begun[actor] = True
     actors.episode_return[actor] = 0
     actors.episode_length[actor] = 0
+    forget(actors, actor)
+
+
+@jit
+def forget(actors, actor):
+    """Let an actor go on with nothing in mind."""
     for i in range(actors.state.shape[1]):
         actors.state[actor, i] = 0
     actors.discounted[actor] = 0
@@ -220,18 +234,19 @@ def _begin_episodes(worker, first, mode):
     `mode` is the floating-point mode of environments.
     """
     actors = worker.actors
-    for actor in range(first, first + worker.rollout.reward.shape[1]):
+    for actor in range(first, first + worker.rollout.reward.shape[1], actors.agents):
         if not actors.begun[actor]:
             functions, observation = actors.functions[actor], address_at(actors.observation[actor], 0)
             seed, mask = next_uint64(actors.random[actor]), mask_address(actors, actor)
             worker.at, worker.doing = actor, RESETS
             restore_denormals(mode)
-            status = call_reset(functions[0], functions[2], seed, observation, mask, 0)
+            status = call_reset(functions[0], functions[2], seed, observation, mask, alive_address(actors, actor))
             flush_denormals()
             if not succeeded(status):
                 return FAILED_ENVIRONMENT
             actors.episodes[actor] += 1
-            begin_episode(actors, actor)
+            for agent in range(actor, actor + actors.agents):
+                begin_episode(actors, agent)
     return GO_ON
 
 
@@ -242,6 +257,12 @@ def mask_address(actors, actor):
 
 
 @jit
+def alive_address(actors, actor):
+    """Where the environment whose first agent an actor is says what its agents do; 0 for nowhere, where one is alone."""
+    return address_at(actors.alive, actor) if actors.agents > 1 else 0
+
+
+@jit
 def observe_one(policy, worker, actor, sample, ended):
     """Load what an actor sees and remembers as one sample; a code other than GO_ON if it cannot be used.
 
@@ -249,6 +270,12 @@ def observe_one(policy, worker, actor, sample, ended):
     """
     worker.at = actor
     load_state(worker.work, sample, worker.actors.state[actor])
+    if worker.actors.agents > 1:
+        does = worker.actors.alive[actor]
+        worker.work.speaks[sample] = does & ALIVE != 0 and does & SPEAKS != 0
+        worker.work.hears[sample] = does & ALIVE != 0 and does & HEARS != 0
+        draw_noise(worker.work, sample, worker.actors.random[actor])
+        ended = ended or does & ALIVE == 0
     if worker.actors.mask.shape[1]:
         if not ended and not any_legal(policy, worker.actors.mask[actor]):
             return BAD_MASK
@@ -294,9 +321,9 @@ def _step(method, policy, shared, worker, first, t, mode):
 
     `mode` is the floating-point mode of environments. A code other than GO_ON if the rollout cannot go on.
     """
-    actors = worker.actors
+    actors, n = worker.actors, worker.actors.agents
     to_env(policy, t)  # all at once: one object may step the whole group
-    for i in range(worker.rollout.reward.shape[1]):
+    for i in range(0, worker.rollout.reward.shape[1], n):
         if atomic_load(address_at(shared.control, 0)) == ABANDON:
             return ABANDONED
         functions = actors.functions[first + i]
@@ -304,33 +331,76 @@ def _step(method, policy, shared, worker, first, t, mode):
         reward, mask = address_at(worker.raw_reward, 0), mask_address(actors, first + i)
         worker.at, worker.doing = first + i, STEPS
         restore_denormals(mode)
-        status = call_step(functions[1], functions[2], action, observation, reward, mask, 0)
+        for agent in range(i, i + n):  # of whoever does not act nothing is learnt
+            worker.work.void[t * worker.rollout.reward.shape[1] + agent] = actors.alive[first + agent] & ALIVE == 0
+        alive = alive_address(actors, first + i)
+        status = call_step(functions[1], functions[2], action, observation, reward, mask, alive)
         flush_denormals()
-        code = record_step(method, worker, first, t, i, worker.raw_reward[0], status)
-        if code != GO_ON:
-            return code
+        for agent in range(n):
+            code = record_step(method, worker, first, t, i + agent, worker.raw_reward[agent], status)
+            if code != GO_ON:
+                return code
     return GO_ON
 
 
 @jit
 def record_step(method, worker, first, t, i, reward, status):
-    """Write down what step t of a group's actor i gave; a code other than GO_ON if it cannot be used."""
+    """Write down what step t of a group's actor i gave; a code other than GO_ON if it cannot be used.
+
+    Whether the actor acted in it is in `void`.
+    """
     actors, rollout, actor = worker.actors, worker.rollout, first + i
+    void, sample = worker.work.void, t * rollout.reward.shape[1] + i
     worker.at = actor
     if not succeeded(status):
         return FAILED_ENVIRONMENT
     if not np.isfinite(reward):
         return BAD_REWARD
-    worker.work.void[t * rollout.reward.shape[1] + i] = status & VOID != 0
     if status & VOID:  # the next episode begins with what is seen now, and nothing went before
+        void[sample] = True
         begin_episode(actors, actor)
-        rollout.reward[t, i] = rollout.discount[t, i] = 0
-        rollout.ended[t, i], rollout.truncated[t, i] = True, False
+        _record_nothing(rollout, t, i)
         return GO_ON
     terminated, truncated = status & TERMINATED != 0, status & TRUNCATED != 0
     if method.max_episode_steps and actors.episode_length[actor] + 1 >= method.max_episode_steps:
         truncated = True
-    scaled = reward
+    if void[sample]:
+        forget(actors, actor)
+        _record_nothing(rollout, t, i)
+    else:
+        # Its own end, whatever the others do: it is not there any more, or another is in its place.
+        left = actors.alive[actor] & ALIVE == 0 or actors.alive[actor] & NEW != 0
+        _record_reward(method, worker, t, i, actor, reward)
+        rollout.discount[t, i] = 0 if terminated or status & CUT else method.discount
+        rollout.ended[t, i] = terminated or truncated
+        rollout.truncated[t, i] = truncated and not terminated
+        if left:
+            rollout.ended[t, i], rollout.truncated[t, i] = True, actors.alive[actor] & STOPPED != 0
+            rollout.discount[t, i] = method.discount if rollout.truncated[t, i] else 0
+            if not rollout.truncated[t, i]:  # else what it has in mind is needed for the value there
+                forget(actors, actor)
+        if worker.bonus.see:
+            call_routine(worker.bonus.see, worker.bonus, t, i, actor, 0, 0)
+        actors.episode_return[actor] += reward
+    actors.episode_length[actor] += 1
+    if terminated or truncated:
+        actors.begun[actor] = False
+        if (actor + 1) % actors.agents == 0:
+            _record_episode(worker.episodes, actors, actor + 1 - actors.agents)
+    return GO_ON
+
+
+@jit
+def _record_nothing(rollout, t, i):
+    """Cut the return at a step that is not learnt from."""
+    rollout.reward[t, i] = rollout.discount[t, i] = 0
+    rollout.ended[t, i], rollout.truncated[t, i] = True, False
+
+
+@jit
+def _record_reward(method, worker, t, i, actor, reward):
+    """Write down a reward as learning sees it, and measure what scales it."""
+    actors, scaled = worker.actors, reward
     if worker.work.normal.shape[1] or method.normalise_rewards:
         statistics = worker.statistics
         actors.discounted[actor] = method.discount * actors.discounted[actor] + reward
@@ -339,43 +409,46 @@ def record_step(method, worker, first, t, i, reward, status):
         measure_observation(statistics.own, worker.work, actors.observation[actor])
         if method.normalise_rewards:
             scaled *= min(scale_of(statistics.total, returns), 1.0)  # returns of zeros would make the first reward huge
-    rollout.reward[t, i] = min(max(scaled, -method.reward_clip), method.reward_clip)
-    rollout.discount[t, i] = 0 if terminated or status & CUT else method.discount
-    rollout.ended[t, i] = terminated or truncated
-    rollout.truncated[t, i] = truncated and not terminated
-    if worker.bonus.see:
-        call_routine(worker.bonus.see, worker.bonus, t, i, actor, 0, 0)
-    actors.episode_return[actor] += reward
-    actors.episode_length[actor] += 1
-    if terminated or truncated:
-        actors.begun[actor] = False
-        _record_episode(worker.episodes, actors, actor)
-    return GO_ON
+    worker.rollout.reward[t, i] = min(max(scaled, -method.reward_clip), method.reward_clip)
 
 
 @jit
-def _record_episode(episodes, actors, actor):
+def _record_episode(episodes, actors, first):
+    """Write down the episode of an environment whose first agent is an actor."""
     written = episodes.ends[WRITTEN]
     if written - atomic_load(address_at(episodes.ends, READ)) >= RING_SIZE:
         atomic_store(address_at(episodes.ends, DROPPED), episodes.ends[DROPPED] + 1)
         return
-    record = episodes.ring[written % RING_SIZE]
-    record[RETURN], record[LENGTH] = actors.episode_return[actor], actors.episode_length[actor]
-    record[ACTOR], record[NUMBER] = actor, actors.episodes[actor]
+    record, n, total = episodes.ring[written % RING_SIZE], actors.agents, 0.0
+    for agent in range(n):
+        total += actors.episode_return[first + agent]
+        if n > 1:
+            record[EPISODE + agent] = actors.episode_return[first + agent]
+    record[RETURN], record[LENGTH] = total / n, actors.episode_length[first]
+    record[ACTOR], record[NUMBER] = first, actors.episodes[first]
     atomic_store(address_at(episodes.ends, WRITTEN), written + 1)
 
 
 @jit
 def end_values(method, policy, shared, worker, first, t):
     """The values of the last observations where episodes were truncated: they would have gone on."""
-    rollout, (t_max, k) = worker.rollout, worker.rollout.reward.shape
-    for i in range(k):
-        if rollout.truncated[t, i]:
-            code = observe_one(policy, worker, first + i, t_max * k + i, False)
-            if code != GO_ON:
-                return code
-            rollout.end_value[t, i] = end_value(method, policy, shared, worker, first, t, i)
+    rollout, (t_max, k), n = worker.rollout, worker.rollout.reward.shape, worker.actors.agents
+    for i in range(0, k, n):
+        if _any(rollout.truncated[t, i : i + n]):
+            for agent in range(i, i + n):
+                code = observe_one(policy, worker, first + agent, t_max * k + agent, False)
+                if code != GO_ON:
+                    return code
+            fill_end_values(method, policy, shared, worker, first, t, i)
     return GO_ON
+
+
+@jit
+def _any(flags):
+    for i in range(flags.size):
+        if flags[i]:
+            return True
+    return False
 
 
 @jit
@@ -437,8 +510,14 @@ def update(method, shared, worker, first):
     """`descend`, and count the rollout's steps and samples where it could."""
     code = descend(method, shared, worker, first, worker.rollout.reward.size)
     if code == GO_ON:
-        count_steps(shared, worker, worker.rollout.reward.size)
+        count_steps(shared, worker, env_steps(worker))
     return code
+
+
+@jit
+def env_steps(worker):
+    """Steps of environments in a rollout, however many agents act in each."""
+    return worker.rollout.reward.size // worker.actors.agents
 
 
 @jit

@@ -18,7 +18,7 @@ from nbrl.kernels.compile import generic, jit
 from nbrl.kernels.native import address_at, atomic_load, copy
 from nbrl.kernels.random import integer
 from nbrl.kernels.struct import Struct, reference
-from nbrl.methods.driver import ABANDONED, GO_ON, count_steps, descend
+from nbrl.methods.driver import ABANDONED, GO_ON, count_steps, descend, env_steps
 from nbrl.methods.state import ABANDON
 from nbrl.nets.table import Workspace, backward, carry_state, copy_inputs, forward
 from nbrl.settings import Setting
@@ -34,23 +34,29 @@ MINIBATCHES = Setting(
 
 
 class Minibatches(Struct):
-    """What a worker parts its rollouts into, in units: one sample, or an actor's steps in their order."""
+    """What a worker parts its rollouts into, in units: one sample, or an actor's steps in their order.
+
+    Agents of one environment stay together: a unit has all of theirs.
+    """
 
     work = reference(Workspace)  # of one minibatch; its parameters, gradient and scales are the worker's own
-    order = int64[::1]  # (units,): the units of a pass as they are drawn, each by the number of its first sample
+    order = int64[::1]  # (units,): the units of a pass as they are drawn; the first sample of each is that times agents
     sample = int64[::1]  # (samples of a rollout,): of a minibatch's samples their numbers in the rollout
-    length = int64  # samples of a unit
+    length = int64  # steps of a unit
     size = int64  # units of a minibatch; the last one may have fewer
 
     @classmethod
     def make(cls, learner: Any, work: Workspace) -> "Minibatches":
         """For the worker that has `work`."""
         config = learner.config
-        length = config.rollout_length if learner.network.state_size else 1
+        length, agents = config.rollout_length if learner.network.state_size else 1, work.agents
         units = config.rollout_length * config.envs_per_batch // length
         size = -(-units // config.minibatches)
-        own = learner.network.workspace(size * length).replace(theta=work.theta, dtheta=work.dtheta, normal=work.normal)
-        return cls(work=own, order=np.arange(units), sample=np.arange(units * length), length=length, size=size)
+        own = learner.network.workspace(size * length * agents, agents=agents).replace(
+            theta=work.theta, dtheta=work.dtheta, normal=work.normal
+        )
+        sample = np.arange(units * length * agents)
+        return cls(work=own, order=np.arange(units), sample=sample, length=length, size=size)
 
 
 @generic
@@ -64,7 +70,7 @@ def minibatch_gradient(method, policy, shared, worker, work, samples):
 @jit
 def learn_in_minibatches(method, policy, shared, worker, first):
     """Update theta by each minibatch of each pass over the rollout, and count its steps."""
-    batches, k = method.batches, worker.rollout.reward.shape[1]
+    batches, k, n = method.batches, worker.rollout.reward.shape[1], worker.actors.agents
     units = batches.order.size
     for epoch in range(method.epochs):
         whole = epoch == 0 and batches.size == units
@@ -72,7 +78,7 @@ def learn_in_minibatches(method, policy, shared, worker, first):
             shuffle(batches.order, worker.actors.random[first])
         for begin in range(0, units, batches.size):
             size = min(batches.size, units - begin)
-            work, samples = worker.work if whole else batches.work, size * batches.length
+            work, samples = worker.work if whole else batches.work, size * batches.length * n
             if whole:
                 for i in range(samples):
                     batches.sample[i] = i
@@ -82,11 +88,11 @@ def learn_in_minibatches(method, policy, shared, worker, first):
                 copy(work.theta, shared.theta)  # theta' = theta
                 _forward_minibatch(batches, policy, worker, begin, size)
             minibatch_gradient(method, policy, shared, worker, work, samples)
-            backward(work, samples, k if whole else size)
+            backward(work, samples, k if whole else size * n)
             code = descend(method, shared, worker, first, samples)  # asynchronous update of theta
             if code != GO_ON:
                 return code
-    count_steps(shared, worker, worker.rollout.reward.size)
+    count_steps(shared, worker, env_steps(worker))
     return GO_ON
 
 
@@ -102,18 +108,20 @@ def shuffle(order, random):
 
 @jit
 def _forward_minibatch(batches, policy, worker, begin, size):
-    """Forward `size` units from place `begin` of the order on: step t of unit number j is sample t * size + j."""
-    work, rollout, k = batches.work, worker.rollout, worker.rollout.reward.shape[1]
+    """Forward `size` units from place `begin` of the order on: step t of unit number j, its first agent, is sample
+    (t * size + j) * agents."""
+    work, rollout, k, n = batches.work, worker.rollout, worker.rollout.reward.shape[1], worker.actors.agents
+    width = size * n
     for t in range(batches.length):
-        for j in range(size):
-            i, sample = t * size + j, batches.order[begin + j] + t * k
+        for j in range(width):
+            i, sample = t * width + j, batches.order[begin + j // n] * n + j % n + t * k
             batches.sample[i] = sample
             copy_inputs(work, i, worker.work, sample, 1)
             work.void[i] = worker.work.void[sample]
             work.continues[i] = t > 0 and worker.work.continues[sample]
             if work.continues[i]:
-                carry_state(work, i - size, i)
-        forward(work, t * size, size)
+                carry_state(work, i - width, i)
+        forward(work, t * width, width)
         if rollout.mask.shape[1]:
-            for i in range(t * size, (t + 1) * size):
+            for i in range(t * width, (t + 1) * width):
                 mask_outputs(policy, work, i, rollout.mask[batches.sample[i]])

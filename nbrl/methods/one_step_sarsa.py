@@ -36,15 +36,18 @@ def act(method, policy, shared, worker, first, t):
         next_action[actor] = -1
 
 
-@part(driver.end_value, OneStepSarsa)
-def end_value(method, policy, shared, worker, first, t, i):
-    """Q(s, a; theta^-) of the last observation, for an a that would be taken."""
-    sample, a = worker.rollout.reward.size + i, span(worker.actors.next_action, first + i, 1)
-    forward_legal(policy, worker, worker.work, sample, 1)
-    explore(method, policy, shared, worker, first + i, sample, a)
-    value = target_q(method, policy, worker, sample, 1)[0, a[0]]
-    a[0] = -1  # the next episode begins with another
-    return value
+@part(driver.fill_end_values, OneStepSarsa)
+def fill_end_values(method, policy, shared, worker, first, t, i):
+    """Q(s, a; theta^-) of the last observations, for an a that would be taken."""
+    sample, n = worker.rollout.reward.size + i, worker.actors.agents
+    forward_legal(policy, worker, worker.work, sample, n)
+    q = target_q(method, policy, worker, sample, n)
+    for agent in range(n):
+        actor = first + i + agent
+        a = span(worker.actors.next_action, actor, 1)
+        explore(method, policy, shared, worker, actor, sample + agent, a)
+        worker.rollout.end_value[t, i + agent] = q[agent, a[0]]
+        a[0] = -1  # the next episode begins with another
 
 
 @part(driver.learn, OneStepSarsa)

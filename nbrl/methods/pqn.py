@@ -78,13 +78,14 @@ class PQN(ValueMethod):
         return super().own(learner, actors, work) | {"batches": Minibatches.make(learner, work)}
 
 
-@part(driver.end_value, PQN)
-def end_value(method, policy, shared, worker, first, t, i):
-    """max_a Q(s, a; theta') of the last observation."""
-    sample = worker.rollout.reward.size + i
-    forward_legal(policy, worker, worker.work, sample, 1)
-    q = outputs(worker.work, worker.work.table.shape[0] + Q, sample, 1)[0]
-    return q[argmax(q)]
+@part(driver.fill_end_values, PQN)
+def fill_end_values(method, policy, shared, worker, first, t, i):
+    """max_a Q(s, a; theta') of the last observations."""
+    sample, n = worker.rollout.reward.size + i, worker.actors.agents
+    forward_legal(policy, worker, worker.work, sample, n)
+    q = outputs(worker.work, worker.work.table.shape[0] + Q, sample, n)
+    for agent in range(n):
+        worker.rollout.end_value[t, i + agent] = q[agent, argmax(q[agent])]
 
 
 @part(driver.learn, PQN)

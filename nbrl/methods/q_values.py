@@ -121,11 +121,13 @@ def act(method, policy, shared, worker, first, t):
         explore(method, policy, shared, worker, first + i, t * k + i, policy.action[t, i])
 
 
-@part(driver.end_value, TargetMethod)
-def end_value(method, policy, shared, worker, first, t, i):
-    """max_a Q(s, a; theta^-) of the last observation."""
-    q = target_q(method, policy, worker, worker.rollout.reward.size + i, 1)[0]
-    return q[argmax(q)]
+@part(driver.fill_end_values, TargetMethod)
+def fill_end_values(method, policy, shared, worker, first, t, i):
+    """max_a Q(s, a; theta^-) of the last observations."""
+    n = worker.actors.agents
+    q = target_q(method, policy, worker, worker.rollout.reward.size + i, n)
+    for agent in range(n):
+        worker.rollout.end_value[t, i + agent] = q[agent, argmax(q[agent])]
 
 
 @jit

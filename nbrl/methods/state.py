@@ -2,6 +2,8 @@
 
 A worker is one thread. It serves its n actors in groups of k in lockstep (k = 1 is the paper), one rollout of t_max
 steps a group in turn. Sample number t * k + i of its workspace is step t of the group's actor i.
+
+Where the environment has several agents, each is an actor, and those of one environment stand one behind the other.
 """
 
 from typing import Any, ClassVar
@@ -16,6 +18,7 @@ from nbrl.methods.running_statistics import ROWS, RunningStatistics
 from nbrl.nets.layout import aligned_zeros
 from nbrl.nets.table import Workspace
 from nbrl.settings import Setting
+from nbrl.spaces import PRESENT
 
 # Values of the control word.
 RUN, PARK, ABANDON = 0, 1, 2  # go on; return at the next rollout's start; return from inside a rollout, uncounted
@@ -32,7 +35,9 @@ UPDATES, SAMPLES, GRADIENT_NORM, BONUS, METRICS = range(5)
 # `Episodes.ends`: episodes ever written, ever read, ever dropped; each in a cache line of its own.
 WRITTEN, READ, DROPPED = 0, LINE, 2 * LINE
 RING_SIZE = 4096
-RETURN, LENGTH, ACTOR, NUMBER, EPISODE = range(5)  # columns of an episode's record; its number among the actor's
+# Columns of an episode's record: NUMBER counts those of its environment. Of several agents RETURN is the mean of theirs,
+# which follow from EPISODE on, and ACTOR the first.
+RETURN, LENGTH, ACTOR, NUMBER, EPISODE = range(5)
 
 
 class Shared(Struct):
@@ -76,9 +81,14 @@ class Shared(Struct):
 
 
 class Actors(Struct):
-    """A worker's actors, a row each. Checkpoints hold all of it but the addresses and the count of episodes."""
+    """A worker's actors, a row each. Checkpoints hold all of it but the addresses and the count of episodes.
 
+    What is an environment's stands in the row of its first agent: functions and episodes.
+    """
+
+    agents = int64  # actors of one environment
     functions = int64[:, ::1]  # (n, 3): addresses of reset, step and state of its environment
+    alive = uint8[::1]  # (n,): bits of what it does now, ALIVE, SPEAKS and HEARS
     observation = uint8[:, ::1]  # (n, bytes): what it sees now
     mask = uint8[:, ::1]  # (n, outputs of the policy, or 0): which actions are legal now
     random = uint64[:, ::1]  # (n, 4)
@@ -92,7 +102,14 @@ class Actors(Struct):
 
     @classmethod
     def make(
-        cls, numbers: np.ndarray, seed: int, *, observation_bytes: int, mask_size: int, state_size: int
+        cls,
+        numbers: np.ndarray,
+        seed: int,
+        *,
+        observation_bytes: int,
+        mask_size: int,
+        state_size: int,
+        agents: int = 1,
     ) -> "Actors":
         """Actors of these numbers of the run, each with its random row."""
         n = numbers.size
@@ -100,7 +117,9 @@ class Actors(Struct):
         for row, actor in zip(random, numbers, strict=True):
             seed_row(row, np.uint64(seed), np.uint64(1 + actor))
         return cls(
+            agents=agents,
             functions=np.zeros((n, 3), np.int64),
+            alive=np.full(n, PRESENT, np.uint8),
             observation=aligned_zeros((n, observation_bytes), np.uint8),
             mask=np.ones((n, mask_size), np.uint8),
             random=random,
@@ -116,6 +135,7 @@ class Actors(Struct):
     def kept(self) -> dict[str, np.ndarray]:
         """What checkpoints hold, a row for each actor."""
         absent = {"functions", "episodes"} | (set() if self.mask.size else {"mask"})
+        absent |= {"alive"} if self.agents == 1 else set()
         return {name: rows for name, rows in self.arrays().items() if name not in absent}
 
 
@@ -147,16 +167,17 @@ class Rollout(Struct):
 class Episodes(Struct):
     """Finished episodes on their way out, a ring that one thread writes and another reads."""
 
-    ring = float64[:, ::1]  # (RING_SIZE, EPISODE)
+    ring = float64[:, ::1]  # (RING_SIZE, EPISODE, and more with several agents)
     ends = int64[::1]  # (3 * LINE,): WRITTEN, READ and DROPPED
 
     @classmethod
-    def make(cls) -> "Episodes":
+    def make(cls, agents: int = 1) -> "Episodes":
         """An empty ring."""
-        return cls(ring=np.zeros((RING_SIZE, EPISODE)), ends=aligned_zeros(3 * LINE, np.int64))
+        columns = EPISODE + (agents if agents > 1 else 0)
+        return cls(ring=np.zeros((RING_SIZE, columns)), ends=aligned_zeros(3 * LINE, np.int64))
 
     def take(self) -> np.ndarray:
-        """The records that were written since the last call, float64 (episodes, EPISODE)."""
+        """The records that were written since the last call, float64 (episodes, columns)."""
         read, written = int(self.ends[READ]), int(self.ends[WRITTEN])
         records = self.ring[np.arange(read, written) % RING_SIZE]
         self.ends[READ] = written
@@ -239,4 +260,4 @@ class Worker(Struct):
     bonus = reference(Bonus)
     owners = int64[::1]  # (groups,): each group's row of the optimiser's statistics
     sums = float64[::1]  # (METRICS + the method's own,)
-    raw_reward = float32[::1]  # (1,)
+    raw_reward = float32[::1]  # (agents,)

@@ -5,13 +5,23 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from nbrl.nets.affine import ACTIVATIONS
+from nbrl.nets.channel import Channel
+from nbrl.nets.communicate import Communicate
 from nbrl.nets.conv import Conv
 from nbrl.nets.dense import Dense
 from nbrl.nets.gru import Gru
 from nbrl.nets.layer_norm import LayerNorm
 from nbrl.nets.lstm import Lstm
 
-KINDS: dict[str, Any] = {"dense": Dense, "conv": Conv, "lstm": Lstm, "gru": Gru, "layer_norm": LayerNorm}
+KINDS: dict[str, Any] = {
+    "dense": Dense,
+    "conv": Conv,
+    "lstm": Lstm,
+    "gru": Gru,
+    "layer_norm": LayerNorm,
+    "communicate": Communicate,
+    "channel": Channel,
+}
 Layer: TypeAlias = Any  # of one of these classes
 
 

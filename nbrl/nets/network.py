@@ -39,6 +39,8 @@ class Network:
         The heads "value" and "bonus_value" have layers of their own, alike.
     constant : collection of str, optional
         Heads that are the same for every observation.
+    indexed : int, optional
+        Of so many agents the network is told which one an observation, a vector, is of: one-hot, after it. 0 for none.
 
     Attributes
     ----------
@@ -49,6 +51,8 @@ class Network:
     heads : dict of str to int
     state_size : int
         Numbers that it remembers from step to step; 0 without an LSTM layer.
+    passes_together : bool
+        Whether the agents of an environment must: they communicate, or are told which they are.
 
     Raises
     ------
@@ -64,9 +68,10 @@ class Network:
         *,
         separate: bool = False,
         constant: Collection[str] = (),
+        indexed: int = 0,
     ) -> None:
         self.layers, self.observations, self.heads = tuple(layers), observations, dict(heads)
-        self.separate, self.constant = separate, tuple(constant)
+        self.separate, self.constant, self.indexed = separate, tuple(constant), indexed
         self.plans: list[Plan] = []
         if "action" in self.heads:
             self._add_actor_and_critic()
@@ -74,10 +79,13 @@ class Network:
             self._add_layers_and_heads()
         self.layout = Layout((f"{plan.name}/{part}", shape) for plan in self.plans for part, shape in plan.parameters)
         self.state_size = sum(plan.state for plan in self.plans)
+        self.passes_together = indexed > 0 or any(plan.communicates for plan in self.plans)
 
     def _add_layers_and_heads(self) -> None:
         seen = self.observations
-        image = (seen.height, seen.width, seen.channels) if seen.image else seen.shape
+        image: tuple[int, ...] = (seen.height, seen.width, seen.channels) if seen.image else seen.shape
+        if self.indexed:
+            image = (seen.size + self.indexed,)
         shape, block = self._add_layers("", image, seen.strides)
         own_shape, own_block = shape, block
         if self.separate:
@@ -137,21 +145,23 @@ class Network:
                 if part in dict(plan.first):
                     view[...] = dict(plan.first)[part]
                 elif initialisation == "orthogonal":
-                    view[...] = 0 if part == "bias" else plan.gain * _orthogonal(shape, rng)
+                    view[...] = 0 if len(shape) == 1 else plan.gain * _orthogonal(shape, rng)
                 else:
                     _fill_uniform(view.reshape(-1), 1 / math.sqrt(plan.fan_in), row)
         return parameters
 
-    def workspace(self, capacity: int, *, scales: int = 0, learns: bool = True) -> Workspace:
+    def workspace(self, capacity: int, *, scales: int = 0, learns: bool = True, agents: int = 1) -> Workspace:
         """Arrays for up to `capacity` samples at once; ValueError where that is more than int32 offsets reach.
 
         `scales` is the size of `Workspace.normal`: 0, a vector's, or 1 for an image. Where it never `learns`, what
-        `backward` needs is not compiled, and it must not be called.
+        `backward` needs is not compiled, and it must not be called. Of several `agents`, those of one step of an
+        environment pass together.
         """
         table = np.zeros((len(self.plans), columns.COLUMNS), np.int64)
         sizes = [self.plans[0].inputs] + [plan.rows * plan.filters for plan in self.plans]
         for plan in self.plans:
             sizes += [plan.state, plan.state, *plan.kept] if plan.state or plan.kept else []
+            sizes += [plan.noise] if plan.noise else []
         blocks = np.cumsum([0] + [-(-size * capacity // 16) * 16 for size in sizes])
         if blocks[-1] > np.iinfo(np.int32).max:
             raise ValueError(
@@ -176,6 +186,9 @@ class Network:
                 line[columns.STATE], line[columns.AFTER] = further.pop(0), further.pop(0)
                 for i in range(len(plan.kept)):
                     line[columns.KEPT + i] = further.pop(0)
+            line[columns.NOISE_SIZE] = plan.noise
+            if plan.noise:
+                line[columns.NOISE] = further.pop(0)
             if plan.offsets is not None:
                 first_row, tap = plan.offsets()
                 row = (np.arange(capacity)[:, None] * plan.inputs + first_row).reshape(-1)
@@ -201,8 +214,13 @@ class Network:
             scratch=aligned_zeros(max(plan.scratch for plan in self.plans), np.float32),
             continues=np.zeros(capacity, np.bool_),
             void=np.zeros(capacity, np.bool_),
+            agents=agents,
+            speaks=np.ones(capacity, np.bool_),
+            hears=np.ones(capacity, np.bool_),
+            learns=learns,
             normal=self.normal(scales),
             observation_size=self.observations.size,
+            indexed=self.indexed > 0,
             of_bytes=self.observations.dtype == np.uint8,
             scale=float(np.float32(1 / self.observations.high)),
             gemm=products[0],

@@ -2,7 +2,7 @@
 
 A network is a table of int64, a row a layer, so one compiled walk serves every network: it calls the two routines of
 each row. Activations of all samples of a rollout stay in one flat array until the backward pass has used them: block 0
-holds the observations (an actor-critic's with an action after each, see network.py), block i + 1 the outputs of layer
+holds the observations (with an action or an agent's index after each, see network.py), block i + 1 the outputs of layer
 i, each (capacity, size); then come what layers keep besides. The state of a network is one row of `state_size` float32,
 that of each layer which remembers, in their order; each sample has that of the step before it.
 """
@@ -15,15 +15,16 @@ from numba import boolean, float32, float64, int32, int64
 from nbrl import numpy_policy
 from nbrl.kernels.compile import jit
 from nbrl.kernels.native import block, call_routine, copy, span
+from nbrl.kernels.random import normal
 from nbrl.kernels.struct import Struct
 
 # Columns of the table. FORWARD and BACKWARD are addresses of routines, INPUTS to FILTERS sizes. Offsets of PARAMETERS
-# count in the flat parameters, of INPUT to KEPT in the activations, of ROW to OWN in the indices. A layer has up to
-# three arrays of parameters and two of what it keeps of each sample, in its own order, and one table of its own.
+# count in the flat parameters, of INPUT to NOISE in the activations, of ROW to OWN in the indices. A layer has up to
+# six arrays of parameters and three of what it keeps of each sample, in its own order, and one table of its own.
 (
-    FORWARD, BACKWARD, ACTIVATION, INPUTS, TAPS, PIXELS, FILTERS, PARAMETERS, _, _, INPUT, OUTPUT, STATE, AFTER,
-    STATE_SIZE, KEPT, _, ROW, TAP, OWN, RUN, FROM_OBSERVATION, ACCUMULATE, COLUMNS,
-) = range(24)  # fmt: skip
+    FORWARD, BACKWARD, ACTIVATION, INPUTS, TAPS, PIXELS, FILTERS, PARAMETERS, _, _, _, _, _, INPUT, OUTPUT, STATE,
+    AFTER, STATE_SIZE, KEPT, _, _, NOISE, NOISE_SIZE, ROW, TAP, OWN, RUN, FROM_OBSERVATION, ACCUMULATE, COLUMNS,
+) = range(30)  # fmt: skip
 MEAN, SCALE = 0, 1  # rows of what observations are normalised by
 CLIP = np.float32(numpy_policy.CLIP)
 NO_INPUTS = -1  # a backward pass for the gradients of parameters, not of what the network was given
@@ -41,8 +42,13 @@ class Workspace(Struct):
     scratch = float32[::1]
     continues = boolean[::1]  # (capacity,): its state is what the sample k before it left, in `backward`
     void = boolean[::1]  # (capacity,): nothing is learnt from it
+    agents = int64  # samples of one step of one environment, one behind the other, among which layers communicate
+    speaks = boolean[::1]  # (capacity,): whether others hear what this one says
+    hears = boolean[::1]  # (capacity,): whether it hears others
+    learns = boolean  # whether what is said is noisy, so that `backward` finds a gradient; elsewhere it is exact
     normal = float32[:, ::1]  # (2, observation, 1 or 0): MEAN and SCALE, one over the standard deviation
-    observation_size = int64  # numbers in an observation; where block 0 has more, an action follows it
+    observation_size = int64  # numbers in an observation; where block 0 has more, an action or an index follows it
+    indexed = boolean  # whether each observation is followed by which of the agents it is of, one-hot
     of_bytes = boolean  # whether these are uint8, else float32
     scale = float64  # a float32 that they are multiplied by
     gemm = int64  # addresses of the products
@@ -71,6 +77,8 @@ class Plan(NamedTuple):
     first: tuple[tuple[str, float], ...] = ()  # parameters that begin with one number
     state: int = 0  # numbers that it remembers from a step to the next
     kept: tuple[int, ...] = ()  # numbers that it keeps of each sample
+    noise: int = 0  # normal numbers that it is given with each sample
+    communicates: bool = False  # whether it reads what others' samples of the same step have
     scratch: int = 0
     block: int = 0  # that it reads
 
@@ -128,6 +136,7 @@ def load_observation(work, sample, observation):
     for i in range(work.observation_size):
         x[i] = np.float32(observation[i]) * scale
     _normalise(work, x)
+    _index(work, sample, x)
     return True
 
 
@@ -140,7 +149,15 @@ def load_vector(work, sample, vector):
         x[i] = vector[i] * scale
         finite = finite and np.isfinite(vector[i])
     _normalise(work, x)
+    _index(work, sample, x)
     return finite
+
+
+@jit
+def _index(work, sample, x):
+    """Say which agent an observation is of."""
+    for agent in range(work.agents if work.indexed else 0):
+        x[work.observation_size + agent] = agent == sample % work.agents
 
 
 @jit
@@ -167,6 +184,15 @@ def load_state(work, sample, state):
 
 
 @jit
+def draw_noise(work, sample, row):
+    """Give one sample the noise that its layers learn with, from a random row."""
+    for i in range(work.table.shape[0]):
+        size = work.table[i, NOISE_SIZE]
+        for j in range(work.table[i, NOISE] + sample * size, work.table[i, NOISE] + (sample + 1) * size):
+            work.activations[j] = np.float32(normal(row))
+
+
+@jit
 def store_state(work, sample, state):
     """Fill a state (state_size,) with what one sample left, after `forward`."""
     at = 0
@@ -187,15 +213,20 @@ def carry_state(work, before, sample):
 
 @jit
 def copy_inputs(target, at, work, first, samples):
-    """Load what `work` has for some samples, observations and states, as those from number `at` on of another
+    """Load what `work` has for some samples, observations, states and noise, as those from number `at` on of another
     workspace of the same network."""
     size = work.table[0, INPUTS]
     seen = span(work.activations, first * size, samples * size)
     copy(span(target.activations, at * size, samples * size), seen)
+    for i in range(samples):
+        target.speaks[at + i], target.hears[at + i] = work.speaks[first + i], work.hears[first + i]
     for i in range(work.table.shape[0]):
         size, start = work.table[i, STATE_SIZE], work.table[i, STATE] + first * work.table[i, STATE_SIZE]
         state = span(work.activations, start, samples * size)
         copy(span(target.activations, target.table[i, STATE] + at * size, samples * size), state)
+        size, start = work.table[i, NOISE_SIZE], work.table[i, NOISE] + first * work.table[i, NOISE_SIZE]
+        noise = span(work.activations, start, samples * size)
+        copy(span(target.activations, target.table[i, NOISE] + at * size, samples * size), noise)
 
 
 @jit

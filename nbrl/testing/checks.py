@@ -96,7 +96,7 @@ def _check_outputs(agent: Agent, twin: Any, seen: list[Any]) -> None:
     for observation in seen:
         row = agent.network.observations.rows(observation)[0][0]
         state = agent.initial_state()
-        choose_action(policy, actor, np.ascontiguousarray(row).reshape(-1).view(np.uint8), state, True)
+        choose_action(policy, actor, np.ascontiguousarray(row).reshape(1, -1).view(np.uint8), state[None], True)
         theirs = twin.outputs(observation, twin.initial_state() if agent.recurrent else None)
         for name in policy.heads:
             ours = rows_of(actor.work, agent.network.head(name), 0, 1)[0]
