@@ -47,7 +47,7 @@ def refused(arrays, metadata, folder, words):
         ({"network": "[" * 100_000}, "the file holds no policy that can be used"),
         ({"network": "[]"}, "its network has no layer"),
         ({"network": '[["dense", 8, "sigmoid"], ["dense", 4, "relu"]]'}, "a layer has activation 'sigmoid'"),
-        ({"network": '[["lstm", 8589934592]]'}, "its network has more than 16,777,216 numbers for one observation"),
+        ({"network": '[["lstm", 8589934592]]'}, "its network has more than 16,777,216 numbers for what is observed at once"),
         ({"network": '[["conv", 8, 2, 1, "relu"]]'}, "a convolution of 2x2 cannot follow what has shape"),
         ({"network": '[["dense", true, "relu"]]'}, "a layer has units True"),
         ({"format": "nbrl policy 9"}, "its format is 'nbrl policy 9'"),
@@ -104,8 +104,10 @@ def test_parameters_that_overflow_are_told_by_both_engines(policy):
 def states_of(name):
     spec = envs.make(name)
     instance = spec.make()
-    observation = np.zeros(spec.observations.bytes + 64, np.uint8)
-    ResetFunction(instance.reset_address)(instance.state_address, 3, observation.ctypes.data, 0, 0)
+    observation = np.zeros(spec.agents * spec.observations.bytes + 64, np.uint8)
+    mask, alive = np.zeros(spec.agents * spec.mask_size + 1, np.uint8), np.zeros(spec.agents, np.uint8)
+    addresses = [array.ctypes.data for array in (observation, mask, alive)]
+    ResetFunction(instance.reset_address)(instance.state_address, 3, *addresses)
     return spec, instance, instance.save()
 
 

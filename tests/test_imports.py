@@ -25,16 +25,23 @@ ALLOWED: dict[str, set[str]] = {
     "nets.lstm": {"kernels", "nets.table", "nets.affine", "nets.dense"},
     "nets.gru": {"kernels", "nets.table", "nets.affine", "nets.dense", "nets.lstm"},
     "nets.layer_norm": {"kernels", "nets.table", "nets.affine"},
-    "nets.layers": {"nets.affine", "nets.dense", "nets.conv", "nets.lstm", "nets.gru", "nets.layer_norm"},
+    "nets.communicate": {"kernels", "nets.table", "nets.affine", "nets.dense"},
+    "nets.channel": {"kernels", "nets.table", "nets.affine", "nets.dense", "nets.lstm"},
+    "nets.layers": {
+        "nets.affine", "nets.dense", "nets.conv", "nets.lstm", "nets.gru", "nets.layer_norm", "nets.communicate",
+        "nets.channel",
+    },
     "nets": {"spaces", "kernels", "nets.table", "nets.dense", "nets.conv", "nets.layers"},
     "actions": {"kernels", "nets.table", "numpy_policy", "spaces"},
     "methods": set(),  # names alone
     "methods.optimisers": {"kernels", "settings"},
     "methods.running_statistics": {"kernels", "nets.table"},
-    "methods.state": {"kernels", "nets", "nets.table", "methods.optimisers", "methods.running_statistics", "settings"},
+    "methods.state": {
+        "kernels", "nets", "nets.table", "methods.optimisers", "methods.running_statistics", "settings", "spaces",
+    },
     "methods.driver": {
         "kernels", "nets.table", "actions", "envs", "methods.optimisers", "methods.running_statistics", "methods.state",
-        "settings",
+        "settings", "spaces",
     },
     "methods.*": {  # the methods
         "kernels", "nets", "nets.table", "nets.layers", "actions", "methods.state", "methods.driver", "settings",
@@ -61,7 +68,7 @@ ALLOWED: dict[str, set[str]] = {
         "kernels", "nets", "nets.layers", "nets.table", "actions", "checkpoint", "numpy_policy", "policy_file",
         "space_descriptions", "spaces",
     },
-    "evaluation": {"settings", "kernels", "actions", "agent", "envs", "config", "numpy_policy"},
+    "evaluation": {"settings", "kernels", "actions", "agent", "envs", "config", "numpy_policy", "spaces"},
     "learner": {
         "nets", "nets.table", "actions", "methods", "methods.optimisers", "methods.running_statistics", "methods.state",
         "methods.driver", "bonuses", "envs", "config", "agent", "settings",

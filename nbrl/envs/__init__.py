@@ -96,7 +96,7 @@ def make(
     ----------
     environment : str, callable, gymnasium.vector.VectorEnv or EnvSpec
         An id (see `nbrl.registration`: those of `NATIVE` are compiled here, MuJoCo's tasks if `mujoco.works`; "ALE/..."
-        is Atari, all others gymnasium's), a function that returns a gymnasium environment or vector environment, such
+        is Atari, "pettingzoo:..." a module's parallel environment, all others gymnasium's), a function that returns a gymnasium environment or vector environment, such
         an object, or a description, which is returned as it is.
     arguments : mapping, optional
         Keywords that it is made with.
@@ -151,11 +151,16 @@ def make(
         except TypeError as problem:
             raise ValueError(f"environment_arguments are {arguments}, which {name} does not take: {problem}") from None
         return maker(**NATIVE[name].settings | arguments).laid_out(observation_layout)
+    if isinstance(environment, str) and environment.startswith("pettingzoo:"):
+        from nbrl.envs.pettingzoo import PettingZooEnvironment, build
+
+        made = functools.partial(build, environment, arguments)
+        return PettingZooEnvironment(environment, made, observation_layout=observation_layout)
     if isinstance(environment, str) and ":" in environment:
         environment = _from_module(environment)
     if isinstance(environment, EnvSpec):
         return environment.laid_out(observation_layout)
-    from nbrl.envs.gym import GymEnvironment
+    from nbrl.envs.gym import GymEnvironment, called
     from nbrl.envs.vector import VectorEnvironment
 
     if isinstance(environment, str):
@@ -169,6 +174,10 @@ def make(
         probe = build()
         if isinstance(probe, gymnasium.vector.VectorEnv):  # EnvPool's are gymnasium.Env as well
             return VectorEnvironment(build, probe, observation_layout=observation_layout)
+        if hasattr(probe, "possible_agents") and not isinstance(probe, gymnasium.Env):
+            from nbrl.envs.pettingzoo import PettingZooEnvironment
+
+            return PettingZooEnvironment(called(environment), build, probe, observation_layout=observation_layout)
         return GymEnvironment(build, probe, observation_layout=observation_layout, check=check)
     raise ValueError(
         "an environment is an id, a function that returns a gymnasium environment, a vector environment, or a "

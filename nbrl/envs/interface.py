@@ -20,9 +20,8 @@ An environment with n agents has n rows of observation, action, reward and mask,
 for all. `alive` is a byte for each agent: bit 0 alive, the agent acts now, and its action is used; bit 1 speaks, others
 hear at the next step what it says now; bit 2 hears, what was said reaches it; bit 3 stopped, it is not alive any more
 because a limit ended its part: its return goes on with the value of what it sees; bit 4 new, another agent has taken the
-place of the one before. It is written by both functions where the description says that agents come and go, and NULL
-elsewhere: then all do all. An agent that is not alive has an observation that nobody reads; one that comes to life begins
-with nothing in mind.
+place of the one before. Both functions may write it, and where neither does all do all; of one agent alone it is NULL.
+An agent that is not alive has an observation that nobody reads; one that comes to life begins with nothing in mind.
 
 A function that uses neither may leave the two last parameters out: by the calling conventions of C on all systems that
 are supported, it does not see them.
@@ -339,7 +338,7 @@ class EnvSpec:
     agents : int, optional
         How many agents act in it, each with a row of observation, action and reward.
     agents_come_and_go : bool, optional
-        Whether it says which of them are alive, speak and hear.
+        Whether an agent is a place that one after another takes, as of cars, so that its number says nothing.
     observation_layout : str, optional
         As in `nbrl.spaces.Observations`.
 
@@ -622,7 +621,7 @@ class EnvStepper:
         self.rewards = np.zeros(environment.agents, np.float32)
         self.mask = np.ones((*rows, environment.mask_size), np.uint8)
         self.alive = np.full(environment.agents, PRESENT, np.uint8)
-        self._alive_address = self.alive.ctypes.data if environment.agents_come_and_go else 0
+        self._alive_address = self.alive.ctypes.data if environment.agents > 1 else 0
 
     def _checked(self, status: int) -> int:
         if not succeeded(status):

@@ -14,7 +14,11 @@ from nbrl.envs.interface import TERMINATED, TRUNCATED, EnvStepper
 from nbrl.envs.native_env import NativeEnv
 from nbrl.registration import MAZES, MUJOCO, NATIVE
 
-NAMES = [name.removeprefix("nbrl/") for name in NATIVE if name not in MAZES and (name not in MUJOCO or mujoco.works())]
+NAMES = [
+    name.removeprefix("nbrl/")
+    for name, native in NATIVE.items()
+    if name not in MAZES and not native.several_agents and (name not in MUJOCO or mujoco.works())
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -132,7 +132,6 @@ def switch_riddle(agents: int = 3) -> NativeEnvironment:
         action_space=spaces.Discrete(ACTIONS),
         action_mask=True,
         agents=n,
-        agents_come_and_go=True,
         name=name_with("nbrl/SwitchRiddle-v0", agents=(agents, 3)),
         possible=possible,
         state_picture=riddle_picture,
