@@ -321,7 +321,9 @@ class Agent:
             "environment": self.environment,
             "sticky_actions": json.dumps(self.sticky_actions),
             "environment_arguments": json.dumps(self.environment_arguments),
-            **({"agents": str(self.agents), "indexed": json.dumps(self.network.indexed > 0)} if self.agents > 1 else {}),
+            **(
+                {"agents": str(self.agents), "indexed": json.dumps(self.network.indexed > 0)} if self.agents > 1 else {}
+            ),
         }
 
     def save(self, path: str | os.PathLike) -> None:

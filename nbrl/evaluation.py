@@ -190,7 +190,9 @@ def evaluate(
     returns, lengths, by_agent = _play(agent, spec, episodes, greedy, thread_count, seed, on_episode, control, limit)
     if limit in lengths:
         logger.info("%d of %d episodes had %s steps, where they were ended", (lengths == limit).sum(), episodes, limit)
-    return Evaluation(spec.name, returns.tolist(), lengths.tolist(), greedy, by_agent.tolist() if spec.agents > 1 else [])
+    return Evaluation(
+        spec.name, returns.tolist(), lengths.tolist(), greedy, by_agent.tolist() if spec.agents > 1 else []
+    )
 
 
 def _play(

@@ -170,7 +170,9 @@ class Learner:
         """Raise ``ValueError`` where the method cannot learn from several agents."""
         if self.config.agent_index and (self.environment.agents == 1 or self.environment.observations.image):
             kind = "one agent" if self.environment.agents == 1 else "images"
-            raise ValueError(f"agent_index is true, but {self.environment.name} has {kind}: it is for several, of vectors")
+            raise ValueError(
+                f"agent_index is true, but {self.environment.name} has {kind}: it is for several, of vectors"
+            )
         if self.environment.agents == 1:
             return
         who = f"{self.environment.name} has {self.environment.agents} agents"

@@ -107,9 +107,11 @@ class NumpyPolicy(NamedTuple):
         given.states[alive & NEW > 0] = 0
         units = [slice(first, first + self.unit) for first in range(0, len(given.rows), self.unit)]
         each = [self._forward(given.rows[unit], given.states[unit], alive[unit]) for unit in units]
-        values = {head: np.concatenate([outputs[head] for outputs in each]) for head in self.heads} if each else {
-            head: np.zeros((0, self.arrays[f"{head}/bias"].size), np.float32) for head in self.heads
-        }
+        values = (
+            {head: np.concatenate([outputs[head] for outputs in each]) for head in self.heads}
+            if each
+            else {head: np.zeros((0, self.arrays[f"{head}/bias"].size), np.float32) for head in self.heads}
+        )
         if not np.isfinite(values[self.heads[0]]).all():
             raise ValueError(NOT_FINITE)
         given.states[alive & ALIVE == 0] = 0
@@ -138,9 +140,7 @@ class NumpyPolicy(NamedTuple):
                 values[head] = np.tanh(values[head])
         return values
 
-    def _walk(
-        self, prefix: str, x: np.ndarray, rest: np.ndarray, alive: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _walk(self, prefix: str, x: np.ndarray, rest: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The outputs of the last layer, and the part of the states that the layers left over."""
         does = [(alive & bit > 0) & (alive & ALIVE > 0) for bit in (SPEAKS, HEARS)]
         for place, (kind, *row) in enumerate(self.layers, start=1):
@@ -249,7 +249,12 @@ def read_alive(alive: Any, observations: int, batch: bool, unit: int) -> np.ndar
     if alive is None:
         return np.full(observations, PRESENT, np.uint8)
     given = np.asarray(alive)
-    if not batch or given.shape != (observations,) or given.dtype.kind not in "uib" or (given > PRESENT + STOPPED + NEW).any():
+    if (
+        not batch
+        or given.shape != (observations,)
+        or given.dtype.kind not in "uib"
+        or (given > PRESENT + STOPPED + NEW).any()
+    ):
         raise ValueError(
             f"alive is {alive!r:.60}: it must have a number for each of the {observations} observations of a batch, 1 "
             "for alive, plus 2 for speaking, plus 4 for hearing"

@@ -43,9 +43,7 @@ def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
     for name, shared, rows_of in _bonuses(learner):
         arrays |= {f"bonus/{name}/{field}": array.copy() for field, array in shared.items()}
         for field, parts in rows_of.items():
-            rows = arrays[f"bonus/{name}/actors/{field}"] = np.zeros(
-                (rows_of_all, *parts[0].shape[1:]), parts[0].dtype
-            )
+            rows = arrays[f"bonus/{name}/actors/{field}"] = np.zeros((rows_of_all, *parts[0].shape[1:]), parts[0].dtype)
             for part, actors in zip(parts, learner.actors, strict=True):
                 rows[actors] = part
     running = {

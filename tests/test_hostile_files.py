@@ -47,7 +47,10 @@ def refused(arrays, metadata, folder, words):
         ({"network": "[" * 100_000}, "the file holds no policy that can be used"),
         ({"network": "[]"}, "its network has no layer"),
         ({"network": '[["dense", 8, "sigmoid"], ["dense", 4, "relu"]]'}, "a layer has activation 'sigmoid'"),
-        ({"network": '[["lstm", 8589934592]]'}, "its network has more than 16,777,216 numbers for what is observed at once"),
+        (
+            {"network": '[["lstm", 8589934592]]'},
+            "its network has more than 16,777,216 numbers for what is observed at once",
+        ),
         ({"network": '[["conv", 8, 2, 1, "relu"]]'}, "a convolution of 2x2 cannot follow what has shape"),
         ({"network": '[["dense", true, "relu"]]'}, "a layer has units True"),
         ({"format": "nbrl policy 9"}, "its format is 'nbrl policy 9'"),

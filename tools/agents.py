@@ -145,7 +145,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     agent = trainer.snapshot()
     agent.save(Path(job["folder"]) / f"{job['task']}{'-cut' if job['cut'] else ''}-{job['seed']}.safetensors")
-    return {key: job[key] for key in ("task", "cut", "steps", "seed")} | {"seconds": seconds} | score(job["task"], agent)
+    return (
+        {key: job[key] for key in ("task", "cut", "steps", "seed")} | {"seconds": seconds} | score(job["task"], agent)
+    )
 
 
 def print_protocol(agent: nbrl.Agent) -> None:

@@ -247,7 +247,9 @@ class NativeParallelEnv(ParallelEnv):
         return self._spaces[agent][1]
 
     def _rows(self, values: Any) -> dict[str, Any]:
-        return dict(zip(self.possible_agents, np.reshape(values, (self._spec.agents, *np.shape(values)[1:])), strict=True))
+        return dict(
+            zip(self.possible_agents, np.reshape(values, (self._spec.agents, *np.shape(values)[1:])), strict=True)
+        )
 
     def _infos(self) -> dict[str, dict[str, Any]]:
         spec, player = self._spec, self._player
@@ -287,4 +289,3 @@ class NativeParallelEnv(ParallelEnv):
 
     def close(self) -> None:
         self._player.close()
-

@@ -132,8 +132,17 @@ def channel_forward(work, layer, first, samples, _, __):
                 for j in range(width):
                     xw[j] += heard[i] * v[i * width + j]
     for s in range(first, first + samples):
-        gates, xw, y = _rows(a, line, KEPT, s, 4 * units), _rows(a, line, KEPT + 1, s, width), _rows(a, line, OUTPUT, s, units)
-        r, z, n, m = span(gates, 0, units), span(gates, units, units), span(gates, 2 * units, units), span(gates, 3 * units, units)
+        gates, xw, y = (
+            _rows(a, line, KEPT, s, 4 * units),
+            _rows(a, line, KEPT + 1, s, width),
+            _rows(a, line, OUTPUT, s, units),
+        )
+        r, z, n, m = (
+            span(gates, 0, units),
+            span(gates, units, units),
+            span(gates, 2 * units, units),
+            span(gates, 3 * units, units),
+        )
         h, h_new = span(a, line[STATE] + s * size, units), span(a, line[AFTER] + s * size, units)
         for j in range(units):
             r[j] = sigmoid(r[j] + xw[j])
@@ -172,7 +181,11 @@ def channel_backward(work, layer, samples, k, inputs_from, _):
     dsums, u = span(d, line[KEPT + 1], samples * width), address_at(work.theta, line[RECURRENT])
     for first in range(samples - k, -1, -k):
         for s in range(first, first + k):
-            g, dg, du = _rows(a, line, KEPT, s, 4 * units), _rows(d, line, KEPT, s, 4 * units), _rows(d, line, KEPT + 1, s, width)
+            g, dg, du = (
+                _rows(a, line, KEPT, s, 4 * units),
+                _rows(d, line, KEPT, s, 4 * units),
+                _rows(d, line, KEPT + 1, s, width),
+            )
             h, dy = span(a, line[STATE] + s * size, units), _rows(d, line, OUTPUT, s, units)
             if s + k < samples and continues[s + k]:
                 dnext = span(d, line[STATE] + (s + k) * size, size)

@@ -98,7 +98,10 @@ def communicate_backward(work, i, samples, k, inputs_from, _):
     """dw, du, db, and dx = dz w^T and of what it said to others."""
     line, units, inputs = work.table[i], work.table[i, FILTERS], work.table[i, INPUTS]
     c, dc = span(work.activations, line[KEPT], samples * inputs), span(work.dactivations, line[KEPT], samples * inputs)
-    y, dy = span(work.activations, line[OUTPUT], samples * units), span(work.dactivations, line[OUTPUT], samples * units)
+    y, dy = (
+        span(work.activations, line[OUTPUT], samples * units),
+        span(work.dactivations, line[OUTPUT], samples * units),
+    )
     activation_backward(y, dy, line[ACTIVATION])
     product_backward(work, line, samples, units, dy, line[WEIGHTS], line[BIAS])
     call_gemm(
