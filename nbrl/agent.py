@@ -28,7 +28,7 @@ from nbrl.kernels.native import copy
 from nbrl.kernels.struct import Struct, reference
 from nbrl.nets.layers import layers_from_list, layers_to_list
 from nbrl.nets.network import Network
-from nbrl.nets.table import Workspace, forward_part, load_observation, load_state, outputs, store_state
+from nbrl.nets.table import AFTER, INPUT, Workspace, forward_part, load_observation, load_state, outputs, store_state
 from nbrl.numpy_policy import EPSILON, NOT_FINITE, NumpyPolicy, read_alive, read_input, together
 from nbrl.policy_file import FORMAT, read_policy
 from nbrl.space_descriptions import gymnasium_space
@@ -109,6 +109,26 @@ def chosen(policy):
     """Where the environment finds what `choose_action` chose."""
     to_env(policy, 0)
     return env_address(policy, 0, 0)
+
+
+def said(network: Network, actor: Actor) -> np.ndarray:
+    """What agents said as they chose last, a colour each, uint8 (agents, 3): like messages look alike, black is none.
+
+    It is what enters the first layer by which they talk within a step, or the bits for the next one.
+    """
+    work = actor.work
+    colours = np.zeros((work.agents, 3), np.uint8)
+    for plan, line in zip(network.plans, work.table, strict=True):
+        if plan.communicates:
+            first, size = (INPUT, plan.inputs) if not plan.noise else (AFTER, plan.state)
+            rows = work.activations[line[first] :][: work.agents * size].reshape(work.agents, size)
+            rows = rows[:, -1 - plan.noise : -1] if plan.noise else rows
+            directions = np.random.default_rng(0).standard_normal((rows.shape[1], 3))
+            shade = rows @ (directions / np.linalg.norm(directions, axis=0))
+            shade /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+            colours[:] = np.where(work.speaks[: work.agents, None], 140 + 110 * shade, 0)
+            break
+    return colours
 
 
 class Agent:

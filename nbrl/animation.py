@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbrl.agent import Agent, chosen, draw_action
+from nbrl.agent import Agent, chosen, draw_action, said
 from nbrl.checkpoint import replace_file
 from nbrl.envs.interface import TERMINATED, TRUNCATED, EnvSpec, EnvStepper
 from nbrl.evaluation import STREAM, check_seed, environment_for, not_finite
@@ -107,6 +107,8 @@ def play(
             if not draw_action(policy, actor, rows, state, greedy, row):
                 raise not_finite(spec, rows)
             chosen(policy)
+            if agent.network.passes_together:
+                player.instance.says = said(agent.network, actor)
             taken = [policy.taken(0, agent) for agent in range(spec.agents)]
             observation, reward, status = player.step(taken)
             total, length = total + reward, length + 1

@@ -31,7 +31,7 @@ from nbrl.kernels.native import address_at, call_reset, call_step, copy, flush_d
 from nbrl.kernels.peak import CHAINS, multiply_add
 from nbrl.kernels.random import next_uint64
 from nbrl.learner import Learner
-from nbrl.methods.driver import GO_ON, mask_address, update
+from nbrl.methods.driver import GO_ON, alive_address, mask_address, update
 from nbrl.methods.minibatches import learn_in_minibatches
 from nbrl.nets.table import Plan, backward, forward, load_observation
 from nbrl.trainer import Trainer
@@ -260,22 +260,24 @@ def machine_line(described: dict[str, Any]) -> str:
 def _step_environments(method, policy, shared, worker, rollouts):
     """Random actions; whether no environment failed."""
     actors, (t_max, k) = worker.actors, worker.rollout.reward.shape
-    groups, action = worker.owners.size, policy.action[0, 0]
+    groups = worker.owners.size
     for rollout in range(rollouts):
         first = rollout % groups * k
         for _ in range(t_max):
-            for actor in range(first, first + k):
+            for actor in range(first, first + k, actors.agents):
                 functions, row = actors.functions[actor], actors.random[actor]
                 observation, mask = address_at(actors.observation[actor], 0), mask_address(actors, actor)
+                alive = alive_address(actors, actor)
                 worker.at = actor
                 if not actors.begun[actor] and not succeeded(
-                    call_reset(functions[0], functions[2], next_uint64(row), observation, mask, 0)
+                    call_reset(functions[0], functions[2], next_uint64(row), observation, mask, alive)
                 ):
                     return False
-                random_action(policy, row, actors.mask[actor], action)
+                for agent in range(actors.agents):
+                    random_action(policy, row, actors.mask[actor + agent], policy.action[0, agent])
                 to_env(policy, 0)
                 sent, reward = env_address(policy, 0, 0), address_at(worker.raw_reward, 0)
-                status = call_step(functions[1], functions[2], sent, observation, reward, mask, 0)
+                status = call_step(functions[1], functions[2], sent, observation, reward, mask, alive)
                 if not succeeded(status):
                     return False
                 actors.begun[actor] = status & (TERMINATED | TRUNCATED) == 0
@@ -394,7 +396,7 @@ class Parts(contextlib.AbstractContextManager):
         """Repeat a part; what an environment raised is raised."""
         learner, failed = self.learner, self.learner.workers[worker]
         if not parts_of(learner)[part](*learner.arguments(worker), rollouts):
-            error = self.instances[worker][failed.at].error
+            error = self.instances[worker][failed.at // learner.environment.agents].error
             name = learner.environment.name
             raise RuntimeError(f"the environment {name} reported a failure") if error is None else error
 

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 class Episode(NamedTuple):
     """An episode of training that has ended."""
 
-    total_return: float  # sum of the raw rewards
+    total_return: float  # sum of the raw rewards; of several agents the mean of theirs
     length: int  # agent steps
     actor: int  # its number
     info: dict[str, Any]  # what the environment's last step told; {} of one that is compiled here
+    agent_returns: tuple[float, ...] = ()  # of several agents each one's, whose mean is the total return
 
 
 class Callback:

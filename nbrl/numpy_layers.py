@@ -123,8 +123,8 @@ def _layer_norm_shapes(row: list[Any], shape: tuple[int, ...]) -> Shapes:
 
 class LayerTwin(NamedTuple):
     """A kind of layer: what a row of a table has after its name, how many numbers it remembers, its shapes, and its
-    forward pass. That of one which `communicates` takes the agents of an environment together, and who speaks and hears.
-    """
+    forward pass. That of one which `communicates` takes the agents of an environment together, and who speaks and
+    hears."""
 
     fields: tuple[str, ...]
     state: Callable[[list[Any]], int]

@@ -243,8 +243,8 @@ def read_alive(alive: Any, observations: int, batch: bool, unit: int) -> np.ndar
     """What each agent of a batch does, uint8 (observations,); ValueError where whole environments are not there."""
     if observations % unit:
         raise ValueError(
-            f"{observations} observations are given: this policy's {unit} agents act together, so a batch must have one "
-            "of each"
+            f"{observations} observations are given: this policy's {unit} agents act together, so a batch must have "
+            "one of each"
         )
     if alive is None:
         return np.full(observations, PRESENT, np.uint8)

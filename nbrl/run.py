@@ -532,6 +532,9 @@ class Run:
                     metrics[f"losses/{name}"] = mean
         if self.config.bonus and steps > self.last_steps:
             metrics["charts/bonus"] = float(new[state.BONUS] / (steps - self.last_steps))
+        if returns and self.environment.agents > 1:
+            means = episodes[:, state.EPISODE :].mean(axis=0).tolist()
+            metrics |= {f"charts/episodic_return_{agent}": mean for agent, mean in enumerate(means)}
         evaluated = self._evaluated()
         report = Report(
             steps=steps,
@@ -570,9 +573,9 @@ class Run:
         try:
             if evaluated is not None:
                 self._tell("on_evaluation", *evaluated)
-            for total, length, actor, number in episodes.tolist() if self._hears("on_episode") else ():
+            for total, length, actor, number, *each in episodes.tolist() if self._hears("on_episode") else ():
                 info = self.learner.info(int(actor), int(number))
-                self._tell("on_episode", Episode(total, int(length), int(actor), info))
+                self._tell("on_episode", Episode(total, int(length), int(actor), info, tuple(each)))
             report.metrics.update(self._tell("on_report", report))
         finally:
             self._append(report)

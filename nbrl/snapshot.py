@@ -53,12 +53,12 @@ def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
     }
     sizes, states = np.zeros(config.actors, np.int64), []
     for number in np.flatnonzero(arrays["actors/begun"][::agents]).tolist():
-        rows = slice(number * agents, (number + 1) * agents)
-        seen = arrays["actors/observation"][rows].view(learner.environment.observations.dtype)
+        own = slice(number * agents, (number + 1) * agents)
+        seen = arrays["actors/observation"][own].view(learner.environment.observations.dtype)
         can_go_on = with_episodes and number in running and np.isfinite(seen).all()
         saved = _saved(number, running[number]) if can_go_on else None
         if saved is None:  # this episode begins anew
-            arrays["actors/begun"][rows] = False
+            arrays["actors/begun"][own] = False
         else:
             sizes[number] = len(saved)
             states.append(saved)

@@ -3,10 +3,12 @@
 import ctypes
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from gymnasium import spaces
+from talk import Talk, plain_forward
 
 import nbrl
 from nbrl import Agent, NumpyPolicy, configure, envs
@@ -16,7 +18,6 @@ from nbrl.nets.layers import Channel, Communicate, Dense, Gru, Lstm
 from nbrl.nets.table import NOISE, NOISE_SIZE, outputs
 from nbrl.spaces import ALIVE, HEARS, NEW, PRESENT, SPEAKS, STOPPED
 from nbrl.testing import check_resume
-from talk import Talk, plain_forward
 
 AGENTS, INPUTS, ACTIONS = 3, 4, 2
 RIDDLE, TRAFFIC, LEVER = "nbrl/SwitchRiddle-v0", "nbrl/TrafficJunction-v0", "nbrl/Lever-v0"
@@ -73,7 +74,7 @@ class _Script(PythonEnvironment):
 
 def steps_of(record):
     """Of each step what was seen and done, and what came of it."""
-    return [(now, then) for now, then in zip(record, record[1:], strict=False) if "actions" in now]
+    return [(now, then) for now, then in pairwise(record) if "actions" in now]
 
 
 def slow_rollout(steps, last, discount, values, value_at):
@@ -336,7 +337,7 @@ def test_calls_that_cannot_be(tmp_path):
         state = policy.initial_state()
         with pytest.raises(ValueError, match="2 observations are given: this policy's 3 agents act together"):
             policy.act(np.zeros((2, 1)), state[:2].copy())
-        with pytest.raises(ValueError, match="alive is .*: it must have a number for each of the 3 observations"):
+        with pytest.raises(ValueError, match=r"alive is .*: it must have a number for each of the 3 observations"):
             policy.act(np.zeros((3, 1)), state, alive=[1, 2])
         with pytest.raises(ValueError, match="state must be a whole, writable array of float32 with shape"):
             policy.act(np.zeros((3, 1)), np.zeros(3, np.float32))

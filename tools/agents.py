@@ -3,8 +3,8 @@
     python tools/agents.py --out DIR [--tasks riddle-3 riddle-4 lever easy medium hard] [--seeds N] [--steps N] [--cut]
     python tools/agents.py --protocol POLICY
 
-A run is one thread; two go on at a time. Greedy policies are scored: of the riddle exactly, over all courses of days, of
-the others in 10,000 episodes of other seeds. Writes agents.json and each policy, and goes on where that stopped.
+A run is one thread; two go on at a time. Greedy policies are scored: of the riddle exactly, over all courses of days,
+of the others in 10,000 episodes of other seeds. Writes agents.json and each policy, and goes on where that stopped.
 --protocol prints what a policy of the riddle says and does: by the day, whether the agent has been in the room before,
 and what it heard.
 """

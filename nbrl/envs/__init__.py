@@ -96,8 +96,9 @@ def make(
     ----------
     environment : str, callable, gymnasium.vector.VectorEnv or EnvSpec
         An id (see `nbrl.registration`: those of `NATIVE` are compiled here, MuJoCo's tasks if `mujoco.works`; "ALE/..."
-        is Atari, "pettingzoo:..." a module's parallel environment, all others gymnasium's), a function that returns a gymnasium environment or vector environment, such
-        an object, or a description, which is returned as it is.
+        is Atari, "pettingzoo:..." a module's parallel environment, all others gymnasium's), a function that returns a
+        gymnasium environment, a vector environment or a parallel one of PettingZoo, a vector environment, or a
+        description, which is returned as it is.
     arguments : mapping, optional
         Keywords that it is made with.
     sticky_actions, cut_on_life_loss, seed_every_reset

@@ -19,9 +19,9 @@ written by both functions where the environment's description says that it has m
 An environment with n agents has n rows of observation, action, reward and mask, one behind the other, and one status
 for all. `alive` is a byte for each agent: bit 0 alive, the agent acts now, and its action is used; bit 1 speaks, others
 hear at the next step what it says now; bit 2 hears, what was said reaches it; bit 3 stopped, it is not alive any more
-because a limit ended its part: its return goes on with the value of what it sees; bit 4 new, another agent has taken the
-place of the one before. Both functions may write it, and where neither does all do all; of one agent alone it is NULL.
-An agent that is not alive has an observation that nobody reads; one that comes to life begins with nothing in mind.
+because a limit ended its part: its return goes on with the value of what it sees; bit 4 new, another agent has taken
+the place of the one before. Both functions may write it, and where neither does all do all; with one agent alone it is
+NULL. An agent that is not alive has an observation that nobody reads; one that comes to life begins with nothing in mind.
 
 A function that uses neither may leave the two last parameters out: by the calling conventions of C on all systems that
 are supported, it does not see them.
@@ -160,7 +160,11 @@ class Env:
     picture : callable
         ``picture(observation)`` is what people see of the environment after the call that gave `observation`: uint8
         (height, width, 3), or None where there is nothing to see.
+    says : numpy.ndarray or None
+        What several agents said in the last step, a colour each, uint8 (agents, 3): for `picture`, by who draws it.
     """
+
+    says: np.ndarray | None
 
     def __init__(
         self,
@@ -177,7 +181,7 @@ class Env:
         python: PythonEnvironment | None = None,
         guard: np.ndarray | None = None,
     ) -> None:
-        self.picture = picture
+        self.picture, self.says = picture, None
         self.reset_address, self.step_address = reset, step
         self.save_address, self.load_address, self.close_address = save, load, close
         self.state_address, self.saved_size = state_address, saved_size
@@ -493,7 +497,8 @@ class NativeEnvironment(EnvSpec):
     picture : callable, optional
         As for `Env`.
     state_picture : callable, optional
-        In place of `picture`, to show what an observation does not tell: called with the state as uint8 (state_size,).
+        In place of `picture`, to show what an observation does not tell: called with the state as uint8 (state_size,),
+        and, where there are several agents, with `Env.says`.
 
     Raises
     ------
@@ -522,7 +527,7 @@ class NativeEnvironment(EnvSpec):
         frames_per_step: int = 1,
         observation_layout: str = "auto",
         picture: Callable[[np.ndarray], np.ndarray | None] | None = None,
-        state_picture: Callable[[np.ndarray], np.ndarray | None] | None = None,
+        state_picture: Callable[..., np.ndarray | None] | None = None,
     ) -> None:
         super().__init__(
             name,
@@ -574,9 +579,9 @@ class NativeEnvironment(EnvSpec):
         if state_picture is not None:
 
             def picture(observation: np.ndarray) -> np.ndarray | None:
-                return state_picture(state)
+                return state_picture(state) if self.agents == 1 else state_picture(state, instance.says)
 
-        return Env(
+        instance = Env(
             reset=self._addresses["reset"],
             step=self._addresses["step"],
             state_address=address,
@@ -588,6 +593,7 @@ class NativeEnvironment(EnvSpec):
             picture=picture,
             guard=guard,
         )
+        return instance
 
 
 class EnvStepper:

@@ -1,7 +1,8 @@
 """PettingZoo's parallel environments: theirs behind the environment interface, and ours as such.
 
-Agents of unequal spaces share one network: observations are laid out as vectors with zeros up to the longest, and numbers
-that an agent's discrete action cannot be are masked. Which agent it is the network is told by the setting agent_index.
+Agents of unequal spaces share one network: observations are laid out as vectors with zeros up to the longest, and
+numbers that an agent's discrete action cannot be are masked. By the setting agent_index the network is told which agent
+it acts for.
 """
 
 import functools
@@ -113,8 +114,8 @@ class PettingZooEnvironment(EnvSpec):
             action_space = spaces.Discrete(max(int(space.n) for space in acts))
         else:
             raise ValueError(
-                f"{name}: its agents have the actions {', '.join(map(str, acts))}: they must have one space, or each be "
-                "Discrete"
+                f"{name}: its agents have the actions {', '.join(map(str, acts))}: they must have one space, or each "
+                "be Discrete"
             )
         super().__init__(
             name,
@@ -131,6 +132,8 @@ class PettingZooEnvironment(EnvSpec):
 
 class _Adapter(PythonEnvironment):
     """One parallel environment behind the callbacks."""
+
+    alive: np.ndarray
 
     def __init__(self, spec: PettingZooEnvironment, environment: ParallelEnv) -> None:
         observations, actions, n = spec.observations, spec.actions, spec.agents
@@ -277,10 +280,10 @@ class NativeParallelEnv(ParallelEnv):
         acted = self._player.alive & ALIVE > 0
         self._seen, _, status = self._player.step(told)
         rewards = self._rows(np.where(acted, self._player.rewards, 0).astype(float))
-        over = [dict.fromkeys(self.possible_agents, bool(status & bit)) for bit in (TERMINATED, TRUNCATED)]
+        ended, cut = (dict.fromkeys(self.possible_agents, bool(status & bit)) for bit in (TERMINATED, TRUNCATED))
         if status & (TERMINATED | TRUNCATED):
             self.agents = []
-        return self._observations(), rewards, *over, self._infos()
+        return self._observations(), rewards, ended, cut, self._infos()
 
     def render(self) -> np.ndarray | None:
         if self.render_mode is None or self._seen is None:

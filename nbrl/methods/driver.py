@@ -258,7 +258,7 @@ def mask_address(actors, actor):
 
 @jit
 def alive_address(actors, actor):
-    """Where the environment whose first agent an actor is says what its agents do; 0 for nowhere, where one is alone."""
+    """Where an environment says what its agents do, the first of which an actor is; 0 for nowhere, with one alone."""
     return address_at(actors.alive, actor) if actors.agents > 1 else 0
 
 
@@ -445,10 +445,10 @@ def end_values(method, policy, shared, worker, first, t):
 
 @jit
 def _any(flags):
-    for i in range(flags.size):
-        if flags[i]:
-            return True
-    return False
+    found = False
+    for flag in flags:
+        found = found or flag
+    return found
 
 
 @jit

@@ -35,8 +35,8 @@ UPDATES, SAMPLES, GRADIENT_NORM, BONUS, METRICS = range(5)
 # `Episodes.ends`: episodes ever written, ever read, ever dropped; each in a cache line of its own.
 WRITTEN, READ, DROPPED = 0, LINE, 2 * LINE
 RING_SIZE = 4096
-# Columns of an episode's record: NUMBER counts those of its environment. Of several agents RETURN is the mean of theirs,
-# which follow from EPISODE on, and ACTOR the first.
+# Columns of an episode's record: NUMBER counts those of its environment. Of several agents RETURN is the mean of
+# theirs, which follow from EPISODE on, and ACTOR the first.
 RETURN, LENGTH, ACTOR, NUMBER, EPISODE = range(5)
 
 

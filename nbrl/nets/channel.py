@@ -107,8 +107,9 @@ def channel_forward(work, layer, first, samples, _, __):
     speak, speak_bias = span(work.theta, line[SPEAK], units * bits), span(work.theta, line[SPEAK_BIAS], bits)
     sums = span(a, line[KEPT + 1] + first * width, samples * width)  # h u, then what enters
     call_gemm(
-        work.gemm, samples, units, width, address_at(a, line[STATE] + first * size), address_at(work.indices, line[OWN]),
-        address_at(work.indices, 0), address_at(work.theta, line[RECURRENT]), width, address_at(sums, 0), width, 0,
+        work.gemm, samples, units, width,
+        address_at(a, line[STATE] + first * size), address_at(work.indices, line[OWN]), address_at(work.indices, 0),
+        address_at(work.theta, line[RECURRENT]), width, address_at(sums, 0), width, 0,
     )  # fmt: skip
     for s in range(first, first + samples):
         g, hu = _rows(a, line, KEPT, s, 4 * units), _rows(a, line, KEPT + 1, s, width)

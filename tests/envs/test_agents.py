@@ -1,6 +1,7 @@
 """The riddle, the levers and the traffic beside slow references, written from their rules."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_the_riddle(agents):
             player.step(np.zeros(agents, int))
     assert told > 20
     assert never > 0 or agents == 2
-    # Every agent is as likely each day: chi-square of agents - 1 degrees of freedom, beyond 3 standard deviations and more.
+    # Every agent is as likely each day: chi-square of agents - 1 degrees of freedom, within 5 standard deviations.
     counts = np.bincount(rooms, minlength=agents)
     expected = len(rooms) / agents
     assert ((counts - expected) ** 2 / expected).sum() < agents - 1 + 5 * math.sqrt(2 * (agents - 1))
@@ -77,8 +78,8 @@ def test_the_levers():
 
 
 def test_roads_and_routes():
-    # Numbers of routes by the rules: two straight ones; straight, right and left from each of four places; with a second
-    # turn, except where the first leads out, seven from each of eight.
+    # Numbers of routes by the rules: two straight ones; straight, right and left from each of four places; with a
+    # second turn, except where the first leads out, seven from each of eight.
     assert {name: [len(own) for own in routes(level)] for name, level in LEVELS.items()} == {
         "easy": [1, 1], "medium": [3] * 4, "hard": [7] * 8
     }  # fmt: skip
@@ -96,9 +97,9 @@ def test_roads_and_routes():
                 assert route[0] == start
                 assert set(route) <= set(cells(level))
                 assert len(set(route)) == len(route)
-                moves = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(route, route[1:], strict=False)]
+                moves = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(route)]
                 assert all(abs(y) + abs(x) == 1 for y, x in moves)
-                assert sum(one != other for one, other in zip(moves, moves[1:], strict=False)) <= 2
+                assert sum(one != other for one, other in pairwise(moves)) <= 2
                 assert any(place in (0, level.side - 1) for place in route[-1])
                 out = route[-1][0] + moves[-1][0], route[-1][1] + moves[-1][1]
                 assert not all(0 <= place < level.side for place in out)

@@ -157,8 +157,8 @@ def test_who_speaks_is_taught_by_who_hears():
 
 
 def test_a_bit_is_heard_a_step_later_and_only_by_others():
-    # All is 0 but the bias of what is said, so a bit is tanh(2 / 2) = 0.7615942 in learning and 1 in use, and the weight
-    # of what is heard on n, 1: h' = (1 - z) tanh(heard) with z = 1/2.
+    # All is 0 but the bias of what is said, so a bit is tanh(2 / 2) = 0.7615942 in learning and 1 in use, and the
+    # weight of what is heard on n, 1: h' = (1 - z) tanh(heard) with z = 1/2.
     network, parameters, named = one_way([Channel(1, 1)])
     named["channel1/speak_bias"][...], named["channel1/heard"][...] = 2, [[0, 0, 1]]
     for learns, said in ((True, 0.7615942), (False, 1.0)):

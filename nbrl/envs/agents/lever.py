@@ -1,8 +1,8 @@
 """The game of levers (Sukhbaatar et al., 2016, CommNet), in numba: pull levers, no two agents the same.
 
-Five of 500 agents are drawn. Each sees only who it is and pulls one of five levers; that is the episode. Everybody's reward
-is (distinct levers - 1) / 4. Agents that do not talk get 0.59 at best on average, as by chance; who know each
-other's names can always get 1.
+Five of 500 agents are drawn. Each sees only who it is and pulls one of five levers; that is the episode. Everybody's
+reward is (distinct levers - 1) / 4. Agents that do not talk get 0.59 on average, as by chance; who know each other's
+names can always get 1.
 """
 
 import numpy as np
@@ -74,7 +74,7 @@ def lever_possible(state: np.ndarray) -> bool:
     return len(set(drawn)) == LEVERS and all(0 <= one < POOL for one in drawn) and words[PULLED:] == [-1] * LEVERS
 
 
-def lever_picture(state: np.ndarray) -> np.ndarray:
+def lever_picture(state: np.ndarray, says: np.ndarray | None = None) -> np.ndarray:
     """The levers: grey before and where nobody pulls, green where one does, red where several do."""
     pulled = state.view(np.int64)[PULLED:]
     cells = np.full((3, 2 * LEVERS + 1, 3), GROUND, np.uint8)

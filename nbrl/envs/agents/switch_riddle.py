@@ -1,7 +1,7 @@
 """The riddle of the hundred prisoners and the switch (Foerster et al., 2016), in numba.
 
-Each day one of n agents, drawn at random, is in a room with a switch of two positions. It sees the switch as the agent of
-the day before left it: what that one said. It may tell that all have been in the room, today included: that ends the
+Each day one of n agents, drawn at random, is in a room with a switch of two positions. It sees the switch as the agent
+of the day before left it: what that one said. It may tell that all have been in the room, today included: that ends the
 episode, with 1 for everybody if it is true and -1 if not. After 4 n - 6 days the episode ends with 0.
 
 An agent observes only whether it is the one in the room; all others can do nothing, neither hear nor speak. Who is in
@@ -89,12 +89,15 @@ def riddle_step(state_pointer, action_pointer, observation_pointer, reward_point
     return STEPPED | TERMINATED if state[TOLD] or state[DAY] == 4 * n - 6 else STEPPED
 
 
-def riddle_picture(state: np.ndarray) -> np.ndarray:
-    """A figure for each agent, in green if it has been in the room; the room with who is in it, green or red once told."""
+def riddle_picture(state: np.ndarray, says: np.ndarray | None = None) -> np.ndarray:
+    """A figure for each agent, in green if it has been in the room; the room with who is in it, green or red once told;
+    between them what was said last."""
     words = state.view(np.int64)
     n, been = int(words[AGENTS]), int(words[BEEN])
     cells = np.full((3, 2 * n + 1, 3), GROUND, np.uint8)
     for agent in range(n):
+        if says is not None and says[agent].any():
+            cells[1, 2 * agent + 1] = says[agent]
         cells[2, 2 * agent + 1] = SEEN if been >> agent & 1 else UNSEEN
         if agent == words[IN_ROOM]:
             cells[0, 2 * agent : 2 * agent + 3] = ROOM

@@ -23,10 +23,11 @@ from nbrl.spaces import NEW, PRESENT
 GAS, BRAKE, ACTIONS = range(3)
 WAITING, CRASH = -0.01, -10.0
 
-# State, int64. The level: cars, the grid's side, steps, places of arrival, routes of each, the longest route, road cells,
-# how far a car sees, steps until the traffic is full, and the rates of arrival as float64; then the run and the episode;
-# of each car whether it is there, its route, its place on it, its last action and its age; then of each cell of the grid
-# its number among the road's or -1, and of each route its length and its cells. ALL_STEPS counts those of all episodes.
+# State, int64. The level: cars, the grid's side, steps, places of arrival, routes of each, the longest route, cells of
+# the road, how far a car sees, steps until the traffic is full, and the rates of arrival as float64; then the run and
+# the episode; of each car whether it is there, its route, its place on it, its last action and its age; then of each
+# cell of the grid its number among the road's or -1, and of each route its length and its cells. ALL_STEPS counts those
+# of all episodes.
 (
     CARS, SIDE, LIMIT, ARRIVALS, ROUTES, LONGEST, ROAD, VISION, CURRICULUM, FIRST_RATE, RATE, ALL_STEPS, STEP, CRASHES,
     THROUGH, RANDOM,
@@ -256,8 +257,8 @@ class TrafficJunction(NativeEnvironment):
         )
 
 
-def traffic_picture(state: np.ndarray) -> np.ndarray:
-    """The roads from above: cars that move are green, that brake yellow, that have met red."""
+def traffic_picture(state: np.ndarray, says: np.ndarray | None = None) -> np.ndarray:
+    """The roads from above: cars that move are green, that brake yellow, that have met red; in them what they said."""
     words = state.view(np.int64)
     n, side = int(words[CARS]), int(words[SIDE])
     last = FIRST_CAR + n * CAR
@@ -265,12 +266,14 @@ def traffic_picture(state: np.ndarray) -> np.ndarray:
     table = words[last + side * side :].reshape(-1, 1 + int(words[LONGEST]))
     colours = np.where(grid[:, :, None] >= 0, np.array(TARMAC), np.array(GROUND)).astype(np.uint8)
     picture = colours.repeat(PIXELS, axis=0).repeat(PIXELS, axis=1)
-    cars = [car for car in words[FIRST_CAR:last].reshape(n, CAR) if car[THERE]]
-    at = [int(table[car[ROUTE], 1 + car[PLACE]]) for car in cars]
-    for car, cell in zip(cars, at, strict=True):
+    cars = {i: car for i, car in enumerate(words[FIRST_CAR:last].reshape(n, CAR)) if car[THERE]}
+    at = [int(table[car[ROUTE], 1 + car[PLACE]]) for car in cars.values()]
+    for (i, car), cell in zip(cars.items(), at, strict=True):
         y, x = (PIXELS * place for place in divmod(cell, side))
         colour = CRASHED if at.count(cell) > 1 else BRAKING if car[LAST] == BRAKE else MOVING
         picture[y + 3 : y + PIXELS - 3, x + 3 : x + PIXELS - 3] = colour
+        if says is not None and says[i].any():
+            picture[y + 7 : y + PIXELS - 7, x + 7 : x + PIXELS - 7] = says[i]
     return picture
 
 
