@@ -21,7 +21,8 @@ for all. `alive` is a byte for each agent: bit 0 alive, the agent acts now, and 
 hear at the next step what it says now; bit 2 hears, what was said reaches it; bit 3 stopped, it is not alive any more
 because a limit ended its part: its return goes on with the value of what it sees; bit 4 new, another agent has taken
 the place of the one before. Both functions may write it, and where neither does all do all; with one agent alone it is
-NULL. An agent that is not alive has an observation that nobody reads; one that comes to life begins with nothing in mind.
+NULL. An agent that is not alive has an observation that nobody reads; one that comes to life begins with nothing in
+mind.
 
 A function that uses neither may leave the two last parameters out: by the calling conventions of C on all systems that
 are supported, it does not see them.
