@@ -201,17 +201,18 @@ def test_impossible_numbers_are_refused_by_name(name, value):
             {"network": [["conv", 8, 3]]},
             "layer 1 of the network is ['conv', 8, 3]: it must be ['dense', units, activation] or "
             "['conv', filters, kernel, stride, activation] or ['lstm', units] or ['gru', units] or "
-            "['layer_norm', activation]",
+            "['layer_norm', activation] or ['communicate', units, activation] or ['channel', units, bits]",
         ),
         (
             {"network": [["lstm", 8, "tanh"]]},
             "layer 1 of the network is ['lstm', 8, 'tanh']: it must be ['dense', units, activation] or "
             "['conv', filters, kernel, stride, activation] or ['lstm', units] or ['gru', units] or "
-            "['layer_norm', activation]",
+            "['layer_norm', activation] or ['communicate', units, activation] or ['channel', units, bits]",
         ),
         (
             {"network": ["dense"]},
-            "layer 1 of the network is 'dense': it must be a Dense or Conv or Lstm or Gru or LayerNorm",
+            "layer 1 of the network is 'dense': it must be a Dense or Conv or Lstm or Gru or LayerNorm or Communicate or "
+            "Channel",
         ),
         ({"network": [Dense(8), Lstm(0)]}, "layer 2 of the network has units 0: it must be a whole number above 0"),
         ({"network": Lstm(8)}, "network is Lstm(units=8): it must be a table of layers such as (Dense(64), Dense(64))"),
