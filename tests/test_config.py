@@ -211,8 +211,8 @@ def test_impossible_numbers_are_refused_by_name(name, value):
         ),
         (
             {"network": ["dense"]},
-            "layer 1 of the network is 'dense': it must be a Dense or Conv or Lstm or Gru or LayerNorm or Communicate or "
-            "Channel",
+            "layer 1 of the network is 'dense': it must be a Dense or Conv or Lstm or Gru or LayerNorm or Communicate "
+            "or Channel",
         ),
         ({"network": [Dense(8), Lstm(0)]}, "layer 2 of the network has units 0: it must be a whole number above 0"),
         ({"network": Lstm(8)}, "network is Lstm(units=8): it must be a table of layers such as (Dense(64), Dense(64))"),
