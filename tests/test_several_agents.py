@@ -12,6 +12,8 @@ from talk import Talk, plain_forward
 
 import nbrl
 from nbrl import Agent, NumpyPolicy, configure, envs
+from nbrl.agent import choose_action, said
+from nbrl.animation import play
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvSpec, EnvStepper, PythonEnvironment, python_instance
 from nbrl.learner import Learner
 from nbrl.nets.layers import Channel, Communicate, Dense, Gru, Lstm
@@ -308,6 +310,55 @@ def test_an_evaluation_has_each_agent_s_return(tmp_path):
     alone = nbrl.evaluate(cart_pole, episodes=2)
     assert alone.agent_returns == []
     assert "agent_returns" not in alone.to_dict()
+
+
+def test_a_host_is_told_each_agent_s_return():
+    class Told(nbrl.Callback):
+        episodes, reports = [], []
+
+        def on_episode(self, trainer, episode):
+            self.episodes.append(episode)
+
+        def on_report(self, trainer, report):
+            self.reports.append(report)
+
+    told = Told()
+    nbrl.train(TRAFFIC, steps=4000, seed=1, threads=1, method="a3c", network=(Dense(8),), callbacks=[told])
+    assert len(told.episodes) > 50
+    for episode in told.episodes:
+        assert len(episode.agent_returns) == 5
+        assert episode.total_return == pytest.approx(np.mean(episode.agent_returns))
+    last = [report.metrics for report in told.reports if report.episodes][-1]
+    assert set(last) == {f"charts/episodic_return_{agent}" for agent in range(5)}
+    own = told.reports[-1]
+    if own.episodes:
+        assert own.return_mean == pytest.approx(np.mean(list(own.metrics.values())))
+
+
+def test_what_is_said_is_seen(tmp_path):
+    agent = nbrl.train(TRAFFIC, steps=500, seed=1, threads=1, method="a3c", network=(Dense(8), Communicate(8)))
+    (policy, actor), player = agent.actor(), EnvStepper(envs.make(TRAFFIC))
+    seen, state = player.reset(3), agent.initial_state()
+    for _ in range(8):
+        actor.alive[:] = player.alive
+        assert choose_action(policy, actor, seen.view(np.uint8), state, True)
+        colours = said(agent.network, actor)
+        assert (colours.any(axis=1) == (player.alive > 0)).all()
+        before = player.instance.picture(seen)
+        player.instance.says = colours
+        after = player.instance.picture(seen)
+        assert (before != after).any() == bool(player.alive.any())
+        seen, *_ = player.step(policy.action[0, :, 0])
+        player.instance.says = None
+    assert player.alive.any()
+    bits = nbrl.train(RIDDLE, steps=500, seed=1, threads=1, method="a3c", network=(Channel(8, 1),))
+    policy, actor = bits.actor()
+    actor.alive[:] = PRESENT, ALIVE, PRESENT
+    assert choose_action(policy, actor, np.ones((3, 1), np.float32).view(np.uint8), bits.initial_state(), True)
+    assert [bool(colour.any()) for colour in said(bits.network, actor)] == [True, False, True]
+    pytest.importorskip("PIL")
+    played = play(agent, None, tmp_path / "traffic.gif", seed=1)
+    assert played.length == 20
 
 
 def test_what_agents_are_told_of_themselves():

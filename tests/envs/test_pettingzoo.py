@@ -6,13 +6,16 @@ import warnings
 import numpy as np
 import pytest
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
 import nbrl
 from nbrl import envs
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvStepper
-from nbrl.envs.pettingzoo import NativeParallelEnv
 from nbrl.spaces import ALIVE, PRESENT, STOPPED
+
+mpe2 = pytest.importorskip("mpe2", reason="mpe2 and pettingzoo are in the extra dev")
+from pettingzoo import ParallelEnv  # noqa: E402 - after the check that it is there
+
+from nbrl.envs.pettingzoo import NativeParallelEnv  # noqa: E402
 
 with warnings.catch_warnings():  # its own environments warn of its own coming changes
     warnings.simplefilter("ignore")
