@@ -8,6 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import cfunc
 from talk import Talk, plain_forward
 
 import nbrl
@@ -19,7 +22,8 @@ from nbrl.learner import Learner
 from nbrl.nets.layers import Channel, Communicate, Dense, Gru, Lstm
 from nbrl.nets.table import NOISE, NOISE_SIZE, outputs
 from nbrl.spaces import ALIVE, HEARS, NEW, PRESENT, SPEAKS, STOPPED
-from nbrl.testing import check_resume
+from nbrl.testing import CheckError, check_environment, check_resume
+from nbrl.testing.strategies import episodes
 
 AGENTS, INPUTS, ACTIONS = 3, 4, 2
 RIDDLE, TRAFFIC, LEVER = "nbrl/SwitchRiddle-v0", "nbrl/TrafficJunction-v0", "nbrl/Lever-v0"
@@ -395,3 +399,40 @@ def test_calls_that_cannot_be(tmp_path):
     with pytest.raises(ValueError, match=r"the policy is of 3 agents, nbrl/SwitchRiddle-v0\(agents=4\) has 4"):
         nbrl.evaluate(agent, RIDDLE, environment_arguments={"agents": 4})
     assert math.isfinite(nbrl.evaluate(agent, episodes=3).mean_return)
+
+
+@pytest.mark.parametrize("name", [RIDDLE, TRAFFIC, LEVER])
+def test_the_checkers_take_several_agents(name):
+    check_environment(name, steps=60)
+
+
+def test_the_checkers_find_what_is_wrong():
+    @cfunc("int32(CPointer(int64), uint64, CPointer(float32))")
+    def reset(state, seed, observation):
+        for i in range(2):
+            observation[i] = 0
+        return 1
+
+    @cfunc("int32(CPointer(int64), CPointer(int32), CPointer(float32), CPointer(float32))")
+    def step(state, action, observation, reward):
+        for i in range(2):
+            observation[i] = 0
+        reward[0] = 0  # and not the second agent's
+        return 1
+
+    box = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    spec = envs.NativeEnvironment(
+        reset, step, state_size=8, observation_space=box, action_space=spaces.Discrete(2), agents=2, name="pair"
+    )
+    with pytest.raises(CheckError, match="pair: step left number 1 of the reward unwritten"):
+        check_environment(spec, steps=5)
+
+
+@given(st.data())
+@settings(max_examples=10, deadline=None)
+def test_courses_of_several_agents_are_drawn(data):
+    course = data.draw(episodes(RIDDLE, 6))
+    assert course[0].observation.shape == (3, 1)
+    for step in course[1:]:
+        assert len(step.action) == 3
+        assert sum(step.action) <= 1

@@ -19,6 +19,7 @@ from nbrl.envs.interface import (
     StepFunction,
     succeeded,
 )
+from nbrl.spaces import ALIVE, PRESENT
 
 GUARD, PATTERN = 64, 0xA5  # bytes around what a native function writes, and what they hold
 UNWRITTEN = 0xFF  # bytes of what it must write: of float32, no number
@@ -34,7 +35,7 @@ class _Moment(NamedTuple):
 
     observation: np.ndarray
     mask: np.ndarray
-    reward: float = 0.0
+    reward: float | tuple[float, ...] = 0.0  # of several agents each one's
     terminated: bool = False
     truncated: bool = False
 
@@ -99,11 +100,13 @@ def _course(player: Any, spec: EnvSpec, seed: int, steps: int) -> list[list[_Mom
 
 
 def _random_parts(spec: EnvSpec, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Of each agent's action the parts, one behind the other."""
+    n = spec.agents
     if not spec.actions.discrete:
-        low, high = np.clip(spec.actions.bounds[2:], -1e3, 1e3)
-        return (low + rng.random(spec.actions.parts) * (high - low)).astype(np.float32)
-    rows = np.split(mask if mask.size else np.ones(spec.actions.outputs), np.cumsum(spec.actions.counts)[:-1])
-    return np.array([rng.choice(np.flatnonzero(row)) for row in rows], np.int32)
+        low, high = np.tile(np.clip(spec.actions.bounds[2:], -1e3, 1e3), n)
+        return (low + rng.random(n * spec.actions.parts) * (high - low)).astype(np.float32)
+    rows = np.split(mask if mask.size else np.ones(n * spec.actions.outputs), np.cumsum(spec.actions.counts * n)[:-1])
+    return np.array([rng.choice(np.flatnonzero(row)) if row.any() else 0 for row in rows], np.int32)
 
 
 def _same(expected: list[list[_Moment]], found: list[list[_Moment]], what: str) -> None:
@@ -225,10 +228,9 @@ class _Native:
         self.spec, self.name, self.instance = spec, spec.name, spec.make()
         self._reset = ResetFunction(self.instance.reset_address)
         self._step = StepFunction(self.instance.step_address)
-        self.rows = {
-            name: np.full(size + 2 * GUARD, PATTERN, np.uint8)
-            for name, size in (("observation", spec.observations.bytes), ("reward", 4), ("mask", spec.mask_size))
-        }
+        sizes = {"observation": spec.observations.bytes, "reward": 4, "mask": spec.mask_size, "alive": 1}
+        self.rows = {name: np.full(spec.agents * size + 2 * GUARD, PATTERN, np.uint8) for name, size in sizes.items()}
+        self._row("alive")[:] = PRESENT
 
     def _row(self, name: str) -> np.ndarray:
         return self.rows[name][GUARD : self.rows[name].size - GUARD]
@@ -241,7 +243,8 @@ class _Native:
             self._row(name).ctypes.data for name in (["observation", "reward"] if call == "step" else ["observation"])
         ]
         mask = self._row("mask").ctypes.data if self.spec.mask_size else 0
-        status = function(self.instance.state_address, *before, *pointers, mask, 0)
+        alive = self._row("alive").ctypes.data if self.spec.agents > 1 else 0
+        status = function(self.instance.state_address, *before, *pointers, mask, alive)
         if self.instance.error is not None:
             raise self.instance.error
         if not succeeded(status):
@@ -274,22 +277,23 @@ class _Native:
             bad = np.flatnonzero((row.view(np.uint8).reshape(-1, 4) == UNWRITTEN).all(axis=1))
         return int(bad[0]) if bad.size else None
 
-    def _moment(self, call: str, reward: float = 0.0, status: int = STEPPED) -> _Moment:
+    def _moment(self, call: str, rewards: tuple[float, ...] = (0.0,), status: int = STEPPED) -> _Moment:
         shape, dtype = self.spec.observations.shape, self.spec.observations.dtype
+        shape = shape if self.spec.agents == 1 else (self.spec.agents, *shape)
         seen = self._row("observation").copy().view(dtype).reshape(shape)
         if not np.isfinite(seen).all():
             raise CheckError(f"{self.name}: {call} gave an observation with a number that is not finite")
-        if not math.isfinite(reward):
-            raise CheckError(f"{self.name}: {call} gave the reward {reward}: it must be finite")
+        for reward in rewards:
+            if not math.isfinite(reward):
+                raise CheckError(f"{self.name}: {call} gave the reward {reward}: it must be finite")
         ends = bool(status & TERMINATED), bool(status & TRUNCATED)
         mask = self._row("mask").copy()
         if mask.size and not any(ends):
-            try:
-                for row in np.split(mask, np.cumsum(self.spec.actions.counts)[:-1]):
-                    assert row.any()
-            except AssertionError:
-                raise CheckError(f"{self.name}: {call} gave a mask that allows no action") from None
-        return _Moment(seen, mask, reward, *ends)
+            for own, alive in zip(mask.reshape(self.spec.agents, -1), self._row("alive"), strict=True):
+                parts = np.split(own, np.cumsum(self.spec.actions.counts)[:-1])
+                if alive & ALIVE and not all(part.any() for part in parts):
+                    raise CheckError(f"{self.name}: {call} gave a mask that allows no action")
+        return _Moment(seen, mask, rewards if len(rewards) > 1 else rewards[0], *ends)
 
     def reset(self, seed: int) -> _Moment:
         self._call("reset", self._reset, seed)
@@ -302,7 +306,7 @@ class _Native:
         status = self._call("step", self._step, inner.ctypes.data)
         if (action[:GUARD] != PATTERN).any() or (action[-GUARD:] != PATTERN).any() or (inner != parts).any():
             raise CheckError(f"{self.name}: step wrote to its action, which it may only read")
-        return self._moment("step", float(self._row("reward").view(np.float32)[0]), status)
+        return self._moment("step", tuple(self._row("reward").view(np.float32).tolist()), status)
 
     def check_saving(self, other: "_Native", seed: int, steps: int) -> None:
         """What is saved goes on, here and in another one, as the first did."""

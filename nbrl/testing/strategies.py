@@ -150,7 +150,7 @@ def returns_cases(draw: Any, most_steps: int = 12) -> Returns:
 
 
 class Step(NamedTuple):
-    """One step of an episode, as rows of numbers; the first has no action."""
+    """One step of an episode, as rows of numbers; the first has no action. Of several agents the action is a list."""
 
     observation: np.ndarray
     action: Any
@@ -174,10 +174,12 @@ def episodes(draw: Any, environment: Any, most_steps: int = 30) -> list[Step]:
         course = [Step(player.reset(draw(st.integers(0, 2**31 - 1))), None, 0.0, False, False)]
         length = draw(st.integers(0, most_steps))
         while len(course) <= length and not (course[-1].terminated or course[-1].truncated):
-            parts = draw(_parts(spec, player.mask))
+            masks = player.mask.reshape(spec.agents, -1)
+            parts = [draw(_parts(spec, mask)) for mask in masks]
             observation, reward, status = player.step(parts)
             ends = bool(status & TERMINATED), bool(status & TRUNCATED)
-            course.append(Step(observation, spec.actions.decode(parts), reward, *ends))
+            actions = [spec.actions.decode(own) for own in parts]
+            course.append(Step(observation, actions[0] if spec.agents == 1 else actions, reward, *ends))
     finally:
         player.close()
     return course
@@ -206,7 +208,7 @@ def configurations(draw: Any, environment: Any, **fixed: Any) -> Config:
     spec = envs.make(environment)
     fits = [name for name in METHODS if any(kind.takes(spec.actions) for kind in method_class(name).policies)]
     bounded = not spec.actions.discrete and np.isfinite(spec.actions.bounds).all()
-    fits = [name for name in fits if name != "dpg" or (bounded and not spec.observations.image)]
+    fits = [name for name in fits if name != "dpg" or (bounded and not spec.observations.image and spec.agents == 1)]
     method = fixed.get("method") or draw(st.sampled_from(fits))
     actors = draw(st.integers(1, 4))
     batch = draw(st.sampled_from([k for k in range(1, actors + 1) if actors % k == 0]))
