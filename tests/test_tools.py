@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import nbrl
 from nbrl import Agent, evaluate
 from nbrl.callbacks import Episode
 from nbrl.envs.interface import STEPPED, TRUNCATED, EnvStepper
@@ -431,3 +432,29 @@ def test_a_short_soak(tool, monkeypatch):
     found = soak.measure("CartPole-v1", 0.1, 1)
     assert found["steps"] > 0
     assert not found["grew"]
+
+
+def test_the_riddle_is_scored_over_all_courses_of_days(tool):
+    agents = tool("agents")
+    settings = {"method": "a3c", "network": (agents.Dense(6), agents.Channel(5, 1)), "threads": 1, "seed": 4}
+    policy = nbrl.train("nbrl/SwitchRiddle-v0", steps=30_000, entropy_weight=0.2, agent_index=False, **settings)
+    value, protocol = agents.exact_riddle(policy)
+    found = evaluate(policy, episodes=4000, greedy=True, seed=3)
+    assert value == pytest.approx(found.mean_return, abs=5 * max(found.standard_error, 0.001))
+    # Each of three agents is in the room on the first day, hears nothing and has not been there.
+    assert protocol[(1, False, 0)][0] == 3
+    assert {(day, was) for day, was, _ in protocol if day == 1} == {(1, False)}
+    second = {bit: count for (day, was, bit), (count, *_) in protocol.items() if day == 2 and not was}
+    assert sum(second.values()) in (0, 6)  # two of three agents are new
+
+
+def test_runs_of_agents_are_kept_and_go_on(tmp_path, environment_variables):
+    words = ("--out", tmp_path, "--tasks", "riddle-3", "--steps", 2000, "--seeds", 1, "--cut")
+    for _ in range(2):
+        ended = run_tool("agents.py", *words, variables=environment_variables)
+        assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == ""  # the second time nothing is left to do
+    [row] = json.loads((tmp_path / "agents.json").read_text())
+    assert (row["task"], row["cut"], row["steps"], row["seed"]) == ("riddle-3", True, 2000, 1)
+    assert -1 <= row["return"] <= 1
+    assert Agent.load(tmp_path / "riddle-3-cut-1.safetensors").agents == 3

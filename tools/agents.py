@@ -51,6 +51,7 @@ A3C: dict[str, Any] = {
 }  # fmt: skip
 RIDDLE = A3C | {"discount": 1.0, "entropy_weight": 0.1, "normalise_rewards": False, "agent_index": False}
 TRAFFIC = A3C | {"entropy_weight": 0.2}
+HEAVY = A3C | {"entropy_weight": 0.05}
 TALK = (Dense(64), Communicate(64), Communicate(64))
 TASKS = {
     "riddle-3": Task("nbrl/SwitchRiddle-v0", {"agents": 3}, (Dense(32), Channel(64, 1)), 1_500_000, RIDDLE),
@@ -63,8 +64,8 @@ TASKS = {
         },
     ),
     "easy": Task("nbrl/TrafficJunction-v0", {"level": "easy"}, TALK, 4_000_000, TRAFFIC),
-    "medium": Task("nbrl/TrafficJunction-v0", {"level": "medium"}, TALK, 6_000_000, TRAFFIC),
-    "hard": Task("nbrl/TrafficJunction-v0", {"level": "hard"}, TALK, 6_000_000, TRAFFIC),
+    "medium": Task("nbrl/TrafficJunction-v0", {"level": "medium", "curriculum": 300_000}, TALK, 5_000_000, HEAVY),
+    "hard": Task("nbrl/TrafficJunction-v0", {"level": "hard", "curriculum": 300_000}, TALK, 5_000_000, HEAVY),
 }  # fmt: skip
 
 

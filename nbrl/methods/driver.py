@@ -434,21 +434,16 @@ def end_values(method, policy, shared, worker, first, t):
     """The values of the last observations where episodes were truncated: they would have gone on."""
     rollout, (t_max, k), n = worker.rollout, worker.rollout.reward.shape, worker.actors.agents
     for i in range(0, k, n):
-        if _any(rollout.truncated[t, i : i + n]):
+        cut = False
+        for agent in range(i, i + n):
+            cut = cut or rollout.truncated[t, agent]
+        if cut:
             for agent in range(i, i + n):
                 code = observe_one(policy, worker, first + agent, t_max * k + agent, False)
                 if code != GO_ON:
                     return code
             fill_end_values(method, policy, shared, worker, first, t, i)
     return GO_ON
-
-
-@jit
-def _any(flags):
-    found = False
-    for flag in flags:
-        found = found or flag
-    return found
 
 
 @jit
