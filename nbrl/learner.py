@@ -288,21 +288,21 @@ class Learner:
         """Make the environments of one worker's actors; the caller closes them when the worker is done."""
         instances, environment, agents = self.instances[worker], self.environment, self.environment.agents
         rows = self.workers[worker].actors.functions[::agents]
-        for functions, number in zip(rows, self.environments_of(worker), strict=True):
+        for functions, actor in zip(rows, self.environments_of(worker), strict=True):
             try:
-                if number % environment.group == 0:
+                if actor % environment.group == 0:
                     instances += environment.make_group()
             except BaseException as error:
                 error.add_note(
-                    f"raised while the environment of actor {number} was made; where only one may exist, set actors=1"
+                    f"raised while the environment of actor {actor} was made; where only one may exist, set actors=1"
                 )
                 raise
-            instance = instances[len(instances) - environment.group + number % environment.group]
+            instance = instances[len(instances) - environment.group + actor % environment.group]
             functions[:] = instance.reset_address, instance.step_address, instance.state_address
             if self.keeps_infos:
                 instance.keep_infos()
-            if number in self.saved_environments:
-                self._go_on(worker, number, instance)
+            if actor in self.saved_environments:
+                self._go_on(worker, actor, instance)
         return instances
 
     def environments_of(self, worker: int) -> list[int]:
