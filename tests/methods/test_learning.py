@@ -106,8 +106,8 @@ def test_every_method_learns_catch_with_two_threads(method, settings):
 
 @pytest.mark.parametrize(("method", "settings"), METHODS_ON_CART_POLE.items(), ids=METHODS_ON_CART_POLE)
 def test_every_method_learns_cart_pole(method, settings):
-    # What a seed gives differs from processor to processor, and one of ten runs of one-step Q ends below: three of three
-    # do so with a chance of 0.001.
+    # What a seed gives differs from processor to processor, and one of ten runs of one-step Q ends below: three of
+    # three do so with a chance of 0.001.
     returns = (mean_return("CartPole-v1", threads=1, method=method, seed=seed, **settings) for seed in (1, 2, 3))
     assert any(found >= 450 for found in returns)
 
