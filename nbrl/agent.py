@@ -211,11 +211,8 @@ class Agent:
     def initial_state(self) -> np.ndarray:
         """What the policy remembers before an episode: zeros, float32 (state_size,), for `act` to bring up to date; of
         several agents (agents, state_size)."""
-        return np.zeros((self.network.state_size,) if self.agents == 1 else self._state_shape, np.float32)
-
-    @property
-    def _state_shape(self) -> tuple[int, int]:
-        return self.agents, self.network.state_size
+        size = self.network.state_size
+        return np.zeros((size,) if self.agents == 1 else (self.agents, size), np.float32)
 
     def actor(self) -> tuple[Policy, Actor]:
         """What one thread acts with, in compiled code."""

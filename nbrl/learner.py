@@ -134,8 +134,7 @@ class Learner:
         if "value" in self.method.critic and any(kind.has_value for kind in self.bonuses.values()):
             self.network = self._make_network("bonus_value")
         self.optimiser = OPTIMISERS[config.optimiser]
-        agents = self.environment.agents
-        groups = np.arange(config.actors * agents).reshape(-1, config.envs_per_batch * agents)
+        groups = np.arange(self.actor_count).reshape(-1, self.group_size)
         owners = 1 if self.optimiser.shared else len(groups)
         sizes = [kind.parameters(config, self.environment) for kind in self.bonuses.values()]
         self.shared = Shared.make(
@@ -173,13 +172,11 @@ class Learner:
             raise ValueError(
                 f"agent_index is true, but {self.environment.name} has {kind}: it is for several, of vectors"
             )
-        if self.environment.agents == 1:
-            return
-        who = f"{self.environment.name} has {self.environment.agents} agents"
-        if self.method.one_agent:
-            raise ValueError(f"{who}: {self.config.method} learns from one alone, take a3c, ppo, pqn or n_step_q")
-        if getattr(self.config, "buffer_size", 0) and "replay" in self.method.names():
-            raise ValueError(f"{who}: buffer_size must be 0, since a replay memory keeps one agent's steps")
+        if self.environment.agents > 1 and self.method.one_agent:
+            raise ValueError(
+                f"{self.environment.name} has {self.environment.agents} agents: {self.config.method} learns from one "
+                "alone, take a3c, ppo, pqn or n_step_q"
+            )
 
     def _make_network(self, *further: str) -> Network:
         """The network of the policy and the method's critic, with further heads of one unit."""
@@ -192,6 +189,16 @@ class Learner:
             constant={"variance"} & set(self.policy.heads) if config.policy_variance == "constant" else (),
             indexed=self.environment.agents if config.agent_index else 0,
         )
+
+    @property
+    def actor_count(self) -> int:
+        """Actors of the run: each agent of each environment is one."""
+        return self.config.actors * self.environment.agents
+
+    @property
+    def group_size(self) -> int:
+        """Actors that step as one batch: all agents of `envs_per_batch` environments."""
+        return self.config.envs_per_batch * self.environment.agents
 
     @property
     def scales(self) -> int:
@@ -208,7 +215,7 @@ class Learner:
 
     def _add_thread(self, thread: int, actors: np.ndarray) -> None:
         config, environment = self.config, self.environment
-        agents, t_max, k = environment.agents, config.rollout_length, config.envs_per_batch * environment.agents
+        agents, t_max, k = environment.agents, config.rollout_length, self.group_size
         work = self.network.workspace(self._capacity, scales=self.scales, agents=agents)
         own = Actors.make(
             actors,
@@ -268,7 +275,7 @@ class Learner:
         """Samples that a workspace holds: a rollout and what is seen after it, or a minibatch."""
         config = self.config
         from_memory = config.batch_size if "replay" in self.method.names() and config.buffer_size > 0 else 0
-        return max((config.rollout_length + 1) * config.envs_per_batch * self.environment.agents, from_memory)
+        return max((config.rollout_length + 1) * self.group_size, from_memory)
 
     def target_workspace(self, work: Workspace) -> Workspace:
         """Of the target network, for the worker that has `work`."""

@@ -30,20 +30,21 @@ def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
     """
     agent, layout, config = learner.agent(), learner.network.layout, learner.config
     agents = learner.environment.agents
-    rows_of_all = config.actors * agents
     arrays = agent.arrays() | {"moments": learner.statistics()}
     arrays |= {name: view.copy() for name, view in _bonus_value(learner).items()}
     for name, rows in _in_the_layout(learner).items():
         arrays |= {f"{name}/{part}": view for part, view in layout.views(rows.copy()).items()}
     arrays["turn"] = np.array([worker.turn for worker in learner.workers])
     for name, like in learner.workers[0].actors.kept().items():
-        rows = arrays[f"actors/{name}"] = np.zeros((rows_of_all, *like.shape[1:]), like.dtype)
+        rows = arrays[f"actors/{name}"] = np.zeros((learner.actor_count, *like.shape[1:]), like.dtype)
         for worker, actors in zip(learner.workers, learner.actors, strict=True):
             rows[actors] = getattr(worker.actors, name)
     for name, shared, rows_of in _bonuses(learner):
         arrays |= {f"bonus/{name}/{field}": array.copy() for field, array in shared.items()}
         for field, parts in rows_of.items():
-            rows = arrays[f"bonus/{name}/actors/{field}"] = np.zeros((rows_of_all, *parts[0].shape[1:]), parts[0].dtype)
+            rows = arrays[f"bonus/{name}/actors/{field}"] = np.zeros(
+                (learner.actor_count, *parts[0].shape[1:]), parts[0].dtype
+            )
             for part, actors in zip(parts, learner.actors, strict=True):
                 rows[actors] = part
     running = {
@@ -198,7 +199,7 @@ def _restore_layout(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
 
 def _restore_actors(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
     for name, like in learner.workers[0].actors.kept().items():
-        shape = (learner.config.actors * learner.environment.agents, *like.shape[1:])
+        shape = (learner.actor_count, *like.shape[1:])
         rows = _checked(arrays, f"actors/{name}", np.zeros(shape, like.dtype))
         for worker, actors in zip(learner.workers, learner.actors, strict=True):
             getattr(worker.actors, name)[:] = rows[actors]
@@ -247,8 +248,7 @@ def _restore_bonuses(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
             if not learner.bonuses[name].is_possible(field, array):
                 raise ValueError(f"bonus/{name}/{field} has a number that it cannot have")
         for field, parts in rows_of.items():
-            rows_of_all = learner.config.actors * learner.environment.agents
-            like = np.broadcast_to(parts[0][0], (rows_of_all, *parts[0].shape[1:]))
+            like = np.broadcast_to(parts[0][0], (learner.actor_count, *parts[0].shape[1:]))
             rows = _checked(arrays, f"bonus/{name}/actors/{field}", like)
             if not learner.bonuses[name].is_possible(field, rows):
                 raise ValueError(f"bonus/{name}/actors/{field} has a number that it cannot have")

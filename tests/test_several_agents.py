@@ -239,6 +239,15 @@ def test_a_run_that_is_cut_goes_on_to_the_bit(method, name):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("bonus", ["rnd", "icm", "novelty"])
+def test_a_learnt_bonus_has_room_for_all_agents(bonus):
+    # 1,200 steps of agents in a rollout, 60 of environments, in several chunks of the bonus.
+    check_resume(
+        TRAFFIC, method="a3c", network=(Communicate(6),), rollout_length=30, cuts=1, envs_per_batch=2, actors=4,
+        bonus=bonus, environment_arguments={"level": "hard"},
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("network", [(Dense(6), Communicate(5, "tanh")), (Dense(5), Channel(4, 1), Dense(3))])
 @pytest.mark.parametrize("indexed", [False, True])
 def test_minibatches_keep_agents_together(network, indexed):

@@ -33,7 +33,7 @@ class Novelty(Distillation):
 
     @classmethod
     def own(cls, learner: Any, actors: int, policy: Any, shared: dict[str, np.ndarray]) -> dict[str, Any]:
-        shape = learner.config.rollout_length, learner.config.envs_per_batch
+        shape = learner.config.rollout_length, learner.group_size
         return super().own(learner, actors, policy, shared) | {
             "see": _see.address,
             "learn": _learn.address,

@@ -89,7 +89,7 @@ class PredictionBonus(Bonus):
     def own(cls, learner: Any, actors: int, policy: Any, shared: dict[str, np.ndarray]) -> dict[str, Any]:
         config, theta = learner.config, shared["theta"]
         seen, taken = seen_by(learner.environment.observations)
-        steps, k = min(config.rollout_length, max(CHUNK // config.envs_per_batch, 1)), config.envs_per_batch
+        steps, k = min(config.rollout_length, max(CHUNK // learner.group_size, 1)), learner.group_size
         own_theta, dtheta, at = *(aligned_zeros(theta.size, np.float32) for _ in range(2)), 0
         workspaces = {}
         for name, network in cls.networks(config, learner.environment).items():
