@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "nets.gru": {"kernels", "nets.table", "nets.affine", "nets.dense", "nets.lstm"},
     "nets.layer_norm": {"kernels", "nets.table", "nets.affine"},
     "nets.communicate": {"kernels", "nets.table", "nets.affine", "nets.dense"},
-    "nets.channel": {"kernels", "nets.table", "nets.affine", "nets.dense", "nets.lstm"},
+    "nets.channel": {"kernels", "nets.table", "nets.affine", "nets.dense", "nets.gru"},
     "nets.layers": {
         "nets.affine", "nets.dense", "nets.conv", "nets.lstm", "nets.gru", "nets.layer_norm", "nets.communicate",
         "nets.channel",

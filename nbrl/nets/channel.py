@@ -24,7 +24,7 @@ from nbrl.kernels.gemm import call_gemm, call_gemm_transposed
 from nbrl.kernels.native import address_at, span
 from nbrl.nets.affine import product, product_backward, tanh
 from nbrl.nets.dense import dense_backward_inputs, dense_plan, row_starts
-from nbrl.nets.lstm import sigmoid
+from nbrl.nets.gru import gru_gates, gru_step, gru_step_backward
 from nbrl.nets.table import (
     AFTER,
     FILTERS,
@@ -113,11 +113,7 @@ def channel_forward(work, layer, first, samples, _, __):
     )  # fmt: skip
     for s in range(first, first + samples):
         g, hu = _rows(a, line, KEPT, s, 4 * units), _rows(a, line, KEPT + 1, s, width)
-        for j in range(2 * units):
-            g[j] = hu[j] + b[j]
-        for j in range(units):
-            g[2 * units + j] = b[2 * units + j]
-            g[3 * units + j] = hu[2 * units + j]
+        gru_gates(g, hu, b)
     product(work, line, first, samples, line[WEIGHTS], width, address_at(sums, 0))
     for begin in range(first, first + samples, work.agents):
         speakers = _speakers(a, line, begin, work.agents)
@@ -138,18 +134,8 @@ def channel_forward(work, layer, first, samples, _, __):
             _rows(a, line, KEPT + 1, s, width),
             _rows(a, line, OUTPUT, s, units),
         )
-        r, z, n, m = (
-            span(gates, 0, units),
-            span(gates, units, units),
-            span(gates, 2 * units, units),
-            span(gates, 3 * units, units),
-        )
         h, h_new = span(a, line[STATE] + s * size, units), span(a, line[AFTER] + s * size, units)
-        for j in range(units):
-            r[j] = sigmoid(r[j] + xw[j])
-            z[j] = sigmoid(z[j] + xw[units + j])
-            n[j] = tanh(n[j] + xw[2 * units + j] + r[j] * m[j])
-            h_new[j] = (one - z[j]) * n[j] + z[j] * h[j]
+        gru_step(gates, xw, h, h_new)
         for j in range(units):
             y[j] = h_new[j]
         noise, said = _rows(a, line, NOISE, s, bits), span(a, line[AFTER] + s * size + units, bits + 1)
@@ -200,15 +186,7 @@ def channel_backward(work, layer, samples, k, inputs_from, _):
                         for j in range(units):
                             dspeak[j * bits + i] += h_new[j] * dm
                             dy[j] += speak[j * bits + i] * dm
-            for j in range(units):
-                dh = dy[j]
-                r, z, n, m = g[j], g[units + j], g[2 * units + j], g[3 * units + j]
-                dn = dh * (one - z) * (one - n * n)
-                dg[j] = du[j] = dn * m * r * (one - r)
-                dg[units + j] = du[units + j] = dh * (h[j] - n) * z * (one - z)
-                dg[2 * units + j] = dn
-                du[2 * units + j] = dn * r
-                dg[3 * units + j] = dh * z
+            gru_step_backward(g, h, dy, dg, du)
         call_gemm_transposed(
             work.gemm_transposed, units, width, k, u,
             address_at(dsums, first * width), address_at(d, line[STATE] + first * size), size, 0,

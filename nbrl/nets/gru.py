@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbrl.kernels.compile import routine
+from nbrl.kernels.compile import jit, routine
 from nbrl.kernels.gemm import call_gemm, call_gemm_transposed
 from nbrl.kernels.native import address_at, span
 from nbrl.nets.affine import product, product_backward, tanh
@@ -50,7 +50,7 @@ class Gru(NamedTuple):
 def gru_forward(work, layer, first, samples, _, __):
     """Fill the gates, the state after each sample and y."""
     line, units = work.table[layer], work.table[layer, FILTERS]
-    width, one = 3 * units, np.float32(1.0)
+    width = 3 * units
     state = span(work.activations, line[STATE] + first * units, samples * units)
     after = span(work.activations, line[AFTER] + first * units, samples * units)
     gates = span(work.activations, line[KEPT] + first * 4 * units, samples * 4 * units)
@@ -62,25 +62,54 @@ def gru_forward(work, layer, first, samples, _, __):
     )  # fmt: skip
     for s in range(samples):
         g, hu = span(gates, s * 4 * units, 4 * units), span(sums, s * width, width)
-        for j in range(2 * units):
-            g[j] = hu[j] + b[j]
-        for j in range(units):
-            g[2 * units + j] = b[2 * units + j]
-            g[3 * units + j] = hu[2 * units + j]
+        gru_gates(g, hu, b)
     product(work, line, first, samples, line[WEIGHTS], width, address_at(sums, 0))
     for s in range(samples):
-        r, z, n, m = (
-            span(gates, 4 * s * units, units), span(gates, (4 * s + 1) * units, units),
-            span(gates, (4 * s + 2) * units, units), span(gates, (4 * s + 3) * units, units),
+        h_new = span(after, s * units, units)
+        gru_step(
+            span(gates, s * 4 * units, 4 * units), span(sums, s * width, width), span(state, s * units, units), h_new
         )  # fmt: skip
-        xw, h, h_new = span(sums, s * width, width), span(state, s * units, units), span(after, s * units, units)
-        for j in range(units):
-            r[j] = sigmoid(r[j] + xw[j])
-            z[j] = sigmoid(z[j] + xw[units + j])
-            n[j] = tanh(n[j] + xw[2 * units + j] + r[j] * m[j])
-            h_new[j] = (one - z[j]) * n[j] + z[j] * h[j]
         for j in range(units):
             y[s * units + j] = h_new[j]
+
+
+@jit
+def gru_gates(gates, hu, b):
+    """Begin the gates of a sample with what does not depend on x: h u, of n apart, and the biases."""
+    units = hu.size // 3
+    for j in range(2 * units):
+        gates[j] = hu[j] + b[j]
+    for j in range(units):
+        gates[2 * units + j] = b[2 * units + j]
+        gates[3 * units + j] = hu[2 * units + j]
+
+
+@jit
+def gru_step(gates, xw, h, h_new):
+    """Complete the gates, and fill the new h, from x w and the old h."""
+    units, one = h.size, np.float32(1.0)
+    r, z, n, m = (
+        span(gates, 0, units), span(gates, units, units), span(gates, 2 * units, units), span(gates, 3 * units, units)
+    )  # fmt: skip
+    for j in range(units):
+        r[j] = sigmoid(r[j] + xw[j])
+        z[j] = sigmoid(z[j] + xw[units + j])
+        n[j] = tanh(n[j] + xw[2 * units + j] + r[j] * m[j])
+        h_new[j] = (one - z[j]) * n[j] + z[j] * h[j]
+
+
+@jit
+def gru_step_backward(g, h, dh, dg, du):
+    """Fill the gradients by x w and then by h itself, in dg, and by h u, in du, from that of the new h."""
+    units, one = h.size, np.float32(1.0)
+    for j in range(units):
+        r, z, n, m = g[j], g[units + j], g[2 * units + j], g[3 * units + j]
+        dn = dh[j] * (one - z) * (one - n * n)
+        dg[j] = du[j] = dn * m * r * (one - r)
+        dg[units + j] = du[units + j] = dh[j] * (h[j] - n) * z * (one - z)
+        dg[2 * units + j] = dn
+        du[2 * units + j] = dn * r
+        dg[3 * units + j] = dh[j] * z
 
 
 @routine(Workspace)
@@ -91,7 +120,7 @@ def gru_backward(work, layer, samples, k, inputs_from, _):
     of the candidate's sum has r as a factor with respect to h u, and none with respect to x w.
     """
     line, units = work.table[layer], work.table[layer, FILTERS]
-    width, one, continues = 3 * units, np.float32(1.0), work.continues
+    width, continues = 3 * units, work.continues
     state = span(work.activations, line[STATE], samples * units)
     dstate = span(work.dactivations, line[STATE], samples * units)
     gates = span(work.activations, line[KEPT], samples * 4 * units)
@@ -102,18 +131,11 @@ def gru_backward(work, layer, samples, k, inputs_from, _):
         for s in range(first, first + k):
             g, dg = span(gates, 4 * s * units, 4 * units), span(dgates, 4 * s * units, 4 * units)
             h, du = span(state, s * units, units), span(dsums, s * width, width)
-            goes_on = s + k < samples and continues[s + k]
-            for j in range(units):
-                dh = dy[s * units + j]
-                if goes_on:
-                    dh += dstate[(s + k) * units + j]
-                r, z, n, m = g[j], g[units + j], g[2 * units + j], g[3 * units + j]
-                dn = dh * (one - z) * (one - n * n)
-                dg[j] = du[j] = dn * m * r * (one - r)
-                dg[units + j] = du[units + j] = dh * (h[j] - n) * z * (one - z)
-                dg[2 * units + j] = dn
-                du[2 * units + j] = dn * r
-                dg[3 * units + j] = dh * z
+            dh = span(dy, s * units, units)
+            if s + k < samples and continues[s + k]:
+                for j in range(units):
+                    dh[j] += dstate[(s + k) * units + j]
+            gru_step_backward(g, h, dh, dg, du)
         call_gemm_transposed(
             work.gemm_transposed, units, width, k, u,
             address_at(dsums, first * width), address_at(dstate, first * units), units, 0,
