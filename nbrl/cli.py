@@ -1,4 +1,4 @@
-"""The command ``nbrl``: train, resume, eval, play, plot, export, study, bench, envs.
+"""The command ``nbrl``: what each of its commands does. `nbrl.arguments` reads its words.
 
 Only this file handles signals and prints. Bad input ends with code 2 and one sentence on standard error.
 """
@@ -8,14 +8,13 @@ import contextlib
 import io
 import json
 import logging
-import math
 import os
-import re
 import secrets
 import shlex
 import shutil
 import signal
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -23,20 +22,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nbrl import __version__, checkpoint, envs, evaluate
+from nbrl import checkpoint, envs, evaluate, machine
 from nbrl.agent import Agent
 from nbrl.animation import play
+from nbrl.arguments import OPTIONS, Parser, count, environment_arguments, number, seed, settings_of
 from nbrl.bench import benchmark
-from nbrl.config import COMMON, PRESETS, SETTINGS, Config, check_names, configure, describe, resolve
+from nbrl.config import COMMON, PRESETS, SETTINGS, Config, configure, describe, resolve, setting_groups
 from nbrl.evaluation import MAX_EPISODE_STEPS
 from nbrl.human import play_human
 from nbrl.methods import method_class
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.metrics import Report, RunDirectory, default_directories, progress_line, read_metrics, write_csv
-from nbrl.nets.layers import read_text
-from nbrl.plots import learning_curves, mean_curves
+from nbrl.plots import AXES, learning_curves, mean_curves
 from nbrl.registration import MAZES
-from nbrl.settings import Setting
+from nbrl.report import serve, write_report
 from nbrl.studies import study
 from nbrl.trainer import Trainer
 
@@ -44,13 +43,12 @@ logger = logging.getLogger("nbrl")
 
 PACKAGE = Path(__file__).parent
 LOG_INTERVAL = 10.0  # seconds between log lines where there is no terminal
-# Settings with an option of their own.
-OPTIONS = ("method", "network", "steps", "minutes", "target_return", "eval_interval", "actors", "threads", "seed")
-ASSIGNMENT = re.compile(r"[A-Za-z_]+=")
-FLAGS = ("--show", "--json")  # options without a value
 RUN_HELP = "a run directory, a checkpoint or a saved policy"
 ENV_HELP = "id of the environment; by default the one it was trained on"
 ARGUMENT_HELP = "a keyword that the environment is made with; may be given several times"
+SHOWN = ("method", "network", "steps", "minutes", "threads", "seed")  # of the options of settings, by --help
+CODES = """exit codes: 0 done, 1 a run ended with an error, 2 what was given is wrong, 130 stopped by Ctrl-C,
+143 by SIGTERM and 129 by SIGHUP, after which a run can be gone on with"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -261,7 +259,7 @@ def _eval(parsed: argparse.Namespace, console: _Console) -> int:
         evaluation = evaluate(
             Agent.load(policy),
             parsed.env,
-            environment_arguments=_environment_arguments(parsed),
+            environment_arguments=environment_arguments(parsed),
             episodes=parsed.episodes,
             max_episode_steps=parsed.max_episode_steps,
             greedy=parsed.greedy,
@@ -308,7 +306,7 @@ def _play(parsed: argparse.Namespace, console: _Console) -> int:
             agent,
             parsed.env,
             picture,
-            environment_arguments=_environment_arguments(parsed),
+            environment_arguments=environment_arguments(parsed),
             seed=seed,
             greedy=parsed.greedy,
             seconds=shown,
@@ -400,6 +398,39 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return [str(Path(*part[-least:])) for part in parts]
 
 
+def _report(parsed: argparse.Namespace, console: _Console) -> int:
+    with _checked_input():
+        runs = [RunDirectory.open(path) for path in parsed.run_paths]
+        if len(runs) > 1 and parsed.out is None:
+            raise ValueError("a report on several runs needs a place: give --out FILE")
+        print(write_report(dict(zip(_short_names(parsed.run_paths), runs, strict=True)), parsed.out))
+    return 0
+
+
+def _watch(parsed: argparse.Namespace, console: _Console) -> int:
+    with _checked_input():
+        runs = [RunDirectory.open(path) for path in parsed.run_paths]
+        with serve(dict(zip(_short_names(parsed.run_paths), runs, strict=True)), parsed.port) as server:
+            print(f"http://localhost:{server.server_port}/ until Ctrl-C", flush=True)
+            server.serve_forever()
+    return 0
+
+
+def _settings(parsed: argparse.Namespace, console: _Console) -> int:
+    width, found = shutil.get_terminal_size().columns, False
+    for group, settings in setting_groups().items():
+        lines = {name: f"{setting.description} ({setting.wanted})" for name, setting in settings.items()}
+        shown = {name: line for name, line in lines.items() if parsed.word.lower() in f"{group} {name} {line}".lower()}
+        if shown:
+            print(textwrap.fill(f"{group}:", width))
+        for name, line in shown.items():
+            print(textwrap.fill(line, width, initial_indent=f"  {name:24} ", subsequent_indent=" " * 27))
+        found = found or bool(shown)
+    if not found:
+        raise _Refused(f"no setting has {parsed.word!r} in its name or description: nbrl settings lists all")
+    return 0
+
+
 def _bench(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
         config = configure(parsed.environment, preset=parsed.preset, **settings_of(parsed))
@@ -412,35 +443,40 @@ def _bench(parsed: argparse.Namespace, console: _Console) -> int:
 
 
 def _envs(parsed: argparse.Namespace, console: _Console) -> int:
-    for kind, names in envs.names().items():
-        for name in names:
-            print(f"{name:40} {kind}")
+    pairs = [(name, kind) for kind, names in envs.names().items() for name in names]
+    shown = [(name, kind) for name, kind in pairs if parsed.word.lower() in f"{name} {kind}".lower()]
+    if not shown:
+        raise _Refused(f"no environment has {parsed.word!r} in its id: nbrl envs lists all")
+    for name, kind in shown:
+        print(f"{name:40} {kind}")
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        return super().parse_args(_single_settings(sys.argv[1:] if args is None else args), namespace)
+class _HelpAll(argparse.Action):
+    """Shows the help with the options in it that are hidden else."""
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"nbrl: {message}\n")
+    def __init__(self, option_strings: Sequence[str], dest: str, rest: Sequence[argparse.Action], help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+        self.hidden = {option: option.help for option in rest}
+        for option in rest:
+            option.help = argparse.SUPPRESS
 
-
-def _single_settings(words: Sequence[str]) -> list[str]:
-    """Give each assignment a ``--set`` of its own, unless it is the value of an option."""
-    single: list[str] = []
-    for word in words:
-        before = single[-1] if single else ""
-        is_value = before.startswith("--") and "=" not in before and before not in FLAGS
-        if words[0] in ("train", "bench") and ASSIGNMENT.match(word) and not is_value:
-            single.append("--set")
-        single.append(word)
-    return single
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        for option, words in self.hidden.items():
+            option.help = words
+        parser.print_help()
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="nbrl", description="Asynchronous deep reinforcement learning on CPUs.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"nbrl {__version__}")
+    parser = Parser(
+        prog="nbrl",
+        description="Asynchronous deep reinforcement learning on CPUs.",
+        epilog=CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=machine.summary())
 
     def help_alone(parsed: argparse.Namespace, console: _Console) -> int:
         parser.print_help()
@@ -448,57 +484,60 @@ def _parser() -> argparse.ArgumentParser:
 
     parser.set_defaults(run=help_alone)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.commands = commands.choices
 
     def command(run: Any, name: str, summary: str, **more: Any) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False, **more)
         made.set_defaults(run=run)
         return made
 
-    settings = {name: description for name, description in describe().items() if name != "environment"}
-    lines = (f"  {name:20} {description}".replace("%", "%%") for name, description in settings.items())
     train = command(
         _train,
         "train",
         "Train an agent.",
-        epilog="settings, by default those that suit the environment:\n" + "\n".join(lines),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Any setting is a word, field=value: nbrl settings lists them, --help-all the other options.",
     )
     train.add_argument("environment", metavar="ENV", help="id of an environment, such as ALE/Pong-v5: see nbrl envs")
-    train.add_argument("--preset", metavar="P", help=f"settings to begin with: {', '.join(PRESETS)}")
+    rest = []
     for name in OPTIONS:
         metavar = {"method": "M", "network": "NET"}.get(name, "N")
-        train.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=describe()[name])
-    train.add_argument("--env-arg", metavar="key=value", action="append", default=[], help=ARGUMENT_HELP)
+        choices = f" ({SETTINGS[name].wanted})" if name in SETTINGS and SETTINGS[name].choices else ""
+        words = describe()[name] + choices
+        option = train.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=words)
+        if name not in SHOWN:
+            rest.append(option)
+    train.add_argument("--preset", metavar="P", help=f"settings to begin with: {', '.join(PRESETS)}")
     train.add_argument("--init", metavar="POLICY", type=Path, help="begin with a saved policy, whose network it takes")
-    train.add_argument("--show", action="store_true", help="print every setting and where it comes from, and end")
-    train.add_argument("--frames", metavar="N", type=_number, help="length of the run in frames instead of steps")
     train.add_argument("--out", metavar="DIR", type=Path, help="directory of the run; by default a new one in runs/")
-    train.add_argument(
-        "--set",
-        metavar="field=value",
-        action="append",
-        default=[],
-        help="a setting; the --set may be left out",
-    )
+    train.add_argument("--show", action="store_true", help="print every setting and where it comes from, and end")
+    rest += [
+        train.add_argument("--frames", metavar="N", type=number, help="length of the run in frames instead of steps"),
+        train.add_argument("--env-arg", metavar="key=value", action="append", default=[], help=ARGUMENT_HELP),
+        train.add_argument(
+            "--set", metavar="field=value", action="append", default=[],
+            help="a setting; the --set may be left out",
+        ),
+    ]  # fmt: skip
+    train.add_argument("--help-all", action=_HelpAll, rest=rest, help="show the other options as well, and end")
 
     resume = command(_resume, "resume", "Go on with a run from its newest checkpoint.")
     resume.add_argument("run_path", metavar="RUN", type=Path, help="a run directory")
     resume.add_argument("--env", metavar="ENV", help=ENV_HELP)
-    resume.add_argument("--steps", metavar="N", type=_count, help="another length of the whole run, in steps")
+    resume.add_argument("--steps", metavar="N", type=count, help="another length of the whole run, in steps")
 
     evaluation = command(_eval, "eval", "Play episodes with a trained policy and report their returns.")
     evaluation.add_argument("run_path", metavar="RUN", type=Path, help=RUN_HELP)
     evaluation.add_argument("--env", metavar="ENV", help=ENV_HELP)
     evaluation.add_argument("--env-arg", metavar="key=value", action="append", default=[], help=ARGUMENT_HELP)
-    evaluation.add_argument("--episodes", metavar="N", type=_count, default=30, help="number of episodes; default: 30")
+    evaluation.add_argument("--episodes", metavar="N", type=count, default=30, help="number of episodes; default: 30")
     evaluation.add_argument(
-        "--max-episode-steps", metavar="N", type=_count, default=MAX_EPISODE_STEPS,
+        "--max-episode-steps", metavar="N", type=count, default=MAX_EPISODE_STEPS,
         help=f"steps after which an episode is ended; default: {MAX_EPISODE_STEPS:,}",
     )  # fmt: skip
     evaluation.add_argument("--greedy", action="store_true", help="take the most likely action instead of sampling")
     evaluation.add_argument("--json", action="store_true", help="print one JSON object with every episode")
-    evaluation.add_argument("--threads", metavar="N", type=_count, help="threads; default: the cores it may use")
-    evaluation.add_argument("--seed", metavar="N", type=_seed, default=0, help="seed of the episodes; default: 0")
+    evaluation.add_argument("--threads", metavar="N", type=count, help="threads; default: the cores it may use")
+    evaluation.add_argument("--seed", metavar="N", type=seed, default=0, help="seed of the episodes; default: 0")
 
     playing = command(_play, "play", "Play one episode with a trained policy and draw it as an animated GIF.")
     playing.add_argument("run_path", metavar="RUN", nargs="?", type=Path, help=RUN_HELP)
@@ -507,14 +546,13 @@ def _parser() -> argparse.ArgumentParser:
     playing.add_argument("--env-arg", metavar="key=value", action="append", default=[], help=ARGUMENT_HELP)
     playing.add_argument("--out", metavar="FILE", type=Path, help="the picture; by default play.gif in the run")
     playing.add_argument("--greedy", action="store_true", help="take the most likely action instead of sampling one")
-    playing.add_argument("--seconds", metavar="N", type=_number, help="of the episode that are shown; default: 60")
-    playing.add_argument("--seed", metavar="N", type=_seed, help="seed of the episode; default: 0, of people any")
+    playing.add_argument("--seconds", metavar="N", type=number, help="of the episode that are shown; default: 60")
+    playing.add_argument("--seed", metavar="N", type=seed, help="seed of the episode; default: 0, of people any")
 
     plot = command(_plot, "plot", "Draw the learning curve of one run or of several.")
     plot.add_argument("run_paths", metavar="RUN", nargs="+", type=Path, help="a run directory")
-    plot.add_argument("--by", choices=["frames", "minutes"], default="frames", help="horizontal axis; default: frames")
+    plot.add_argument("--by", choices=AXES, default="frames", help="horizontal axis; default: frames")
     plot.add_argument("--out", metavar="FILE", type=Path, help="the picture; by default curve.png in the run")
-
     plot.add_argument(
         "--mean", action="store_true", help="of runs that differ in their seeds, the mean and its interval"
     )
@@ -523,96 +561,31 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run_path", metavar="RUN", type=Path, help="a run directory")
     export.add_argument("--out", metavar="FILE", type=Path, help="the table; by default metrics.csv in the run")
 
+    reporting = command(_report, "report", "Write all that is known of a run, or of several, as one page of HTML.")
+    reporting.add_argument("run_paths", metavar="RUN", nargs="+", type=Path, help="a run directory")
+    reporting.add_argument("--out", metavar="FILE", type=Path, help="the page; by default report.html in the run")
+
+    watching = command(_watch, "watch", "Serve the same page on this machine, made anew while a run goes on.")
+    watching.add_argument("run_paths", metavar="RUN", nargs="+", type=Path, help="a run directory")
+    watching.add_argument("--port", metavar="N", type=count, default=8000, help="where to listen; default: 8000")
+
     studying = command(_study, "study", "Make the runs of a study, side by side, and say what they show.")
     studying.add_argument("file", metavar="FILE", type=Path, help="the study: see nbrl/README.md")
     studying.add_argument("--out", metavar="DIR", type=Path, help="its folder; by default runs/ and the file's name")
-    studying.add_argument("--jobs", metavar="N", type=_count, help="runs at once; default: what the cores can serve")
+    studying.add_argument("--jobs", metavar="N", type=count, help="runs at once; default: what the cores can serve")
 
     bench = command(_bench, "bench", "Time every part of training on this machine. Run nothing else meanwhile.")
     bench.add_argument("environment", metavar="ENV", nargs="?", default="ALE/Pong-v5", help="default: ALE/Pong-v5")
-    bench.add_argument("--seconds", metavar="N", type=_number, default=10, help="of training; default: 10")
+    bench.add_argument("--seconds", metavar="N", type=number, default=10, help="of training; default: 10")
     bench.add_argument("--threads", metavar="N", help=describe()["threads"])
     bench.add_argument("--preset", metavar="P", help=f"settings to begin with: {', '.join(PRESETS)}")
     bench.add_argument("--set", metavar="field=value", action="append", default=[], help="as for nbrl train")
     bench.add_argument("--env-arg", metavar="key=value", action="append", default=[], help=ARGUMENT_HELP)
     bench.add_argument("--json", action="store_true", help="print one JSON object")
 
-    command(_envs, "envs", "List the environments that can be trained on.")
+    listing = command(_settings, "settings", "List every setting, what it may be, and the paper's value.")
+    listing.add_argument("word", metavar="WORD", nargs="?", default="", help="only those that have to do with this")
+
+    listing = command(_envs, "envs", "List the environments that can be trained on.")
+    listing.add_argument("word", metavar="WORD", nargs="?", default="", help="only those that have this in their id")
     return parser
-
-
-def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that a command line gives, from its options and its ``--set``."""
-    given = {name: getattr(parsed, name, None) for name in OPTIONS}
-    texts = {name: text for name, text in given.items() if text is not None}
-    for assignment in parsed.set:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"--set {assignment}: it must be field=value, such as learning_rate=7e-4")
-        if name in texts:
-            raise ValueError(f"the setting {name} is given twice")
-        texts[name] = text
-    check_names(texts)
-    arguments = _environment_arguments(parsed)
-    if arguments is not None and "environment_arguments" in texts:
-        raise ValueError("environment_arguments and --env-arg are both given: give one of them")
-    if "environment" in texts:
-        raise ValueError("the environment is not for --set: it is the word after train")
-    given = {name: _value(text, SETTINGS.get(name)) for name, text in texts.items()}
-    return given if arguments is None else given | {"environment_arguments": arguments}
-
-
-def _environment_arguments(parsed: argparse.Namespace) -> dict[str, Any] | None:
-    """The keywords of ``--env-arg``, numbers and JSON taken as such; None where there are none."""
-    arguments: dict[str, Any] = {}
-    for assignment in getattr(parsed, "env_arg", []):
-        name, equals, text = assignment.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(f"--env-arg {assignment}: it must be key=value, such as full_action_space=true")
-        if name in arguments:
-            raise ValueError(f"--env-arg {name} is given twice")
-        words = {"true": True, "false": False, "none": None}
-        try:
-            arguments[name] = words[text.lower()] if text.lower() in words else json.loads(text)
-        except ValueError:
-            arguments[name] = _number(text)
-    return arguments or None
-
-
-def _value(text: str, setting: Setting | None) -> Any:
-    """Return what a text says as a value of a setting, or the text, which ``Config`` then refuses by name."""
-    if setting is None:  # the network
-        return read_text(text)
-    if setting.kind in (str, dict):
-        return None if setting.optional and text.lower() == "none" else text
-    if setting.kind is bool:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    return None if setting.optional and text.lower() == "none" else _number(text)
-
-
-def _number(text: str) -> Any:
-    """Return a number from text such as 50_000_000, 1e6 or 7e-4; what is not a number stays text."""
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return int(number) if math.isfinite(number) and number.is_integer() else number
-
-
-def _count(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    number = _number(text)
-    if not isinstance(number, int) or number < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return number

@@ -104,15 +104,22 @@ COMMON: dict[str, Setting] = {
 }
 
 
-def _all_settings() -> dict[str, Setting]:
-    """Every setting by name: those of all methods, then those of optimisers, of each method and of each bonus."""
-    found = dict(COMMON)
-    for owner in (*OPTIMISERS.values(), *map(method_class, METHODS), *map(bonus_class, BONUSES)):
-        found |= owner.settings
-    return found
+def setting_groups() -> dict[str, dict[str, Setting]]:
+    """Every setting by name, by whose it is: of all methods, then of optimisers, of each method and of each bonus."""
+    owners = {f"the optimiser {name}": rule for name, rule in OPTIMISERS.items()}
+    owners |= {f"the method {name}": method_class(name) for name in METHODS}
+    owners |= {f"the bonus {name}": bonus_class(name) for name in BONUSES}
+    groups, users = {"all runs": dict(COMMON)}, dict[str, list[str]]()
+    for owner, declares in owners.items():
+        for name in declares.settings:
+            users.setdefault(name, []).append(owner)
+    for declares in owners.values():
+        for name, setting in declares.settings.items():
+            groups.setdefault(" and ".join(users[name]), {})[name] = setting
+    return groups
 
 
-SETTINGS = _all_settings()
+SETTINGS = {name: setting for group in setting_groups().values() for name, setting in group.items()}
 
 
 def _with_settings(cls: type) -> Any:

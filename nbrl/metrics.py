@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nbrl import machine
 from nbrl.checkpoint import CHECKPOINTS, POLICY, replace_file, shortened, sweep, sync_directory
 from nbrl.config import Config
 
@@ -251,6 +252,7 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.json"
+        self.machine_file = self.path / "machine.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / CHECKPOINTS
         self.policy_file = self.path / POLICY
@@ -279,6 +281,7 @@ class RunDirectory:
                 raise ValueError(f"{run.path} is not empty: a new run needs a directory of its own")
             run.checkpoints.mkdir()
             run.write_config(config)
+            replace_file(run.machine_file, [json.dumps(machine.describe(), indent=2).encode() + b"\n"])
             for path in made:
                 sync_directory(path.parent)
         except OSError as error:

@@ -12,7 +12,9 @@ from nbrl.scores import interval
 if TYPE_CHECKING:
     from nbrl.metrics import Report
 
+AXES = ("frames", "steps", "minutes", "seconds")  # what a curve may be drawn against
 _POINTS = 400  # of the faint line: more than the picture can show would only be ink
+_PANELS = ("charts/SPS", "charts/episodic_length", "charts/learning_rate", "charts/bonus", "losses/", "own/")
 _FEW = 5  # points that are marked
 _COLUMNS = 4  # of a study without settings to draw scores by
 _NAMED = 12  # points of a study that a legend names
@@ -38,7 +40,8 @@ def learning_curves(
     runs
         The reports of each run by its label.
     by
-        "frames" of the environment or "minutes" of training, which a run that goes on counts on.
+        One of `AXES`: frames or steps of the environment, minutes or seconds of training, which a run that goes on
+        counts on.
 
     Raises
     ------
@@ -46,10 +49,9 @@ def learning_curves(
         matplotlib is not installed, a run has no finished episode, or the picture cannot be written.
     """
     figure, [axes] = _axes(1)
-    unit, scale = _time_unit(max((reports[-1].seconds for reports in runs.values() if reports), default=0.0))
     end = 0.0
     for position, (label, reports) in enumerate(runs.items()):
-        places = np.array([report.frames if by == "frames" else report.seconds / scale for report in reports])
+        places = _places(reports, by)
         curve = _curve(label, reports, places)
         end = max(end, places[-1])
         colour = f"C{position}"
@@ -68,9 +70,9 @@ def learning_curves(
         points = "o" if len(curve["x"]) < _FEW else None  # of a single one, no line would be seen
         axes.plot(curve["x"], curve["smooth"], color=colour, linewidth=2, marker=points, clip_on=False, label=label)
     axes.set_xlim(0, end)
-    if len(runs) == 1 and by == "frames":
-        _add_time(axes, next(iter(runs.values())))
-    _finish(figure, axes, path, title, by, unit, end)
+    if len(runs) == 1 and by in ("frames", "steps"):
+        _add_time(axes, next(iter(runs.values())), by)
+    _finish(figure, axes, path, title, by, end)
 
 
 def mean_curves(
@@ -93,15 +95,71 @@ def mean_curves(
         As for `learning_curves`.
     """
     figure, [axes] = _axes(1)
-    longest = max((reports[-1].seconds for group in groups for reports in group.values() if reports), default=0.0)
-    unit, scale = _time_unit(longest)
     end = 0.0
     for position, group in enumerate(groups):
         label = next(iter(group))
         if len(group) > 1:
             label = f"mean of {len(group)} runs, 95% interval ({label}, ...)"
-        end = max(end, _draw_mean(axes, group, f"C{position}", label, by, scale))
-    _finish(figure, axes, path, title, by, unit, end)
+        end = max(end, _draw_mean(axes, group, f"C{position}", label, by))
+    _finish(figure, axes, path, title, by, end)
+
+
+def metric_panels(path: str | os.PathLike, runs: Mapping[str, Sequence["Report"]]) -> None:
+    """Draw speed, losses and whatever else runs report against their steps, a panel for each.
+
+    Parameters
+    ----------
+    path
+        The picture.
+    runs
+        The reports of each run by its label.
+
+    Raises
+    ------
+    ValueError
+        matplotlib is not installed, or the picture cannot be written.
+    """
+    rows = {label: [report.to_dict() for report in reports] for label, reports in runs.items()}
+    told = dict.fromkeys(name for table in rows.values() for row in table for name in row if name.startswith(_PANELS))
+    names = [name for name in told if any(row.get(name) is not None for table in rows.values() for row in table)]
+    figure, panels = _axes(max(math.ceil(len(names) / 3), 1), 3)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(panels, names, strict=False):
+        for position, (label, table) in enumerate(rows.items()):
+            known = [(row["steps"], row[name]) for row in table if row.get(name) is not None]
+            axes.plot(*np.array(known or [(np.nan, np.nan)]).T, color=f"C{position}", linewidth=1, label=label)
+        axes.set_title(name, loc="left", fontsize=10)
+        axes.xaxis.set_major_formatter(_short)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def histogram(path: str | os.PathLike, returns: Mapping[str, Sequence[float]]) -> None:
+    """Draw how often evaluations had which return.
+
+    Parameters
+    ----------
+    path
+        The picture.
+    returns
+        Those of each run's episodes by its label.
+
+    Raises
+    ------
+    ValueError
+        matplotlib is not installed, or the picture cannot be written.
+    """
+    figure, [axes] = _axes(1)
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(each, np.float64) for each in returns.values()]), 20)
+    for position, (label, each) in enumerate(returns.items()):
+        axes.hist(each, bins=edges, color=f"C{position}", alpha=0.6, label=label)
+    axes.set_xlabel("return of an episode")
+    axes.set_ylabel("episodes")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="best")
+    _save(figure, path)
 
 
 class StudyCurve(NamedTuple):
@@ -144,9 +202,9 @@ def study_picture(
         axes, end = panels[place * width], 0.0
         for position, (label, runs) in enumerate(points):
             group = {f"{label}, run {number}": reports for number, reports in enumerate(runs, start=1)}
-            end = max(end, _draw_mean(axes, group, f"C{position}", label, "frames", 1.0))
+            end = max(end, _draw_mean(axes, group, f"C{position}", label, "frames"))
         repeats = any(report.frames != report.steps for _, runs in points for reports in runs for report in reports)
-        _label(axes, environment, "frames" if repeats else "steps", "", end)
+        _label(axes, environment, "frames" if repeats else "steps", end)
         if len(points) <= _NAMED:
             axes.legend(frameon=False, loc="best", fontsize=7)
         for axes, (name, pairs) in zip(panels[place * width + 1 :], scores[environment].items(), strict=False):
@@ -161,13 +219,11 @@ def study_picture(
     _save(figure, path)
 
 
-def _draw_mean(
-    axes: Any, group: Mapping[str, Sequence["Report"]], colour: str, label: str, by: str, scale: float
-) -> float:
+def _draw_mean(axes: Any, group: Mapping[str, Sequence["Report"]], colour: str, label: str, by: str) -> float:
     """Add the mean of some runs' smoothed curves, its interval, and each of them; where the shortest ends."""
     curves = []
     for name, reports in group.items():
-        places = np.array([report.frames if by == "frames" else report.seconds / scale for report in reports])
+        places = _places(reports, by)
         curves.append((_curve(name, reports, places), places[-1] if len(places) else 0.0))
     last = min(place for _, place in curves)
     x = np.linspace(max(curve["x"][0] for curve, _ in curves), last, _POINTS)
@@ -191,15 +247,15 @@ def _axes(rows: int, columns: int = 1) -> tuple[Any, Sequence[Any]]:
     return figure, list(figure.subplots(rows, columns, squeeze=False).reshape(-1))
 
 
-def _finish(figure: Any, axes: Any, path: str | os.PathLike, title: str, by: str, unit: str, end: float) -> None:
-    _label(axes, title, by, unit, end)
+def _finish(figure: Any, axes: Any, path: str | os.PathLike, title: str, by: str, end: float) -> None:
+    _label(axes, title, by, end)
     axes.legend(frameon=False, loc="best")
     _save(figure, path)
 
 
-def _label(axes: Any, title: str, by: str, unit: str, end: float) -> None:
+def _label(axes: Any, title: str, by: str, end: float) -> None:
     axes.set_title(title, loc="left", fontweight="bold")
-    axes.set_xlabel({"frames": "frames of the environment", "steps": "steps"}.get(by, f"{unit} of training"))
+    axes.set_xlabel({"frames": "frames of the environment", "steps": "steps"}.get(by, f"{by} of training"))
     axes.set_ylabel("mean return of an episode")
     axes.set_xlim(0, end)
     axes.xaxis.set_major_formatter(_short)
@@ -212,6 +268,13 @@ def _save(figure: Any, path: str | os.PathLike) -> None:
         figure.savefig(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"the picture {os.fspath(path)} cannot be written: {error}") from error
+
+
+def _places(reports: Sequence["Report"], by: str) -> np.ndarray:
+    """Where reports are on the horizontal axis, one of `AXES`."""
+    if by in ("minutes", "seconds"):
+        return np.array([report.seconds for report in reports]) / (60 if by == "minutes" else 1)
+    return np.array([getattr(report, by) for report in reports], np.float64)
 
 
 def _curve(label: str, reports: Sequence["Report"], places: np.ndarray) -> dict[str, np.ndarray]:
@@ -244,22 +307,17 @@ def _curve(label: str, reports: Sequence["Report"], places: np.ndarray) -> dict[
     }
 
 
-def _time_unit(longest: float) -> tuple[str, float]:
-    """Return the unit for an axis of so many seconds, and its length in seconds."""
-    return ("minutes", 60.0) if longest >= 180 else ("seconds", 1.0)
-
-
-def _add_time(axes: Any, reports: Sequence["Report"]) -> None:
-    """Add an axis on top with the time of training at which the frames were reached."""
+def _add_time(axes: Any, reports: Sequence["Report"], by: str) -> None:
+    """Add an axis on top with the time of training at which frames or steps were reached."""
     from matplotlib.ticker import MaxNLocator
 
-    frames = np.array([0.0] + [report.frames for report in reports])
-    unit, scale = _time_unit(reports[-1].seconds)
-    times = np.array([0.0] + [report.seconds / scale for report in reports])
+    reached = np.concatenate([[0.0], _places(reports, by)])
+    unit = "minutes" if reports[-1].seconds >= 180 else "seconds"
+    times = np.concatenate([[0.0], _places(reports, unit)])
     ticks: dict[float, str] = {}  # label by place; those at the start, while the program compiled, would overlap
     for tick in MaxNLocator(7).tick_values(0, times[-1]):
-        place = float(np.interp(tick, times, frames, right=np.inf))
-        if frames[-1] >= place >= max(ticks, default=-np.inf) + 0.05 * frames[-1]:
+        place = float(np.interp(tick, times, reached, right=np.inf))
+        if reached[-1] >= place >= max(ticks, default=-np.inf) + 0.05 * reached[-1]:
             ticks[place] = f"{tick:g}"
     top = axes.twiny()
     top.set_xlim(axes.get_xlim())

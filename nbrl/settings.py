@@ -72,16 +72,28 @@ class Setting:
             return value
         if self.kind is bool:
             if not isinstance(value, bool):
-                raise ValueError(f"{name} is {value!r}: it must be true or false")
+                raise ValueError(f"{name} is {value!r}: it must be {self.wanted}")
             return value
-        bounds = {"of at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
-        held = {words: bound for words, bound in bounds.items() if bound is not None}
         number = whole(value) if self.kind is int else _real(value)
-        if number is None or not all(_HOLDS[words](number, bound) for words, bound in held.items()):
-            wanted = " and".join(f" {words} {bound}" for words, bound in held.items())
-            kind = "a whole number" if self.kind is int else "a finite number"
-            raise ValueError(f"{name} is {value!r}: it must be {kind}{wanted}{', or none' if self.optional else ''}")
+        if number is None or not all(_HOLDS[words](number, bound) for words, bound in self._bounds.items()):
+            raise ValueError(f"{name} is {value!r}: it must be {self.wanted}")
         return number
+
+    @property
+    def _bounds(self) -> dict[str, float]:
+        bounds = {"of at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return {words: bound for words, bound in bounds.items() if bound is not None}
+
+    @property
+    def wanted(self) -> str:
+        """What it may be, in words."""
+        if self.kind in (bool, str, dict):
+            words = {bool: "true or false", str: f"one of {', '.join(self.choices)}" if self.choices else "a name"}
+            wanted = words.get(self.kind, "keywords with values")
+        else:
+            bounds = " and".join(f" {words} {bound}" for words, bound in self._bounds.items())
+            wanted = f"a {'whole' if self.kind is int else 'finite'} number{bounds}"
+        return f"{wanted}{', or none' if self.optional else ''}"
 
 
 # Schedules by name: points (share of the run, factor), between which they are straight.
@@ -96,6 +108,8 @@ SHAPES = f"{', '.join(SCHEDULES)}, or points of a share of the run and a factor,
 class Schedule(Setting):
     """A setting that says how another changes over the run: a name of `SCHEDULES`, or points, as JSON or a list."""
 
+    wanted = "shares grow from 0 to 1, factors are at least 0"
+
     def checked(self, name: str, value: Any) -> Any:
         if isinstance(value, str) and value in SCHEDULES:
             return value
@@ -107,9 +121,7 @@ class Schedule(Setting):
         right = bool(pairs) and all(share is not None and factor is not None for share, factor in pairs)
         table = np.array(pairs if right else [(-1.0, -1.0)], np.float64)
         if (table < 0).any() or (np.diff(table[:, 0]) <= 0).any() or table[-1, 0] > 1:
-            raise ValueError(
-                f"{name} is {value!r}: it must be {SHAPES}; shares grow from 0 to 1, factors are at least 0"
-            )
+            raise ValueError(f"{name} is {value!r}: it must be {SHAPES}; {self.wanted}")
         return pairs
 
 

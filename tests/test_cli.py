@@ -1,6 +1,8 @@
+import importlib.metadata
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,10 +13,11 @@ import pytest
 from toys import policy_for
 
 import nbrl
-from nbrl import cli, metrics
+from nbrl import arguments, cli, metrics
 from nbrl.checkpoint import checkpoint_path, newest, write_tensors
-from nbrl.config import Config, configure, describe
+from nbrl.config import SETTINGS, Config, configure
 from nbrl.nets.layers import NETWORKS, Dense, Lstm
+from nbrl.registration import NATIVE
 
 SHORT = ["train", "CartPole-v1", "--steps", "2_000", "--actors", "2", "--threads", "1", "--seed", "1"]
 ODD_SPACES = """
@@ -58,9 +61,21 @@ def refused(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["trian"], "invalid choice"),
+        (["trian"], "unknown command 'trian': did you mean 'train'?"),
         (["train"], "required"),
-        (["train", "CartPole-v1", "--unknown"], "unrecognized arguments: --unknown"),
+        (["train", "CartPole-v1", "--unknown"], "unknown option '--unknown': it must be one of --help, --method"),
+        (["train", "CartPole-v1", "--step", "100"], "unknown option '--step': did you mean '--steps'?"),
+        (["train", "CartPole-v1", "--lr", "1e-3"], "unknown option --lr: a setting is written learning_rate=1e-3"),
+        (["train", "CartPole-v1", "--epochs=3"], "unknown option --epochs: a setting is written epochs=3"),
+        (["train", "CartPole-v1", "--n-envs", "3"], "unknown option --n-envs: it is --actors"),
+        (["train", "CartPole-v1", "steps", "=", "10"], "steps = 10: a setting is one word, steps=10"),
+        (["train", "CartPole-v1", "--network", "[[dense,", "64]]"], "a table of layers needs quotes: --network '[["),
+        (["train", "CartPole-v1", "Pong"], "Pong is one word too many: see nbrl train --help"),
+        (["train", "pong"], 'unknown environment "pong"; did you mean ALE/Pong-v5?'),
+        (["envs", "pnog"], "no environment has 'pnog' in its id: nbrl envs lists all"),
+        (["settings", "pnog"], "no setting has 'pnog' in its name or description"),
+        (["report", "."], "is not a run directory: it has no config.json"),
+        (["watch", "."], "is not a run directory: it has no config.json"),
         (["train", "NoSuchGame-v0"], "NoSuchGame"),
         (["train", "CartPole-v1", "--method", "a4c"], "unknown method 'a4c': did you mean 'a3c'?"),
         (["train", "CartPole-v1", "--method", "dpg"], "CartPole-v1 has discrete actions: dpg takes an environment"),
@@ -171,16 +186,41 @@ def test_plotting_without_metrics_or_a_place_is_refused(damaged_run, refused):
 
 def test_version(nbrl_command):
     ended = nbrl_command("--version")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"nbrl {nbrl.__version__}\n", "")
-
-
-def test_help_lists_every_setting(nbrl_command):
-    ended = nbrl_command("train", "--help")
     assert (ended.returncode, ended.stderr) == (0, "")
-    for name, line in describe().items():
-        if name != "environment":
-            assert f"  {name} " in ended.stdout
-            assert line in ended.stdout
+    installed = [f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "numba", "gymnasium")]
+    shown = rf"nbrl {nbrl.__version__} \(Python 3\.\d+\.\d+, {', '.join(installed)}.*; vectors of (128|256|512) bits\)"
+    assert re.fullmatch(shown, ended.stdout.strip())
+
+
+def test_help_shows_what_people_use_and_the_rest_when_asked(nbrl_command):
+    shown = {}
+    for word in ("--help", "--help-all"):
+        ended = nbrl_command("train", word)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        shown[word] = set(re.findall(r"^  (--[\w-]+)", ended.stdout, re.MULTILINE))
+    rest = {"--target-return", "--eval-interval", "--actors", "--frames", "--env-arg", "--set"}
+    assert len(shown["--help"]) == 11  # --help-all among them
+    assert shown["--help-all"] - shown["--help"] == rest
+
+
+def test_every_setting_is_listed(nbrl_command):
+    ended = nbrl_command("settings")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    text = " ".join(ended.stdout.split())
+    for name, setting in SETTINGS.items():
+        assert f" {name} {setting.description} ({setting.wanted})" in text
+    assert max(map(len, ended.stdout.splitlines())) <= 80
+
+
+def test_settings_that_have_to_do_with_a_word(nbrl_command):
+    lines = nbrl_command("settings", "clip_range").stdout.splitlines()
+    assert lines[0] == "the method ppo:"
+    assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == ["clip_range"]
+
+
+def test_environments_that_have_a_word(nbrl_command):
+    lines = nbrl_command("envs", "MAZE").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(name for name in NATIVE if "Maze" in name)
 
 
 def test_environments_are_listed(nbrl_command):
@@ -204,14 +244,14 @@ def test_environments_are_listed(nbrl_command):
     ],
 )
 def test_numbers_as_people_write_them(text, value):
-    found = cli._number(text)
+    found = arguments.number(text)
     assert (found, type(found)) == (value, type(value))
 
 
 def test_settings_of_a_command_line():
     words = ["train", "CartPole-v1", "--steps", "1e3", "--set", "seed=none", "optimiser=shared_adam"]
     words += ["--set", 'network=[["dense",8,"tanh"]]', "cut_on_life_loss=False", "reward_clip=2"]
-    assert cli.settings_of(cli._parser().parse_args(words)) == {
+    assert arguments.settings_of(cli._parser().parse_args(words)) == {
         "steps": 1000,
         "seed": None,
         "optimiser": "shared_adam",
@@ -228,13 +268,14 @@ def test_settings_of_a_command_line():
         ("mlp", (Dense(64, "tanh"), Dense(64, "tanh"))),
         ('"mlp"', (Dense(64, "tanh"), Dense(64, "tanh"))),
         ('[["dense", 8], ["lstm", 4]]', (Dense(8), Lstm(4))),
+        ("[[dense,8,tanh],[lstm,4]]", (Dense(8, "tanh"), Lstm(4))),  # a shell has taken the quotes
     ],
 )
 @pytest.mark.parametrize("option", [["--network"], ["--set", "network="], ["--network="]], ids="".join)
 def test_a_network_by_its_name_or_as_a_table(option, text, layers):
     *words, last = option
     words = [*words, last + text] if last.endswith("=") else [last, text]
-    settings = cli.settings_of(cli._parser().parse_args(["train", "CartPole-v1", *words]))
+    settings = arguments.settings_of(cli._parser().parse_args(["train", "CartPole-v1", *words]))
     assert configure("CartPole-v1", **settings).network == layers
 
 
@@ -283,7 +324,7 @@ def test_a_run_of_a_deterministic_policy(nbrl_command, tmp_path):
 )
 def test_settings_stand_where_they_like(words):
     parsed = cli._parser().parse_args(["train", *words])
-    assert (parsed.environment, cli.settings_of(parsed)) == ("CartPole-v1", {"seed": 5, "actors": 3})
+    assert (parsed.environment, arguments.settings_of(parsed)) == ("CartPole-v1", {"seed": 5, "actors": 3})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import tempfile
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,7 +149,8 @@ def test_run_directory_keeps_the_settings(tmp_path):
     run = RunDirectory.create(tmp_path / "runs" / "mine", CONFIG)
     assert RunDirectory.open(run.path).config() == CONFIG
     assert run.checkpoints.is_dir()
-    assert {entry.name for entry in run.path.iterdir()} == {"config.json", "checkpoints"}
+    assert {entry.name for entry in run.path.iterdir()} == {"config.json", "machine.json", "checkpoints"}
+    assert json.loads(run.machine_file.read_text())["numpy"] == np.__version__
 
 
 def test_an_empty_directory_may_become_a_run(tmp_path):

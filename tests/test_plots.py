@@ -44,23 +44,28 @@ def drawn(path):
     return re.findall(r"<!-- (.*) -->", path.read_text())
 
 
-@pytest.mark.parametrize(
-    ("seconds", "label", "last"),
-    [(1.0, "minutes of training", "50"), (0.01, "seconds of training", "30")],  # 3000 and 30 seconds
-)
-def test_against_time(tmp_path, make_report, seconds, label, last):
+@pytest.mark.parametrize(("by", "last"), [("minutes", "50"), ("seconds", "3 k")])
+def test_against_time(tmp_path, make_report, by, last):
     fast, slow = (
-        [make_report(frames=400 * n, seconds=pace * n * seconds, return_mean=float(n)) for n in range(1, 3001)]
+        [make_report(frames=400 * n, seconds=pace * n, return_mean=float(n)) for n in range(1, 3001)]
         for pace in (0.25, 1)
     )
-    learning_curves(tmp_path / "curve.svg", "a title", {"fast": fast, "slow": slow}, by="minutes")
+    learning_curves(tmp_path / "curve.svg", "a title", {"fast": fast, "slow": slow}, by=by)
     words = drawn(tmp_path / "curve.svg")
-    assert {label, last, "fast", "slow"} <= set(words)
+    assert {f"{by} of training", last, "fast", "slow"} <= set(words)
     assert "frames of the environment" not in words
-    learning_curves(tmp_path / "curve.svg", "a title", {"slow": slow}, by="minutes")
-    assert drawn(tmp_path / "curve.svg").count(label) == 1
-    learning_curves(tmp_path / "curve.svg", "a title", {"slow": slow})
-    assert {label, "frames of the environment", "1 M"} <= set(drawn(tmp_path / "curve.svg"))
+
+
+@pytest.mark.parametrize(("pace", "unit"), [(1.0, "minutes"), (0.01, "seconds")])  # 3000 and 30 seconds
+def test_an_axis_of_time_besides(tmp_path, make_report, pace, unit):
+    reports = [
+        make_report(frames=400 * n, steps=100 * n, seconds=pace * n, return_mean=float(n)) for n in range(1, 3001)
+    ]
+    for by, label, last in (("frames", "frames of the environment", "1 M"), ("steps", "steps", "300 k")):
+        learning_curves(tmp_path / "curve.svg", "a title", {"run": reports}, by=by)
+        assert {f"{unit} of training", label, last} <= set(drawn(tmp_path / "curve.svg"))
+    learning_curves(tmp_path / "curve.svg", "a title", {"run": reports}, by=unit)
+    assert drawn(tmp_path / "curve.svg").count(f"{unit} of training") == 1
 
 
 def test_curve_is_the_mean_over_episodes(make_report):

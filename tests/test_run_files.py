@@ -32,7 +32,7 @@ def test_the_contents_of_a_directory(tmp_path):
     run = RunDirectory.open(tmp_path / "run")
     files = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
     name = checkpoint.checkpoint_path(run.checkpoints, ended.steps).name
-    assert files == {"config.json", "metrics.jsonl", "policy.safetensors", f"checkpoints/{name}"}
+    assert files == {"config.json", "machine.json", "metrics.jsonl", "policy.safetensors", f"checkpoints/{name}"}
     assert Config.from_dict(json.loads(run.config_file.read_text())) == run.config() == config == ended.config
 
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]

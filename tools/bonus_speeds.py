@@ -11,9 +11,9 @@ import argparse
 import statistics
 
 from nbrl import configure
+from nbrl.arguments import settings_of
 from nbrl.bench import training_speed
 from nbrl.bonuses import BONUSES
-from nbrl.cli import settings_of
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nbrl import Callback, Trainer, configure
+from nbrl.arguments import settings_of
 from nbrl.callbacks import Episode
-from nbrl.cli import settings_of
 
 ENVIRONMENT = "nbrl/DeepSea-v0"
 SIZES = tuple(range(10, 51, 2))

@@ -19,8 +19,8 @@ from typing import Any
 
 import nbrl
 from nbrl import Callback, Lstm, Trainer, configure
+from nbrl.arguments import settings_of
 from nbrl.callbacks import Episode
-from nbrl.cli import settings_of
 
 LAST, ENOUGH = 500, 0.97  # training episodes, and the share of successes among them to look at
 HELD_OUT, SOLVED = 1000, 0.95

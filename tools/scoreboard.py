@@ -23,7 +23,7 @@ from keep_run import thinned
 from matplotlib.figure import Figure
 
 from nbrl import Agent, Trainer, configure, envs, evaluate
-from nbrl.cli import settings_of
+from nbrl.arguments import settings_of
 from nbrl.envs.atari import human_normalised
 from nbrl.metrics import MetricsFile, RunDirectory, progress_line, read_metrics
 

@@ -9,7 +9,13 @@ A bonus's module and class by its name, imported when it is asked for, since tha
 import importlib
 from typing import Any
 
-BONUSES = {"count": "Count", "episodic": "Episodic", "icm": "Icm", "novelty": "Novelty", "rnd": "Rnd"}
+BONUSES = {
+    "count": "Count",
+    "episodic": "Episodic",
+    "icm": "Icm",
+    "novelty": "Novelty",
+    "rnd": "Rnd",
+}
 
 
 def bonus_class(name: str) -> Any:

@@ -413,6 +413,13 @@ def _record_reward(method, worker, t, i, actor, reward):
 
 
 @jit
+def return_deviation(worker):
+    """The standard deviation of returns as learning sees them where rewards are normalised: at most 1."""
+    statistics = worker.statistics.total
+    return min(1 / scale_of(statistics, statistics.shape[1] - 1), 1.0)
+
+
+@jit
 def _record_episode(episodes, actors, first):
     """Write down the episode of an environment whose first agent is an actor."""
     written = episodes.ends[WRITTEN]

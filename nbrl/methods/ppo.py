@@ -25,6 +25,7 @@ from nbrl.methods.actor_critic import (
     entropy_weight,
     fill_returns,
 )
+from nbrl.methods.driver import return_deviation
 from nbrl.methods.minibatches import EPOCHS, MINIBATCHES, Minibatches, learn_in_minibatches, minibatch_gradient
 from nbrl.nets.table import Workspace, output_gradients, outputs
 from nbrl.settings import Setting, Task
@@ -32,6 +33,7 @@ from nbrl.settings import Setting, Task
 APPROX_KL, CLIP_FRACTION = ENTROPY + 1, ENTROPY + 2
 MAX_LOG_RATIO = np.float32(20.0)  # beyond which a gradient would not be finite
 MIN_DEVIATION = 1e-8  # added to that of advantages
+NOISE = 0.02  # of the deviation of returns: that of advantages where nothing is left to learn
 
 EVERYWHERE: dict[str, Any] = {
     "rollout_length": 128,
@@ -128,7 +130,7 @@ def ppo_gradient(method, policy, shared, worker, work, samples):
     v, dv = outputs(work, method.value_head, 0, samples), output_gradients(work, method.value_head, 0, samples)
     n, zero, one = np.float32(samples), np.float32(0.0), np.float32(1.0)
     epsilon, beta = np.float32(method.clip_range), entropy_weight(method, shared)
-    mean, scale = _mean_and_scale(method, rollout, work, samples) if method.normalise_advantages else (0.0, 1.0)
+    mean, scale = _mean_and_scale(method, worker, work, samples) if method.normalise_advantages else (0.0, 1.0)
     for i in range(samples):
         if work.void[i]:
             continue
@@ -164,9 +166,14 @@ def ppo_value_loss(v, R, old_value, value_clip):
 
 
 @jit
-def _mean_and_scale(method, rollout, work, samples):
-    """The mean of a minibatch's advantages and one over their deviation; 0 and 1 of fewer than two samples."""
-    k, count, mean, m2 = rollout.reward.shape[1], 0, 0.0, 0.0
+def _mean_and_scale(method, worker, work, samples):
+    """The mean of a minibatch's advantages and one over their deviation; 0 and 1 of fewer than two samples.
+
+    Where rewards are normalised, advantages that deviate by less than NOISE are not made larger: in a task that is solved
+    they are errors of the value, and a policy that followed them would wander until it has lost what it had learnt.
+    """
+    rollout, count, mean, m2 = worker.rollout, 0, 0.0, 0.0
+    k = rollout.reward.shape[1]
     for i in range(samples):
         if not work.void[i]:
             t, actor = method.batches.sample[i] // k, method.batches.sample[i] % k
@@ -175,4 +182,7 @@ def _mean_and_scale(method, rollout, work, samples):
             count += 1
             mean += difference / count
             m2 += difference * (advantage - mean)
-    return (mean, 1 / (math.sqrt(m2 / count) + MIN_DEVIATION)) if count > 1 else (0.0, 1.0)
+    if count < 2:
+        return 0.0, 1.0
+    deviation = math.sqrt(m2 / count) + MIN_DEVIATION
+    return mean, 1 / (max(deviation, NOISE * return_deviation(worker)) if method.normalise_rewards else deviation)

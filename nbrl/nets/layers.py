@@ -1,6 +1,8 @@
 """The kinds of layers, and the form of a table of them in JSON. Each kind is a file of this folder."""
 
+import contextlib
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -76,11 +78,17 @@ def layers_to_list(layers: Iterable[Layer]) -> list[list[str | int]]:
 
 
 def read_text(text: str) -> Any:
-    """What a text says of a network, for `layers_from_list`: a table as JSON, or a name."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    """What a text says of a network, for `layers_from_list`: a name, or a table as JSON.
+
+    Words of a table need no quotes, which a shell takes away.
+
+    >>> read_text("[[dense,64,relu]]"), read_text("paper-lstm")
+    ([['dense', 64, 'relu']], 'paper-lstm')
+    """
+    for written in (text, re.sub(r"[A-Za-z_]\w*", r'"\g<0>"', text)):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(written)
+    return text
 
 
 def layers_from_list(rows: Iterable[object]) -> tuple[Layer, ...]:
