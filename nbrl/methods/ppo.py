@@ -130,7 +130,7 @@ def ppo_gradient(method, policy, shared, worker, work, samples):
     v, dv = outputs(work, method.value_head, 0, samples), output_gradients(work, method.value_head, 0, samples)
     n, zero, one = np.float32(samples), np.float32(0.0), np.float32(1.0)
     epsilon, beta = np.float32(method.clip_range), entropy_weight(method, shared)
-    mean, scale = _mean_and_scale(method, worker, work, samples) if method.normalise_advantages else (0.0, 1.0)
+    mean, scale = mean_and_scale(method, worker, work, samples) if method.normalise_advantages else (0.0, 1.0)
     for i in range(samples):
         if work.void[i]:
             continue
@@ -166,11 +166,11 @@ def ppo_value_loss(v, R, old_value, value_clip):
 
 
 @jit
-def _mean_and_scale(method, worker, work, samples):
+def mean_and_scale(method, worker, work, samples):
     """The mean of a minibatch's advantages and one over their deviation; 0 and 1 of fewer than two samples.
 
-    Where rewards are normalised, advantages that deviate by less than NOISE are not made larger: in a task that is solved
-    they are errors of the value, and a policy that followed them would wander until it has lost what it had learnt.
+    Where rewards are normalised, advantages that deviate by less than NOISE are not made larger: in a task that is
+    solved they are errors of the value, and a policy that followed them would lose what it had learnt in the end.
     """
     rollout, count, mean, m2 = worker.rollout, 0, 0.0, 0.0
     k = rollout.reward.shape[1]

@@ -15,6 +15,7 @@ from scripted import Scripted, rollouts, transitions
 
 from nbrl import Dense
 from nbrl.methods import driver
+from nbrl.methods.ppo import mean_and_scale
 from nbrl.methods.state import METRICS
 from nbrl.nets.layers import Lstm
 
@@ -233,6 +234,23 @@ PPO_CASES = {
 def test_ppo_equals_the_reference(continuous, case):
     more = {"epochs": 3, "minibatches": 2, "entropy_weight": 0.05} | case
     follow(settings("ppo", **more), PPOReference, continuous=continuous)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("size", [1.0, 0.03, 0.01, 1e-5])
+def test_advantages_that_are_noise_are_not_made_larger(normalised, size):
+    loop = Loop(settings("ppo").replace(normalise_rewards=normalised), Scripted())
+    loop.rollout(2)
+    worker, method = loop.run.workers[0], loop.run.methods[0]
+    samples = worker.rollout.reward.size
+    method.batches.sample[:samples] = np.arange(samples)
+    advantages = size * np.arange(samples).reshape(worker.rollout.reward.shape)
+    worker.rollout.value[:], worker.rollout.R[:] = 2.0, 2.0 + advantages
+    mean, scale = mean_and_scale(method, worker, worker.work, samples)
+    count, _, m2 = worker.statistics.total[:, -1]
+    least = 0.02 * min(np.sqrt(m2 / count), 1) if normalised else 0
+    assert mean == pytest.approx(advantages.mean(), rel=1e-2)
+    assert scale == pytest.approx(1 / max(advantages.std(), least), rel=1e-2)
 
 
 def test_the_losses_reported_are_the_reference_s():
