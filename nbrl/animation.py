@@ -1,10 +1,13 @@
-"""An episode to look at: a policy plays, and its pictures become an animated GIF (Pillow, from the extra ``plot``)."""
+"""An episode to look at: a policy plays, and its pictures become an animated GIF, by Pillow (the extra ``plot``), or a
+film, by moviepy as in gymnasium (the extra ``video``)."""
 
 import contextlib
+import importlib.util
 import io
 import math
 import numbers
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +51,7 @@ def play(
     seconds: float = 60,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Played:
-    """Play one episode, the first that `nbrl.evaluate` plays with the same seed, and write it as an animated GIF.
+    """Play one episode, the first that `nbrl.evaluate` plays with the same seed, and write it as a GIF or an MP4.
 
     Atari is shown at its own speed, 15 steps a second, anything else at 30.
 
@@ -58,7 +61,7 @@ def play(
     environment : str, callable or EnvSpec, optional
         By default what the policy was trained on.
     path : str or path, optional
-        The picture, which is replaced if it is there.
+        The picture, which is replaced if it is there: an animated GIF, or an MP4 film if it ends so.
     environment_arguments
         As for `nbrl.evaluate`.
     seed : int, optional
@@ -72,8 +75,8 @@ def play(
     Raises
     ------
     ValueError
-        Pillow is not installed, seconds is not above 0, the environment cannot be drawn, the policy does not fit it, or
-        the picture cannot be written.
+        Pillow, or moviepy for a film, is not installed, seconds is not above 0, the environment cannot be drawn, the
+        policy does not fit it, or the picture cannot be written.
     BaseException
         What the environment raised.
     """
@@ -82,8 +85,12 @@ def play(
     except ImportError as error:
         raise ValueError('pictures need Pillow: pip install "nbrl[plot]"') from error
     path = Path(path)
-    if path.suffix.lower() != ".gif" or not path.parent.is_dir():
-        raise ValueError(f"the picture {path} cannot be written: it must end in .gif, in a folder that is there")
+    if path.suffix.lower() not in (".gif", ".mp4") or not path.parent.is_dir():
+        raise ValueError(
+            f"the picture {path} cannot be written: it must end in .gif or .mp4, in a folder that is there"
+        )
+    if path.suffix.lower() == ".mp4" and importlib.util.find_spec("moviepy") is None:
+        raise ValueError('films need moviepy: pip install "nbrl[video]"')
     check_seed(seed)
     _check_seconds(seconds)
     spec = environment_for(agent, environment, arguments=environment_arguments, pictures=True)
@@ -115,7 +122,7 @@ def play(
             if on_step:
                 on_step(length, total)
     try:
-        replace_file(path, [_gif(frames, rate)])
+        replace_file(path, [_film(frames, rate) if path.suffix.lower() == ".mp4" else _gif(frames, rate)])
     except OSError as error:
         raise ValueError(f"the picture {path} cannot be written: {error.strerror or error}") from error
     return Played(total, length, len(frames) - 1)
@@ -149,32 +156,56 @@ def _frame(spec: EnvSpec, picture: np.ndarray | None, total: float) -> _Frame:
     return _Frame(zlib.compress(picture.tobytes(), 1), picture.shape[1], picture.shape[0], total)
 
 
-def _gif(frames: Sequence[_Frame], rate: int) -> bytes:
-    """An animated GIF of the frames, with one palette for all of them."""
+def _drawn(frame: _Frame) -> Any:
+    """A frame as an image of Pillow's, with the return so far under it."""
     from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.load_default(14)
+    picture = Image.frombytes("RGB", (frame.width, frame.height), zlib.decompress(frame.pixels))
+    larger = max(1, SIZE // max(picture.size))
+    picture = picture.resize((larger * frame.width, larger * frame.height), Image.Resampling.NEAREST)
+    picture.thumbnail((SIZE, SIZE))
+    whole = Image.new("RGB", (picture.width, picture.height + BAR), (24, 24, 28))
+    whole.paste(picture)
+    line, font = f"return {frame.total:,.4g}", ImageFont.load_default(14)
+    ImageDraw.Draw(whole).text((8, whole.height - BAR // 2), line, (200, 200, 196), font, anchor="lm")
+    return whole
 
-    def drawn(frame: _Frame) -> Image.Image:
-        picture = Image.frombytes("RGB", (frame.width, frame.height), zlib.decompress(frame.pixels))
-        larger = max(1, SIZE // max(picture.size))
-        picture = picture.resize((larger * frame.width, larger * frame.height), Image.Resampling.NEAREST)
-        picture.thumbnail((SIZE, SIZE))
-        whole = Image.new("RGB", (picture.width, picture.height + BAR), (24, 24, 28))
-        whole.paste(picture)
-        line = f"return {frame.total:,.4g}"
-        ImageDraw.Draw(whole).text((8, whole.height - BAR // 2), line, (200, 200, 196), font, anchor="lm")
-        return whole
 
-    some = [drawn(frame) for frame in frames[:: -(-len(frames) // SAMPLED)]]
+def _pause(frames: Sequence[_Frame], rate: int) -> float:
+    """Seconds for which a frame stays."""
+    return min(max(1 / rate, SHORTEST / len(frames)), SLOWEST)
+
+
+def _gif(frames: Sequence[_Frame], rate: int) -> bytes:
+    """An animated GIF of the frames, with one palette for all of them."""
+    from PIL import Image
+
+    some = [_drawn(frame) for frame in frames[:: -(-len(frames) // SAMPLED)]]
     width, height = some[0].size
     sheet = Image.new("RGB", (width, height * len(some)))
     for place, image in enumerate(some):
         sheet.paste(image, (0, place * height))
     palette = sheet.quantize(COLOURS, kmeans=1, dither=Image.Dither.NONE)
-    images = (drawn(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    pause = min(max(1 / rate, SHORTEST / len(frames)), SLOWEST)
-    pauses = [10 * round(100 * seconds) for seconds in [pause] * (len(frames) - 1) + [LAST]]  # a GIF counts in 10 ms
+    images = (_drawn(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    stay = [_pause(frames, rate)] * (len(frames) - 1) + [LAST]
+    pauses = [10 * round(100 * seconds) for seconds in stay]  # a GIF counts in 10 ms
     file = io.BytesIO()
     next(images).save(file, "GIF", save_all=True, append_images=images, duration=pauses, loop=0, optimize=True)
     return file.getvalue()
+
+
+def _film(frames: Sequence[_Frame], rate: int) -> bytes:
+    """An MP4 of the frames; its sides are even, as most players want them."""
+    from moviepy.video.VideoClip import VideoClip
+
+    pause = _pause(frames, rate)
+
+    def at(seconds: float) -> np.ndarray:
+        picture = np.asarray(_drawn(frames[min(int(seconds / pause + 0.5), len(frames) - 1)]))
+        return np.pad(picture, [(0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)], mode="edge")
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        clip = VideoClip(at, duration=pause * (len(frames) - 1) + LAST)
+        clip.write_videofile(str(path), fps=1 / pause, codec="libx264", audio=False, logger=None)
+        return path.read_bytes()

@@ -240,7 +240,9 @@ def test_an_environment_is_made_to_be_drawn_only_for_that(path, monkeypatch):
 @pytest.mark.parametrize("name", ["play.png", "play", "absent/play.gif"])
 def test_a_place_that_cannot_be_written_is_refused_before_the_episode(tmp_path, name):
     steps = []
-    with pytest.raises(ValueError, match=r"cannot be written: it must end in \.gif, in a folder that is there"):
+    with pytest.raises(
+        ValueError, match=r"cannot be written: it must end in \.gif or \.mp4, in a folder that is there"
+    ):
         play(policy_for("Catch-v0"), path=tmp_path / name, on_step=lambda *values: steps.append(values))
     assert steps == []
     (tmp_path / "folder.gif").mkdir()
@@ -302,3 +304,30 @@ def test_the_command(nbrl_command, tmp_path):
     refused = nbrl_command("play", "run", "--out", "mine.gif", "--seconds", "soon")
     assert (refused.returncode, refused.stderr) == (2, "nbrl: seconds is 'soon': it must be a number above 0\n")
     assert (tmp_path / "run" / "play.gif").read_bytes() == before
+
+
+def test_a_film_has_the_frames_of_the_gif(tmp_path):
+    pytest.importorskip("moviepy", reason="films need it: the extra video")
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    agent = policy_for("Catch-v0")
+    played = play(agent, path=tmp_path / "film.mp4", seed=3)
+    play(agent, path=tmp_path / "play.gif", seed=3)
+    frames, pauses = frames_of(tmp_path / "play.gif")
+    reader = ffmpeg.read_frames(tmp_path / "film.mp4")
+    told = next(reader)
+    shown = [np.frombuffer(data, np.uint8).reshape(*told["size"][::-1], 3) for data in reader]
+    assert (told["codec"], told["pix_fmt"].partition("(")[0]) == ("h264", "yuv420p")
+    assert told["fps"] == pytest.approx(1000 / pauses[0], rel=0.05)
+    assert played.shown == len(frames) - 1
+    assert len(shown) == pytest.approx(sum(pauses) / pauses[0], abs=2)
+    for number, frame in enumerate(frames):
+        height, width = frame.shape[:2]
+        # Compressing loses a little, most of it at edges.
+        assert abs(shown[number][:height, :width].astype(int) - frame).mean() < 4
+
+
+def test_without_moviepy_a_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'^films need moviepy: pip install "nbrl\[video\]"$'):
+        play(policy_for("Catch-v0"), path=tmp_path / "film.mp4")
+    assert list(tmp_path.iterdir()) == []

@@ -458,3 +458,28 @@ def test_runs_of_agents_are_kept_and_go_on(tmp_path, environment_variables):
     assert (row["task"], row["cut"], row["steps"], row["seed"]) == ("riddle-3", True, 2000, 1)
     assert -1 <= row["return"] <= 1
     assert Agent.load(tmp_path / "riddle-3-cut-1.safetensors").agents == 3
+
+
+def test_remake_finds_every_figure_and_its_command(tool):
+    remake = tool("remake")
+    found = remake.figures()
+    assert {figure.page for figure in found} == set(remake.PAGES)
+    for figure in found:
+        line = (remake.ROOT / figure.page).read_text(encoding="utf-8").splitlines()[figure.line - 1]
+        assert figure.what in line
+        assert figure.result in line
+    (lunar,) = [figure for figure in found if figure.what.startswith("LunarLander") and figure.page == "README.md"]
+    assert lunar.commands == ["nbrl study tools/studies/lunar-lander.toml"]
+
+
+def test_remake_notes_what_it_made(tool, tmp_path, monkeypatch, capfd):
+    remake = tool("remake")
+    monkeypatch.setattr(remake, "NOTED", tmp_path / "remade.json")
+    remake.make("nbrl envs Catch")
+    remake.make("nbrl eval RUN")
+    printed = capfd.readouterr().out
+    assert "Catch-v0" in printed
+    assert "left out, since a person must fill it in: nbrl eval RUN" in printed
+    (entry,) = json.loads(remake.NOTED.read_text()).items()
+    assert entry[0] == "nbrl envs Catch"
+    assert (entry[1]["code"], set(entry[1])) == (0, {"minutes", "day", "commit", "code"})
