@@ -32,11 +32,11 @@ from nbrl.evaluation import MAX_EPISODE_STEPS
 from nbrl.human import play_human
 from nbrl.methods import method_class
 from nbrl.methods.optimisers import OPTIMISERS
-from nbrl.metrics import Report, RunDirectory, default_directories, progress_line, read_metrics, write_csv
+from nbrl.metrics import Report, RunDirectory, default_directories, duration, progress_line, read_metrics, write_csv
 from nbrl.plots import AXES, learning_curves, mean_curves
 from nbrl.registration import MAZES
 from nbrl.report import serve, write_report
-from nbrl.studies import study
+from nbrl.studies import dry_run, study
 from nbrl.trainer import Trainer
 
 logger = logging.getLogger("nbrl")
@@ -197,7 +197,8 @@ def _show(config: Config, sources: dict[str, str]) -> int:
     used |= OPTIMISERS[config.optimiser].settings.keys()
     for name in (name for name in values if name in used):
         text = "none" if values[name] is None else json.dumps(values[name]).strip('"')
-        source = "given" if name == "environment" else sources.get(name, "paper")
+        default = "paper" if "paper:" in describe()[name] else "default"
+        source = "given" if name == "environment" else sources.get(name, default)
         print(f"{name:24} {text:24} {source}")
     return 0
 
@@ -211,9 +212,9 @@ def _resume(parsed: argparse.Namespace, console: _Console) -> int:
 def _run(trainer: Trainer, run: RunDirectory, console: _Console) -> int:
     """Train until the end or a signal, and say what can be done next."""
     try:
+        logger.info("training in %s", run.path)
         with _checked_input():
             trainer.start()
-        logger.info("training in %s", run.path)
         trainer.join()
     except KeyboardInterrupt as interrupt:
         trainer.stop()
@@ -248,8 +249,10 @@ def _words(path: Path, trainer: Trainer) -> str:
 
 
 def _summary(report: Report | None) -> str:
-    if report is None or report.recent_return is None:
+    if report is None:
         return ""
+    if report.recent_return is None:
+        return "; no episode has ended (max_episode_steps=N would cut them)"
     return f"; mean return of the last 100 episodes: {report.recent_return:,.4g}"
 
 
@@ -378,6 +381,13 @@ def _export(parsed: argparse.Namespace, console: _Console) -> int:
 def _study(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
         out = parsed.out or Path("runs") / parsed.file.stem
+        if parsed.dry_run:
+            told = dry_run(parsed.file, out, jobs=parsed.jobs, on_progress=console.progress)
+            console.end_progress()
+            print(
+                f"{told.runs} runs, {told.finished} of them made; about {duration(told.seconds)} of training are left"
+            )
+            return 0
         try:
             results = study(parsed.file, out, jobs=parsed.jobs, on_progress=console.progress)
         finally:
@@ -573,6 +583,8 @@ def _parser() -> argparse.ArgumentParser:
     studying.add_argument("file", metavar="FILE", type=Path, help="the study: see nbrl/README.md")
     studying.add_argument("--out", metavar="DIR", type=Path, help="its folder; by default runs/ and the file's name")
     studying.add_argument("--jobs", metavar="N", type=count, help="runs at once; default: what the cores can serve")
+
+    studying.add_argument("--dry-run", action="store_true", help="say how many runs there are and how long they take")
 
     bench = command(_bench, "bench", "Time every part of training on this machine. Run nothing else meanwhile.")
     bench.add_argument("environment", metavar="ENV", nargs="?", default="ALE/Pong-v5", help="default: ALE/Pong-v5")

@@ -207,7 +207,7 @@ def write_csv(path: str | os.PathLike, reports: Sequence[Report]) -> None:
 
 def progress_line(report: Report, width: int | None = None) -> str:
     """Return a line of steps, speed, mean return of the last 100 episodes, time left, cut to ``width`` characters."""
-    recent = "-, no episode has ended yet" if report.recent_return is None else f"{report.recent_return:,.4g}"
+    recent = "- (no episode yet)" if report.recent_return is None else f"{report.recent_return:,.4g}"
     left = report.total_steps - report.steps
     parts = [
         f"{report.steps:,} of {report.total_steps:,} steps",
@@ -302,7 +302,10 @@ class RunDirectory:
             what = "it is a file" if run.path.exists() else "it does not exist"
             raise ValueError(f"{run.path} is not a run directory: {what}")
         if not run.config_file.is_file():
-            raise ValueError(f"{run.path} is not a run directory: it has no {run.config_file.name}")
+            within = [path.parent for path in run.path.glob(f"*/{run.config_file.name}")]
+            newest = max(within, key=lambda path: path.stat().st_mtime, default=None)
+            hint = "" if newest is None else f"; the newest run in it is {newest}"
+            raise ValueError(f"{run.path} is not a run directory: it has no {run.config_file.name}{hint}")
         return run
 
     def hold(self) -> None:

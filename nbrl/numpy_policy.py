@@ -51,6 +51,10 @@ class NumpyPolicy(NamedTuple):
     agents: int = 1
     indexed: bool = False
 
+    def __repr__(self) -> str:
+        size = sum(array.size for array in self.arrays.values())
+        return f"NumpyPolicy({self.layers}, {size:,} parameters, heads {', '.join(self.heads)})"
+
     @classmethod
     def load(cls, source: str | os.PathLike | bytes) -> "NumpyPolicy":
         """Read what `Agent.load` reads.

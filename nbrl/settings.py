@@ -200,7 +200,8 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     known = list(known)
     if what == "setting" and SYNONYMS.get(str(name).lower()) in known:
         return f"unknown setting {name!r}: here it is {SYNONYMS[str(name).lower()]!r}"
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = [word for word in known if word.lower() == str(name).lower()]
+    close = close or difflib.get_close_matches(str(name), known, n=1)
     if close:
         return f"unknown {what} {name!r}: did you mean {close[0]!r}?"
     return f"unknown {what} {name!r}: it must be one of {', '.join(known)}"

@@ -111,11 +111,11 @@ def restore(learner: Learner, path: str | os.PathLike) -> dict[str, str]:
                 "the replay memory was not saved: learning goes on after %d steps that fill it anew",
                 learner.config.learning_starts,
             )
-        logger.info(
-            "%d of %d actors go on with their episodes; the others begin new ones",
-            len(learner.saved_environments),
-            learner.config.actors,
-        )
+        going, actors = len(learner.saved_environments), learner.config.actors
+        if going == actors:
+            logger.info("all %d actors go on with their episodes", actors)
+        else:
+            logger.info("%d of %d actors go on with their episodes, %d begin new ones", going, actors, actors - going)
         steps, updates = int(metadata["steps"]), int(metadata["updates"])
         if not (0 <= steps <= MOST_STEPS and 0 <= updates <= MOST_STEPS):
             raise ValueError("its counts of steps and updates are no possible numbers")

@@ -251,7 +251,7 @@ def test_an_environment_of_another_kind_is_refused():
     with pytest.raises(ValueError, match=r'"os:Catch-v0", which would import the module os: .*--env os:Catch-v0'):
         evaluate(policy_for("Catch-v0", name="os:Catch-v0"))
     assert evaluate(policy_for("Catch-v0", name="os:Catch-v0"), "Catch-v0", episodes=1).lengths == [9]
-    with pytest.raises(ValueError, match="the Python object <Walk>, which no file can hold: give it again"):
+    with pytest.raises(ValueError, match="the Python object <Walk>, which settings and files cannot hold"):
         evaluate(policy_for("CartPole-v1", name="<Walk>"))
 
     class Three(Walk):

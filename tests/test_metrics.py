@@ -127,7 +127,7 @@ def test_progress_line(make_report):
     assert progress_line(report) == ("7,500,000 of 12,500,000 steps  10,000 frames/s  return -12.35  33 min 20 s left")
     assert progress_line(report, 20) == "7,500,000 of 12,500,"
     start = dataclasses.replace(report, steps=0, recent_return=None)
-    assert "return -, no episode has ended yet  time left unknown" in progress_line(start)
+    assert "return - (no episode yet)  time left unknown" in progress_line(start)
 
 
 @pytest.mark.parametrize(

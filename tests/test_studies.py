@@ -1,6 +1,7 @@
 """Studies: what their files say, the statistics, runs side by side that are cut short, and what they show."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -14,8 +15,12 @@ import pytest
 from PIL import Image
 
 from nbrl import Dense, evaluate, study, train
+from nbrl.metrics import MetricsFile
 from nbrl.scores import interquartile_mean, interval
+from nbrl.studies import dry_run
 from nbrl.studies.plan import Plan, Range, Trial
+from nbrl.studies.results import Results
+from nbrl.studies.search import Search
 
 ROOT = Path(__file__).parent.parent
 STUDIES, PAGE = ROOT / "tools" / "studies", ROOT / "nbrl" / "README.md"
@@ -120,6 +125,15 @@ def test_names_of_runs_depend_on_what_they_are_alone():
         ({"settings": 3}, "settings is 3: it must be a table"),
         ({"settings": {"network": "[["}}, "network is '.*': it must be one of"),
         ({"trials": 0}, "trials is 0"),
+        ({"sampler": "tpf"}, "unknown sampler 'tpf': did you mean 'tpe'"),
+        ({"pruner": "median"}, 'a pruner goes with the sampler "tpe"'),
+        ({"sampler": "tpe", "settings": {"steps": [1, 2]}}, "the sampler tpe needs trials, a setting with several"),
+        ({"sampler": "tpe", "trials": 3, "settings": {"steps": 1}}, "the sampler tpe needs trials, a setting with"),
+        (
+            {"sampler": "tpe", "trials": 3, "settings": {"steps": [1, 2]}, "environment": ["Catch-v0", "Cue-v0"]},
+            "and one environment alone",
+        ),
+        ({"sampler": "tpe", "trials": 3, "settings": {"learning_rate": "uniform(-1, 1)"}}, "learning_rate is -1.0"),
     ],
     ids=str,
 )
@@ -266,3 +280,154 @@ def test_a_study_that_is_stopped_leaves_no_process_and_goes_on(number, tmp_path,
         results = study(file, tmp_path / "out")
         agents = [train("CartPole-v1", threads=1, seed=seed, **settings) for seed in (1, 2)]
         assert results.rows[0]["scores"] == [evaluate(agent, episodes=3).mean_return for agent in agents]
+
+
+SEARCH = {
+    "trials": 30,
+    "sampler": "tpe",
+    "seeds": 1,
+    "settings": {
+        "steps": 1000,
+        "learning_rate": "loguniform(1e-6, 1)",
+        "epochs": "integer(1, 9)",
+        "network": ["mlp", "paper"],
+    },
+}
+
+
+def note(folder, one, score, **more):
+    """Write a result as a run would."""
+    own = folder / one.name
+    own.mkdir(parents=True, exist_ok=True)
+    result = {"mean_return": score, "episodes": 3, "greedy": False, "minutes": 0.1, "steps": 1000} | more
+    (own / "result.json").write_text(json.dumps(result))
+
+
+def worth(point):
+    """A score whose best is at a learning rate of 1e-3 and 5 epochs with the network mlp."""
+    return -abs(math.log10(point["learning_rate"]) + 3) - abs(point["epochs"] - 5) / 4 + 2 * (point["network"] == "mlp")
+
+
+def searched(folder, begins_anew):
+    """The points that a search proposes, each scored; it may be a new search each time, as after a kill."""
+    pytest.importorskip("optuna", reason="it proposes the points: the extra study")
+    found, points = None, []
+    for _ in range(SEARCH["trials"]):
+        if found is None or begins_anew:
+            found = Plan(plan(**SEARCH))
+            search = Search(found, folder)
+        points.append(search.ask())
+        note(folder, found.trial("CartPole-v1", points[-1], 1), worth(points[-1]))
+    assert found.points == points
+    return points
+
+
+def test_a_search_comes_nearer_to_the_best(tmp_path):
+    points = searched(tmp_path, begins_anew=False)
+    assert all(1e-6 <= point["learning_rate"] <= 1 and 1 <= point["epochs"] <= 9 for point in points)
+    assert all(type(point["epochs"]) is int and point["network"] in ("mlp", "mlp-norm") for point in points)
+    scores = [worth(point) for point in points]
+    assert np.mean(scores[-10:]) > np.mean(scores[:10]) + 1
+
+
+def test_a_search_that_was_cut_short_goes_on_as_if_it_had_not_been(tmp_path):
+    assert searched(tmp_path / "killed", begins_anew=True) == searched(tmp_path / "whole", begins_anew=False)
+
+
+def test_points_of_another_plan_are_left_alone(tmp_path):
+    pytest.importorskip("optuna", reason="it proposes the points: the extra study")
+    Search(Plan(plan(**SEARCH)), tmp_path).ask()
+    before = (tmp_path / "points.json").read_bytes()
+    other = SEARCH | {"settings": {"epochs": [1, 2]}}
+    with pytest.raises(ValueError, match="has points of other settings: give this study another folder"):
+        Search(Plan(plan(**other)), tmp_path)
+    assert (tmp_path / "points.json").read_bytes() == before
+
+
+def test_a_run_that_does_worse_than_the_median_is_given_up(tmp_path, make_report):
+    pytest.importorskip("optuna", reason="it proposes the points: the extra study")
+    found = Plan(plan(**SEARCH, pruner="median"))
+    search = Search(found, tmp_path)
+
+    def runs(level, until):
+        one = found.trial("CartPole-v1", search.ask(), 1)
+        (tmp_path / one.name / "run").mkdir(parents=True)
+        file = MetricsFile(tmp_path / one.name / "run" / "metrics.jsonl")
+        for steps in range(50, until + 1, 50):
+            file.append(make_report(steps=steps, total_steps=1000, recent_return=level * steps))
+        file.close()
+        return one
+
+    for level in range(5):
+        assert not search.gives_up(runs(0.0, 900))  # so few others tell nothing
+        note(tmp_path, runs(level, 1000), 1000.0 * level)
+    assert search.gives_up(runs(1.0, 400))
+    assert not search.gives_up(runs(3.0, 400))
+    assert not search.gives_up(runs(1.0, 150))  # too early to say
+
+
+def test_what_was_given_up_is_told_of(tmp_path):
+    pytest.importorskip("optuna", reason="it proposes the points: the extra study")
+    found = Plan(plan(**SEARCH, pruner="median"))
+    search = Search(found, tmp_path)
+    for score, more in ((3.0, {}), (1.0, {"pruned": True})):
+        note(tmp_path, found.trial("CartPole-v1", search.ask(), 1), score, **more)
+    results = Results(found, tmp_path)
+    assert [row.get("pruned") for row in results.rows] == [None, 1]
+    assert [line.endswith("  given up") for line in results.table().splitlines()[1:]] == [False, True]
+
+
+def test_without_optuna_a_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match=r'^the sampler tpe needs Optuna: pip install "nbrl\[study\]"$'):
+        study(plan(**SEARCH), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_a_search_that_is_killed_makes_the_same_table(tmp_path, environment_variables):
+    pytest.importorskip("optuna", reason="it proposes the points: the extra study")
+    file = tmp_path / "search.toml"
+    file.write_text(
+        "environment = 'CartPole-v1'\nseeds = 1\nepisodes = 3\ntrials = 5\nsampler = 'tpe'\n"
+        "[settings]\nsteps = 20_000\n"
+        "learning_rate = 'loguniform(1e-4, 1e-2)'\nepochs = 'integer(1, 4)'\n"
+    )
+    whole = study(file, tmp_path / "whole", jobs=1)
+    assert len(whole.rows) == 5
+    command = [sys.executable, "-m", "nbrl", "study", str(file), "--out", str(tmp_path / "killed"), "--jobs", "1"]
+    times = {}  # when each result was written
+    for ended in (1, 2, 4):
+        process = subprocess.Popen(command, env=environment_variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 240
+        while len(list((tmp_path / "killed").glob("*/result.json"))) < ended:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.communicate(timeout=60)
+        times |= {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*/result.json")}
+    again = study(file, tmp_path / "killed", jobs=1)
+    assert [(row["settings"], row["scores"]) for row in again.rows] == [
+        (row["settings"], row["scores"]) for row in whole.rows
+    ]
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in times.items())  # none was made twice
+
+
+def test_a_dry_run_says_what_is_left(tmp_path, nbrl_command):
+    settings = {"steps": 200_000, "actors": 2, "method": ["a3c", "ppo"]}
+    values = plan(settings=settings)
+    told = dry_run(values, tmp_path / "out", jobs=2)
+    assert (told.runs, told.finished) == (4, 0)
+    assert not (tmp_path / "out").exists()
+    found = Plan(values)
+    for one in found.trials()[:3]:
+        note(tmp_path / "out", one, 1.0)
+    less = dry_run(values, tmp_path / "out", jobs=2)
+    assert (less.runs, less.finished) == (4, 3)
+    assert 0 < less.seconds < told.seconds
+    (tmp_path / "study.toml").write_text(
+        "environment = 'CartPole-v1'\nseeds = 2\n[settings]\nsteps = 100_000\nactors = 2\n"
+    )
+    ended = nbrl_command("study", "study.toml", "--dry-run", "--jobs", "1")
+    assert re.fullmatch(r"2 runs, 0 of them made; about \d+ s of training are left\n", ended.stdout), ended.stderr

@@ -232,7 +232,7 @@ class Endless(Line):
 def test_episodes_that_never_end_are_told_of_and_can_be_limited():
     reports = []
     trained(Endless, steps=2000, report_interval=0.01, on_report=reports.append)
-    assert "no episode has ended yet" in progress_line(reports[-1])
+    assert "(no episode yet)" in progress_line(reports[-1])
     agent = trained(Endless, steps=2000, max_episode_steps=50, on_report=reports.append)
     assert reports[-1].recent_return == 50
     assert evaluate(agent, Endless, episodes=3, max_episode_steps=70).lengths == [70] * 3
@@ -511,7 +511,10 @@ def test_whole_numbers_may_be_written_as_such():
     [
         (lambda: evaluate("runs/pong"), "the agent is 'runs/pong': it must be an Agent, as nbrl.Agent.load"),
         (lambda: Trainer("CartPole-v1"), "config is 'CartPole-v1': it must be a Config, as nbrl.configure"),
-        (lambda: Trainer(configure(Line)), "the environment was the Python object <Line>, which no file can hold"),
+        (
+            lambda: Trainer(configure(Line)),
+            "the environment is the Python object <Line>, which settings and files cannot hold",
+        ),
         (lambda: Agent.load("tests"), "tests has no readable checkpoint and no policy.safetensors"),
     ],
 )

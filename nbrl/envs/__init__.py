@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 
 from nbrl.envs import atari, mujoco
-from nbrl.envs.interface import Env, EnvSpec, EnvStepper, NativeEnvironment
+from nbrl.envs.interface import Env, EnvSpec, EnvStepper, NativeEnvironment, suggestion
 from nbrl.registration import MUJOCO, NATIVE, native_name, register
 
 __all__ = [
@@ -59,8 +59,9 @@ def check_named_in_file(name: str) -> None:
     """
     if name.startswith("<"):
         raise ValueError(
-            f"the environment was the Python object {name}, which no file can hold: give it again from Python, as the "
-            "environment of nbrl.evaluate or Trainer, or by --env module:name"
+            f"the environment is the Python object {name}, which settings and files cannot hold: give it besides, as "
+            "in Trainer(config, environment), Trainer.from_run(run, environment) and evaluate(agent, environment), or "
+            "by --env module:name"
         )
     if ":" in name:
         raise ValueError(
@@ -73,10 +74,18 @@ def _from_module(environment: str) -> Any:
     """What ``module:name`` stands for: a class or function of the module, or else an id that it registers."""
     module, _, name = environment.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name, environment)
+        imported = importlib.import_module(module)
     except ImportError as problem:
         raise ValueError(f"{environment} needs a package that is not installed: {problem}") from None
-    return found if callable(found) or isinstance(found, EnvSpec) else environment
+    except TypeError:  # it begins with a dot
+        raise ValueError(f"{module} is the name of no module: give module:name, such as corridor:Corridor") from None
+    found = getattr(imported, name, None)
+    if callable(found) or isinstance(found, EnvSpec):
+        return found
+    if name.isidentifier() and environment not in gymnasium.registry and name not in gymnasium.registry:
+        made = [word for word, value in vars(imported).items() if callable(value) and not word.startswith("_")]
+        raise ValueError(f"the module {module} has no class or function {name}{suggestion(name, made)}")
+    return environment
 
 
 def make(
@@ -171,6 +180,14 @@ def make(
     if isinstance(environment, gymnasium.vector.VectorEnv):  # before what can be called: some are both
         return VectorEnvironment(environment, observation_layout=observation_layout)
     if callable(environment):
+        try:
+            inspect.signature(environment).bind(**arguments)
+        except TypeError as problem:
+            raise ValueError(
+                f"{called(environment)} cannot be made with environment_arguments {arguments or 'none'}: {problem}"
+            ) from None
+        except ValueError:  # its parameters cannot be told
+            pass
         build = functools.partial(environment, **arguments) if arguments else environment
         probe = build()
         if isinstance(probe, gymnasium.vector.VectorEnv):  # EnvPool's are gymnasium.Env as well

@@ -83,6 +83,9 @@ class GymEnvironment(EnvSpec):
             raise ValueError(f"{environment!r} must return a gymnasium environment, not {type(probe).__name__}")
         try:
             name = environment if isinstance(environment, str) else called(environment)
+            for space in ("observation_space", "action_space"):
+                if getattr(probe, space, None) is None:
+                    raise ValueError(f"{name} has no {space}: it must be a space of gymnasium")
             _check_reset(probe)
             super().__init__(
                 name,

@@ -12,7 +12,8 @@ A study is a file of a few lines (TOML), or the same as a mapping:
 
 What is a list is an axis of a grid; a table of layers is one value, given as JSON text or within a list. With `trials`
 settings are drawn at random instead, so many times: one of a list, and a number from ``uniform(low, high)``,
-``loguniform(low, high)`` or ``integer(low, high)``.
+``loguniform(low, high)`` or ``integer(low, high)``. With ``sampler = "tpe"`` Optuna (the extra ``study``) proposes each
+point from what those before it showed, and with ``pruner = "median"`` runs that do worse than others are given up.
 
 Where environments need settings of their own, they are a table, ``[environment."Cue-v0"]`` with ``steps = 300_000``.
 
@@ -27,9 +28,11 @@ from typing import Any
 
 from nbrl.config import available_cores
 from nbrl.settings import whole
+from nbrl.studies.forecast import Forecast, forecast
 from nbrl.studies.plan import Plan
 from nbrl.studies.results import Results
 from nbrl.studies.runs import make_runs
+from nbrl.studies.search import Search
 
 
 def study(
@@ -62,12 +65,32 @@ def study(
         A plan that cannot be, in one sentence.
     """
     planned = Plan(plan)
-    if jobs is None:
-        jobs = max(1, available_cores() // planned.threads)
-    elif whole(jobs) is None or jobs < 1:
-        raise ValueError(f"jobs is {jobs!r}: it must be a whole number of at least 1")
+    jobs = _jobs(planned, jobs)
     folder = Path(out)
-    make_runs(planned, folder, jobs, on_progress or (lambda line: None))
+    search = Search(planned, folder) if planned.searches else None
+    make_runs(planned, folder, jobs, on_progress or (lambda line: None), search)
     results = Results(planned, folder)
     results.write()
     return results
+
+
+def dry_run(
+    plan: str | os.PathLike | Mapping[str, Any],
+    out: str | os.PathLike,
+    *,
+    jobs: int | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Forecast:
+    """How many runs a study has, how many are made, and how long the rest will take; for its arguments see `study`."""
+    planned, folder = Plan(plan), Path(out)
+    if planned.searches:
+        Search(planned, folder)  # which knows the points that were proposed
+    return forecast(planned, folder, _jobs(planned, jobs), on_progress or (lambda line: None))
+
+
+def _jobs(plan: Plan, jobs: int | None) -> int:
+    if jobs is None:
+        return max(1, available_cores() // plan.threads)
+    if whole(jobs) is None or jobs < 1:
+        raise ValueError(f"jobs is {jobs!r}: it must be a whole number of at least 1")
+    return jobs

@@ -23,7 +23,9 @@ from nbrl.settings import Setting, unknown, whole
 TRIALS = Setting(None, "points to be drawn, none for a whole grid", least=1, type=int)
 EPISODES = Setting(30, "episodes that each policy plays at the end", least=1)
 GREEDY = Setting(False, "whether it plays its most likely actions")
-KEYS = ("environment", "settings", "seeds", "trials", "episodes", "greedy")
+SAMPLER = Setting("random", "how points are drawn", choices=("random", "tpe"))
+PRUNER = Setting(None, "what gives up runs that do worse than others", choices=("median",), type=str)
+KEYS = ("environment", "settings", "seeds", "trials", "sampler", "pruner", "episodes", "greedy")
 RANGE = re.compile(r"(uniform|loguniform|integer)\(\s*([^,()]+),\s*([^,()]+)\)")
 
 
@@ -50,6 +52,10 @@ class Range:
                 f"{name} is {text!r}: a range needs two numbers, the lower one first, as loguniform(1e-4, 1)"
             )
         return cls(match[1], low, high)
+
+    def ends(self) -> list[Any]:
+        """The least and the largest value."""
+        return [math.ceil(self.low), math.floor(self.high)] if self.kind == "integer" else [self.low, self.high]
 
     def draw(self, rng: np.random.Generator) -> float | int:
         """A number of the range."""
@@ -82,9 +88,16 @@ class Plan:
     ----------
     environments : list of str
     points : list of dict
-        The settings of each point of the grid, or of each that was drawn.
+        The settings of each point of the grid, or of each that was drawn; of a search those that were proposed so far.
+    wanted : int
+        How many points there are in the end.
+    values : dict
+        What each setting may be: a list, or a `Range`.
     axes : list of str
         Settings in which points differ.
+    searches : bool
+        Whether points are proposed one by one, from what those before showed: see `nbrl.studies.search`.
+    pruner : str or None
     seeds : list of int
     episodes : int
     greedy : bool
@@ -120,13 +133,22 @@ class Plan:
         if "seed" in axes:
             raise ValueError("settings has a seed: a study has seeds, beside its environment")
         self.axes = [name for name, axis in axes.items() if isinstance(axis, Range) or len(axis) > 1]
-        self.points = _points(axes, TRIALS.checked("trials", values.get("trials")))
+        self.values, trials = axes, TRIALS.checked("trials", values.get("trials"))
+        self.searches = SAMPLER.checked("sampler", values.get("sampler", SAMPLER.default)) != SAMPLER.default
+        self.pruner: str | None = PRUNER.checked("pruner", values.get("pruner"))
+        if self.pruner and not self.searches:
+            raise ValueError('a pruner goes with the sampler "tpe"')
+        if self.searches and (trials is None or not self.axes or len(self.environments) > 1):
+            raise ValueError("the sampler tpe needs trials, a setting with several values, and one environment alone")
+        points = self._corners() if self.searches else _points(axes, trials)
         for name, own in self._own.items():
             for setting in own:
                 if setting == "seed" or setting in self.axes:
                     raise ValueError(f"environment {name} has a {setting} of its own: the study varies it")
-        one_each = itertools.product(self.environments, self.points)
+        one_each = itertools.product(self.environments, points)
         self.threads: int = max(configured(self.trial(one, point, self.seeds[0])).threads for one, point in one_each)
+        self.points: list[dict[str, Any]] = [] if self.searches else points
+        self.wanted: int = trials if self.searches and trials else len(points)
 
     def trial(self, environment: str, point: Mapping[str, Any], seed: int) -> Trial:
         """The run of a point in an environment, whose own settings go before the point's."""
@@ -138,6 +160,16 @@ class Plan:
             self.trial(environment, point, seed)
             for seed, environment, point in itertools.product(self.seeds, self.environments, self.points)
         ]
+
+    def corners(self) -> list[Trial]:
+        """Of a search, the runs of its corners with the first seed."""
+        return [self.trial(self.environments[0], point, self.seeds[0]) for point in self._corners()]
+
+    def _corners(self) -> list[dict[str, Any]]:
+        """Points in which each setting has each of its values or bounds once, to be checked before any run."""
+        ends = {name: axis.ends() if isinstance(axis, Range) else axis for name, axis in self.values.items()}
+        first = {name: values[0] for name, values in ends.items()}
+        return [first | {name: value} for name, values in ends.items() for value in values]
 
 
 def _read(plan: str | os.PathLike | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -27,7 +27,10 @@ class Results:
     folder : pathlib.Path
     rows : list of dict
         One for each environment and point: environment, settings (those in which points differ), scores (one a seed),
-        mean, interquartile_mean, low and high (the 95% interval of the mean), minutes (mean of a run).
+        mean, interquartile_mean, low and high (the 95% interval of the mean), minutes (mean of a run), and pruned, how
+        many of its runs were given up, if any was.
+    points : list of dict
+        Those of the plan, each once.
     failed : list of pathlib.Path
         The folders of runs that ended with an error, which is in their file ``log``.
     """
@@ -36,7 +39,8 @@ class Results:
         self.plan, self.folder = plan, folder
         self.rows: list[dict[str, Any]] = []
         self.failed: list[Path] = []
-        for environment, point in itertools.product(plan.environments, plan.points):
+        self.points = [point for place, point in enumerate(plan.points) if point not in plan.points[:place]]
+        for environment, point in itertools.product(plan.environments, self.points):
             found = []
             for seed in plan.seeds:
                 own = folder / plan.trial(environment, point, seed).name
@@ -57,7 +61,8 @@ class Results:
             "low": low, "high": high, "minutes": float(np.mean([one["minutes"] for one in found])),
         }  # fmt: skip
         normalised = [one["human_normalised"] for one in found if "human_normalised" in one]
-        return row | ({"human_normalised": normalised} if normalised else {})
+        pruned = sum("pruned" in one for one in found)
+        return row | ({"human_normalised": normalised} if normalised else {}) | ({"pruned": pruned} if pruned else {})
 
     def aggregate(self) -> list[dict[str, Any]]:
         """Over all environments, for each point: the interquartile mean of human-normalised scores and its interval.
@@ -65,7 +70,7 @@ class Results:
         Empty where an environment has no such score, or where there is one environment alone.
         """
         found = []
-        for point in self.plan.points:
+        for point in self.points:
             settings = {name: point[name] for name in self.plan.axes}
             groups = [np.array(row.get("human_normalised", [])) for row in self.rows if row["settings"] == settings]
             if len(groups) == len(self.plan.environments) > 1 and all(len(group) for group in groups):
@@ -88,6 +93,7 @@ class Results:
             lines.append(
                 f"{row['environment']:28}{name:{wide}}{len(row['scores']):5}{row['mean']:12,.4g}"
                 f"{row['interquartile_mean']:12,.4g}{between:>26}{row['minutes']:10.2f}"
+                + ("  given up" if row.get("pruned") else "")
             )
         for row in self.aggregate():
             between = f"{row['low']:,.4g} to {row['high']:,.4g}"
@@ -120,7 +126,7 @@ class Results:
         curves = {
             environment: [
                 StudyCurve(describe_point({name: point[name] for name in self.plan.axes}) or environment, reports)
-                for point in self.plan.points
+                for point in self.points
                 if (reports := self._reports(environment, point))
             ]
             for environment in self.plan.environments
@@ -128,9 +134,7 @@ class Results:
         numbers = [
             name
             for name in self.plan.axes
-            if all(
-                isinstance(point[name], int | float) and not isinstance(point[name], bool) for point in self.plan.points
-            )
+            if all(isinstance(point[name], int | float) and not isinstance(point[name], bool) for point in self.points)
         ]
         scores = {
             environment: {

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from nbrl.agent import Agent
 from nbrl.callbacks import Callback
@@ -21,35 +21,76 @@ from nbrl.studies.plan import Plan, Trial, configured
 from nbrl.trainer import Trainer
 
 PROGRAM = "from nbrl.studies.runs import main; main()"
-POLL = 0.1  # seconds between looks at the runs
+POLL = 0.1  # seconds between looks at the runs, ...
+LOOK = 1.0  # ... and at what they report
 
 
-def make_runs(plan: Plan, folder: Path, jobs: int, on_progress: Callable[[str], None]) -> None:
-    """Start what is to be made, so many at a time, until all has ended."""
-    trials = plan.trials()
-    waiting = [trial for trial in trials if read_result(folder / trial.name, plan) is None]
-    before, running, began = len(trials) - len(waiting), list[subprocess.Popen[bytes]](), time.monotonic()
+class Search(Protocol):
+    """What proposes points and gives up runs: see `nbrl.studies.search`."""
+
+    def ask(self) -> Mapping[str, Any]: ...
+
+    def gives_up(self, trial: Trial) -> bool: ...
+
+
+def make_runs(
+    plan: Plan, folder: Path, jobs: int, on_progress: Callable[[str], None], search: Search | None = None
+) -> None:
+    """Start what is to be made, so many at a time, until all has ended; a `search` proposes points where it is idle."""
+    total = plan.wanted * len(plan.environments) * len(plan.seeds)
+    waiting = [trial for trial in plan.trials() if read_result(folder / trial.name, plan) is None]
+    before = len(plan.trials()) - len(waiting)
+    running, began, looked = dict[str, tuple[Trial, subprocess.Popen[bytes]]](), time.monotonic(), 0.0
     waiting.reverse()
-    told = -1
+    ended, told = 0, -1
     try:
-        while waiting or running:
-            running = [process for process in running if process.poll() is None]
-            while waiting and len(running) < jobs:
-                running.append(_start(waiting.pop(), plan, folder))
-            ended = len(trials) - before - len(waiting) - len(running)
+        while waiting or running or len(plan.points) < plan.wanted:
+            for name in [name for name, (_, process) in running.items() if process.poll() is not None]:
+                del running[name]
+                ended += 1
+            while len(running) < jobs and (waiting or len(plan.points) < plan.wanted):
+                if not waiting:
+                    assert search is not None
+                    point = search.ask()
+                    waiting = [plan.trial(plan.environments[0], point, seed) for seed in reversed(plan.seeds)]
+                trial = waiting.pop()
+                if trial.name in running or read_result(folder / trial.name, plan) is not None:
+                    ended += 1  # the same point was proposed before
+                else:
+                    running[trial.name] = trial, _start(trial, plan, folder)
+            if search is not None and time.monotonic() - looked > LOOK:
+                looked = time.monotonic()
+                for trial in [trial for trial, _ in running.values() if search.gives_up(trial)]:
+                    _give_up(*running.pop(trial.name), plan, folder)
+                    ended += 1
             if ended != told:
                 told, spent = ended, time.monotonic() - began
-                left = (len(waiting) + len(running)) * spent / ended if ended else None
+                left = (total - before - ended) * spent / ended if ended else None
                 on_progress(
-                    f"{before + ended} of {len(trials)} runs"
-                    + ("" if left is None else f", about {duration(left)} left")
+                    f"{before + ended} of {total} runs" + ("" if left is None else f", about {duration(left)} left")
                 )
             time.sleep(POLL)
     finally:  # on Ctrl-C: they save, and go on another time
-        for process in running:
+        for _, process in running.values():
             process.terminate()
-        for process in running:
+        for _, process in running.values():
             process.wait()
+
+
+def _give_up(trial: Trial, process: "subprocess.Popen[bytes]", plan: Plan, folder: Path) -> None:
+    """End a run before its time, and note the return that it had come to."""
+    process.terminate()
+    process.wait()
+    own = folder / trial.name
+    if read_result(own, plan) is not None:  # it was done in this very moment
+        return
+    last = read_metrics(RunDirectory(own / "run").metrics_file)[-1]
+    result = {
+        "environment": trial.environment, "mean_return": last.recent_return, "training_return": last.recent_return,
+        "episodes": plan.episodes, "greedy": plan.greedy, "steps": last.steps, "minutes": last.seconds / 60,
+        "pruned": True,
+    }  # fmt: skip
+    replace_file(own / "result.json", [json.dumps(result, allow_nan=False).encode()])
 
 
 def read_result(own: Path, plan: Plan) -> dict[str, Any] | None:
