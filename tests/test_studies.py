@@ -157,10 +157,13 @@ def test_the_studies_that_come_along_can_be(file):
     assert Plan(file).trials()
 
 
-def test_the_page_s_study_can_be(tmp_path):
-    [text] = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    (tmp_path / "page.toml").write_text(text)
-    assert len(Plan(tmp_path / "page.toml").trials()) == 20
+def test_the_page_s_studies_can_be(tmp_path):
+    texts = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.toml").write_text(text)
+    grid, search = (Plan(tmp_path / f"{number}.toml") for number in (0, 1))
+    assert len(grid.trials()) == 20
+    assert (search.searches, search.wanted, search.pruner) == (True, 12, "median")
 
 
 def test_a_range_by_its_text():
@@ -290,7 +293,7 @@ SEARCH = {
         "steps": 1000,
         "learning_rate": "loguniform(1e-6, 1)",
         "epochs": "integer(1, 9)",
-        "network": ["mlp", "paper"],
+        "network": ["mlp", "mlp-norm"],
     },
 }
 
