@@ -30,9 +30,10 @@ class Parser(argparse.ArgumentParser):
         if command is not None and command not in self.commands:
             self.error(unknown("command", command, self.commands))
         parsed, left = self.parse_known_args(words, namespace)
+        if left and command is None:
+            self.error(unknown("option", left[0], ["--help", "--version"]))
         if left:
-            assert command is not None
-            self.error(_meant(left, command, list(self.commands[command]._option_string_actions)))
+            self.error(_meant(left, words[0], list(self.commands[words[0]]._option_string_actions)))
         return parsed
 
     def error(self, message: str) -> NoReturn:

@@ -84,7 +84,7 @@ COMMON: dict[str, Setting] = {
     "seed": Setting(None, "seed of everything random, none for a fresh one", least=0, most=2**63 - 1, type=int),
     "minutes": Setting(
         None,
-        "end after so many minutes of training, none for no limit; a run that goes on has them again",
+        "end after so many minutes of training, none for no limit; a resumed run gets the full time again",
         above=0,
         type=float,
     ),

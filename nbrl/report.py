@@ -57,7 +57,7 @@ def write_report(runs: Mapping[str, RunDirectory], path: Path | None = None) -> 
     return path
 
 
-def serve(runs: Mapping[str, RunDirectory], port: int) -> http.server.ThreadingHTTPServer:
+def serve(runs: Mapping[str, RunDirectory], port: int) -> http.server.HTTPServer:
     """A server, for this machine alone, of the page as it is when asked for; ValueError if it cannot listen."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -78,7 +78,7 @@ def serve(runs: Mapping[str, RunDirectory], port: int) -> http.server.ThreadingH
             """Nothing: the terminal shows the address alone."""
 
     try:
-        return http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        return http.server.HTTPServer(("127.0.0.1", port), Handler)
     except (OSError, OverflowError) as error:
         raise ValueError(f"port {port} cannot be listened to: {error}; give another one by --port") from error
 
@@ -87,7 +87,7 @@ def page(runs: Mapping[str, RunDirectory], refresh: int | None = None) -> str:
     """The page as text; one that is watched is loaded anew after so many seconds."""
     configs = {name: run.config() for name, run in runs.items()}
     reports = {name: read_metrics(run.metrics_file) if run.metrics_file.exists() else [] for name, run in runs.items()}
-    evaluations = {name: _json(run.evaluation_file) for name, run in runs.items()}
+    evaluations = {name: _json(run.evaluation_file, "mean_return", "episodes", "returns") for name, run in runs.items()}
     title = "; ".join(dict.fromkeys(f"{config.environment}, {config.method}" for config in configs.values()))
     parts = [
         _section("Runs", _table(_facts(runs, reports, evaluations))),
@@ -132,13 +132,13 @@ def _text(value: Any) -> str:
     )
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    """What a file holds; None where there is no such file, or no object in it."""
+def _json(path: Path, *names: str) -> dict[str, Any] | None:
+    """The object that a file holds; None where there is no such file, or none in it that has these names."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return values if isinstance(values, dict) else None
+    return values if isinstance(values, dict) and set(names) <= values.keys() else None
 
 
 def _facts(
@@ -169,8 +169,10 @@ def _mean(evaluation: Mapping[str, Any]) -> str:
 
 def _picture(caption: str, draw: Callable[[Path], None]) -> str:
     """A picture that a function draws to a path, as SVG within the page."""
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError('reports need matplotlib: pip install "nbrl[plot]"') from error
     with tempfile.TemporaryDirectory() as folder, matplotlib.rc_context({"svg.fonttype": "none"}):
         path = Path(folder) / "picture.svg"
         draw(path)
@@ -206,7 +208,7 @@ def _curves(configs: Mapping[str, Config], reports: Mapping[str, list[Report]]) 
 
 
 def _evaluations(evaluations: Mapping[str, dict[str, Any] | None]) -> str:
-    known = {name: each for name, each in evaluations.items() if each and each.get("returns")}
+    known = {name: each for name, each in evaluations.items() if each}
     if not known:
         return "<p>Not evaluated yet: <code>nbrl eval RUN</code>.</p>"
     lines = {

@@ -61,6 +61,7 @@ def refused(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["--foo"], "unknown option '--foo': it must be one of --help, --version"),
         (["trian"], "unknown command 'trian': did you mean 'train'?"),
         (["train"], "required"),
         (["train", "CartPole-v1", "--unknown"], "unknown option '--unknown': it must be one of --help, --method"),

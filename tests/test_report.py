@@ -2,6 +2,7 @@ import html.parser
 import json
 import shutil
 import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -102,11 +103,19 @@ def test_a_run_that_has_just_begun(tmp_path):
 def test_damaged_files_are_as_if_there_were_none(runs, tmp_path):
     shutil.copytree(runs["first"].path, tmp_path / "run")
     run = RunDirectory.open(tmp_path / "run")
-    run.evaluation_file.write_text("[1, 2")
-    run.machine_file.write_text("7")
-    words = Page(report.page({"run": run})).words
-    assert "Not evaluated yet: " in words
-    assert "Machine and versions" not in words
+    for evaluation, machine in (("[1, 2", "7"), ('{"returns": [1.0]}', "{}")):
+        run.evaluation_file.write_text(evaluation)
+        run.machine_file.write_text(machine)
+        words = Page(report.page({"run": run})).words
+        assert "Not evaluated yet: " in words
+        assert "Machine and versions" not in words
+
+
+def test_without_matplotlib_a_sentence_says_what_to_install(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ValueError, match=r'^reports need matplotlib: pip install "nbrl\[plot\]"$'):
+        report.write_report(runs, tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_it_is_written(runs, tmp_path):
