@@ -4,7 +4,9 @@ Only this file handles signals and prints. Bad input ends with code 2 and one se
 """
 
 import argparse
+import collections
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -42,6 +44,7 @@ from nbrl.trainer import Trainer
 logger = logging.getLogger("nbrl")
 
 PACKAGE = Path(__file__).parent
+SPEED_OVER = 10  # reports that the speed is shown over
 LOG_INTERVAL = 10.0  # seconds between log lines where there is no terminal
 RUN_HELP = "a run directory, a checkpoint or a saved policy"
 ENV_HELP = "id of the environment; by default the one it was trained on"
@@ -132,6 +135,7 @@ class _Console(logging.Handler):
         super().__init__()
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         self.last: Report | None = None
+        self._recent: collections.deque[Report] = collections.deque(maxlen=SPEED_OVER)
         self._terminal = sys.stderr.isatty()
         self._next_line = time.monotonic() + LOG_INTERVAL
         self._progress = ""
@@ -142,6 +146,11 @@ class _Console(logging.Handler):
     def report(self, report: Report) -> None:
         """Show a run's report."""
         self.last = report
+        self._recent.append(report)
+        first = self._recent[0]
+        if report.seconds > first.seconds:  # rollouts end in bursts: the speed of one second says little
+            speed = (report.frames - first.frames) / (report.seconds - first.seconds)
+            report = dataclasses.replace(report, frames_per_second=speed)
         self.progress(progress_line(report))
 
     def progress(self, line: str) -> None:

@@ -497,3 +497,15 @@ def test_a_file_that_names_code_needs_the_user_s_word(nbrl_command, tmp_path):
     ended = nbrl_command("resume", "run", "--env", settings["environment"])
     assert ended.returncode == 0, ended.stderr
     assert metrics.read_metrics(run.metrics_file)[-1].steps >= 3000
+
+
+def test_the_speed_shown_is_that_of_the_last_reports(make_report, monkeypatch):
+    console, lines = cli._Console(), []
+    monkeypatch.setattr(console, "progress", lines.append)
+    for second in range(30):  # rollouts of 4,000 frames that end every fourth second
+        frames = 4_000 * (second // 4)
+        now = 4_000.0 if second and second % 4 == 0 else 0.0
+        console.report(make_report(steps=frames, frames=frames, seconds=float(second), frames_per_second=now))
+    # Nine seconds have two or three of them.
+    shown = [float(line.split(" steps  ")[1].split(" frames/s")[0].replace(",", "")) for line in lines[10:]]
+    assert {round(speed) for speed in shown} <= {889, 1333}
