@@ -17,7 +17,7 @@ _POINTS = 400  # of the faint line: more than the picture can show would only be
 _PANELS = ("charts/SPS", "charts/episodic_length", "charts/learning_rate", "charts/bonus", "losses/", "own/")
 _FEW = 5  # points that are marked
 _COLUMNS = 4  # of a study without settings to draw scores by
-_NAMED = 12  # points of a study that a legend names
+_NAMED, _LETTERS = 8, 44  # points of a study that a legend names, and of each name
 _LOGARITHMIC = 20  # times the least value of a setting that the largest is, for a logarithmic axis
 _SMOOTHING = 0.02  # of the run's length: the window of the strong line
 
@@ -202,7 +202,8 @@ def study_picture(
         axes, end = panels[place * width], 0.0
         for position, (label, runs) in enumerate(points):
             group = {f"{label}, run {number}": reports for number, reports in enumerate(runs, start=1)}
-            end = max(end, _draw_mean(axes, group, f"C{position}", label, "frames"))
+            short = label if len(label) <= _LETTERS else f"{label[: _LETTERS - 1]}…"
+            end = max(end, _draw_mean(axes, group, f"C{position}", short, "frames"))
         repeats = any(report.frames != report.steps for _, runs in points for reports in runs for report in reports)
         _label(axes, environment, "frames" if repeats else "steps", end)
         if len(points) <= _NAMED:
