@@ -218,7 +218,7 @@ def test_the_command_prints_a_table_or_json(nbrl_command):
         (["--set", "actors"], "it must be field=value"),
         (["--set", "actors=0"], "actors is 0"),
         (["--set", "method=dpg"], "dpg has no parts to time"),
-        (["--steps", "5"], "unrecognized arguments"),
+        (["--steps", "5"], "unknown option --steps: a setting is written steps=5"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(capsys, words, sentence):

@@ -34,7 +34,7 @@ def test_an_installed_wheel_works_outside_the_tree(tmp_path):
     tree = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "nbrl").rglob("*")
-        if path.suffix in (".py", ".csv")
+        if path.suffix in (".py", ".csv", ".typed")
     }  # fmt: skip
     assert packed == tree
     run(*pip, "install", "--no-deps", "--target", site, wheel)
