@@ -47,7 +47,7 @@ PACKAGE = Path(__file__).parent
 SPEED_OVER = 10  # reports that the speed is shown over
 LOG_INTERVAL = 10.0  # seconds between log lines where there is no terminal
 RUN_HELP = "a run directory, a checkpoint or a saved policy"
-ENV_HELP = "id of the environment; by default the one it was trained on"
+ENV_HELP = "id of the environment, or module:Class; by default the one it was trained on"
 ARGUMENT_HELP = "a keyword that the environment is made with; may be given several times"
 SHOWN = ("method", "network", "steps", "minutes", "threads", "seed")  # of the options of settings, by --help
 CODES = """exit codes: 0 done, 1 a run ended with an error, 2 what was given is wrong, 130 stopped by Ctrl-C,
@@ -516,7 +516,11 @@ def _parser() -> argparse.ArgumentParser:
         "Train an agent.",
         epilog="Any setting is a word, field=value: nbrl settings lists them, --help-all the other options.",
     )
-    train.add_argument("environment", metavar="ENV", help="id of an environment, such as ALE/Pong-v5: see nbrl envs")
+    train.add_argument(
+        "environment",
+        metavar="ENV",
+        help="id of an environment, such as ALE/Pong-v5: see nbrl envs; or module:Class, of a file here",
+    )
     rest = []
     for name in OPTIONS:
         metavar = {"method": "M", "network": "NET"}.get(name, "N")
