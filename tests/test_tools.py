@@ -483,3 +483,11 @@ def test_remake_notes_what_it_made(tool, tmp_path, monkeypatch, capfd):
     (entry,) = json.loads(remake.NOTED.read_text()).items()
     assert entry[0] == "nbrl envs Catch"
     assert (entry[1]["code"], set(entry[1])) == (0, {"minutes", "day", "commit", "code"})
+
+
+def test_what_stands_behind_the_dashes_is_for_the_run_that_is_measured(tool):
+    read = tool("measure_run").read_words
+    options, more = read(["CartPole-v1", "--seconds", "19", "--", "--actors", "16", "minibatches=4"])
+    assert (options.environment, options.seconds, options.cold) == ("CartPole-v1", 19.0, False)
+    assert more == ["--actors", "16", "minibatches=4"]
+    assert read(["CartPole-v1", "--cold"])[1] == []

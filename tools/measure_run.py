@@ -65,15 +65,19 @@ def measure(environment: str, seconds: float, more: Sequence[str] = (), *, cold:
     return Measurement(first, frames / spent, resident, stopped)
 
 
-def main() -> None:
+def read_words(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and what is for nbrl train: all behind --, which argparse does not find behind an option."""
+    cut = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("environment")
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, more than 5")
     parser.add_argument("--cold", action="store_true")
-    parser.add_argument("more", nargs="*", help="for nbrl train")
-    options = parser.parse_args()
+    return parser.parse_args(words[:cut]), list(words[cut + 1 :])
 
-    seen = measure(options.environment, options.seconds, options.more, cold=options.cold)
+
+def main() -> None:
+    options, more = read_words(sys.argv[1:])
+    seen = measure(options.environment, options.seconds, more, cold=options.cold)
     half = seen.resident[len(seen.resident) // 2 :]
     print(f"first step seen after {seen.first_step:.2f} s")
     print(f"{seen.frames_per_second:,.0f} frames/s after the first {SETTLING:.0f} s")
