@@ -51,7 +51,7 @@ ENV_HELP = "id of the environment, or module:Class; by default the one it was tr
 ARGUMENT_HELP = "a keyword that the environment is made with; may be given several times"
 SHOWN = ("method", "network", "steps", "minutes", "threads", "seed")  # of the options of settings, by --help
 CODES = """exit codes: 0 done, 1 a run ended with an error, 2 what was given is wrong, 130 stopped by Ctrl-C,
-143 by SIGTERM and 129 by SIGHUP, after which a run can be gone on with"""
+143 by SIGTERM and 129 by SIGHUP, after which a run can be resumed"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -417,21 +417,24 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return [str(Path(*part[-least:])) for part in parts]
 
 
+def _named_runs(paths: Sequence[Path]) -> dict[str, RunDirectory]:
+    """Runs by their short names."""
+    return dict(zip(_short_names(paths), map(RunDirectory.open, paths), strict=True))
+
+
 def _report(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
-        runs = [RunDirectory.open(path) for path in parsed.run_paths]
+        runs = _named_runs(parsed.run_paths)
         if len(runs) > 1 and parsed.out is None:
             raise ValueError("a report on several runs needs a place: give --out FILE")
-        print(write_report(dict(zip(_short_names(parsed.run_paths), runs, strict=True)), parsed.out))
+        print(write_report(runs, parsed.out))
     return 0
 
 
 def _watch(parsed: argparse.Namespace, console: _Console) -> int:
-    with _checked_input():
-        runs = [RunDirectory.open(path) for path in parsed.run_paths]
-        with serve(dict(zip(_short_names(parsed.run_paths), runs, strict=True)), parsed.port) as server:
-            print(f"http://localhost:{server.server_port}/ until Ctrl-C", flush=True)
-            server.serve_forever()
+    with _checked_input(), serve(_named_runs(parsed.run_paths), parsed.port) as server:
+        print(f"http://localhost:{server.server_port}/ until Ctrl-C", flush=True)
+        server.serve_forever()
     return 0
 
 
@@ -471,6 +474,17 @@ def _envs(parsed: argparse.Namespace, console: _Console) -> int:
     return 0
 
 
+class _Version(argparse.Action):
+    """Shows the versions, which are looked up when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(machine.summary())
+        parser.exit()
+
+
 class _HelpAll(argparse.Action):
     """Shows the help with the options in it that are hidden else."""
 
@@ -495,7 +509,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=machine.summary())
+    parser.add_argument(
+        "--version", action=_Version, help="show the versions of nbrl and of what it stands on, and end"
+    )
 
     def help_alone(parsed: argparse.Namespace, console: _Console) -> int:
         parser.print_help()

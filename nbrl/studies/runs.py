@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nbrl.agent import Agent
 from nbrl.callbacks import Callback
@@ -20,21 +20,16 @@ from nbrl.metrics import Report, RunDirectory, duration, read_metrics
 from nbrl.studies.plan import Plan, Trial, configured
 from nbrl.trainer import Trainer
 
+if TYPE_CHECKING:
+    from nbrl.studies.search import Search
+
 PROGRAM = "from nbrl.studies.runs import main; main()"
 POLL = 0.1  # seconds between looks at the runs, ...
 LOOK = 1.0  # ... and at what they report
 
 
-class Search(Protocol):
-    """What proposes points and gives up runs: see `nbrl.studies.search`."""
-
-    def ask(self) -> Mapping[str, Any]: ...
-
-    def gives_up(self, trial: Trial) -> bool: ...
-
-
 def make_runs(
-    plan: Plan, folder: Path, jobs: int, on_progress: Callable[[str], None], search: Search | None = None
+    plan: Plan, folder: Path, jobs: int, on_progress: Callable[[str], None], search: "Search | None" = None
 ) -> None:
     """Start what is to be made, so many at a time, until all has ended; a `search` proposes points where it is idle."""
     total = plan.wanted * len(plan.environments) * len(plan.seeds)

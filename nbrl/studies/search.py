@@ -47,6 +47,7 @@ class Search:
                 raise ValueError(f"{folder} has points of other settings: give this study another folder")
             plan.points[:] = kept["points"][: plan.wanted]
         self._text = text
+        self._ended: dict[str, Any] = {}  # points as Optuna knows them, by the name of their first run
 
     def ask(self) -> dict[str, Any]:
         """Add a point, which is on disk before it is used."""
@@ -86,6 +87,8 @@ class Search:
         """A point as Optuna knows it: finished, given up, or still going on."""
         state = self._optuna.trial.TrialState
         trials = [self._plan.trial(self._plan.environments[0], point, seed) for seed in self._plan.seeds]
+        if trials[0].name in self._ended:
+            return self._ended[trials[0].name]
         results = [read_result(self._folder / trial.name, self._plan) for trial in trials]
         known = [result for result in results if result is not None]
         ended = len(known) == len(results)
@@ -93,7 +96,7 @@ class Search:
         pruned = any(result.get("pruned") for result in known)
         parts = [returns_by_part(self._folder / trial.name) for trial in trials] if ended else []
         common = set.intersection(*map(set, parts)) if parts else set()
-        return self._optuna.trial.create_trial(
+        told = self._optuna.trial.create_trial(
             state=(state.PRUNED if pruned else state.COMPLETE) if ended else state.RUNNING,
             value=value,
             params={
@@ -103,6 +106,9 @@ class Search:
             distributions={name: self._distribution(axis) for name, axis in self._axes.items()},
             intermediate_values={part: float(np.mean([values[part] for values in parts])) for part in common},
         )
+        if ended:  # it will not change any more
+            self._ended[trials[0].name] = told
+        return told
 
     def _distribution(self, axis: "list[Any] | Range") -> Any:
         known = self._optuna.distributions
