@@ -87,14 +87,14 @@ def affine_forward(work, line, first, samples):
     rows, filters = samples * line[PIXELS], line[FILTERS]
     y = span(work.activations, line[OUTPUT] + first * line[PIXELS] * filters, rows * filters)
     product(work, line, first, samples, line[WEIGHTS], filters, address_at(y, 0))
-    activate(y, span(work.theta, line[BIAS], filters), line[ACTIVATION])
+    activate(y, rows, span(work.theta, line[BIAS], filters), line[ACTIVATION])
 
 
 @jit
-def activate(y, b, activation):
+def activate(y, rows, b, activation):
     """y = activation(y + b) of each row of y."""
     filters, zero = b.size, np.float32(0.0)
-    for i in range(y.size // filters):
+    for i in range(rows):
         y_i = span(y, i * filters, filters)
         if activation == RELU:
             for j in range(filters):

@@ -83,7 +83,7 @@ def communicate_forward(work, i, first, samples, _, __):
         work.gemm, samples, inputs, units, address_at(c, 0), address_at(work.indices, line[OWN]),
         address_at(work.indices, 0), address_at(work.theta, line[MESSAGES]), units, address_at(y, 0), units, 1,
     )  # fmt: skip
-    activate(y, span(work.theta, line[BIAS], units), line[ACTIVATION])
+    activate(y, samples, span(work.theta, line[BIAS], units), line[ACTIVATION])
 
 
 @jit

@@ -136,7 +136,8 @@ def load_observation(work, sample, observation):
     for i in range(work.observation_size):
         x[i] = np.float32(observation[i]) * scale
     _normalise(work, x)
-    _index(work, sample, x)
+    if work.indexed:
+        _index(work, sample, x)
     return True
 
 
@@ -149,14 +150,15 @@ def load_vector(work, sample, vector):
         x[i] = vector[i] * scale
         finite = finite and np.isfinite(vector[i])
     _normalise(work, x)
-    _index(work, sample, x)
+    if work.indexed:
+        _index(work, sample, x)
     return finite
 
 
 @jit
 def _index(work, sample, x):
     """Say which agent an observation is of."""
-    for agent in range(work.agents if work.indexed else 0):
+    for agent in range(work.agents):
         x[work.observation_size + agent] = agent == sample % work.agents
 
 
