@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nbrl.animation import play
     from nbrl.callbacks import Callback
     from nbrl.checkpoint import CheckpointError
+    from nbrl.cluster import Cluster
     from nbrl.config import Config, configure
     from nbrl.envs.interface import NativeEnvironment
     from nbrl.evaluation import Evaluation, evaluate
@@ -26,6 +27,7 @@ __all__ = [
     "Agent",
     "Callback",
     "CheckpointError",
+    "Cluster",
     "Config",
     "Conv",
     "Dense",
@@ -50,6 +52,7 @@ _MODULES = {
     "Agent": "agent",
     "Callback": "callbacks",
     "CheckpointError": "checkpoint",
+    "Cluster": "cluster",
     "Config": "config",
     "Conv": "nets.layers",
     "Dense": "nets.layers",

@@ -29,6 +29,7 @@ from nbrl.agent import Agent
 from nbrl.animation import play
 from nbrl.arguments import OPTIONS, Parser, count, environment_arguments, number, seed, settings_of
 from nbrl.bench import benchmark
+from nbrl.cluster import Cluster
 from nbrl.config import COMMON, PRESETS, SETTINGS, Config, configure, describe, resolve, setting_groups
 from nbrl.evaluation import MAX_EPISODE_STEPS
 from nbrl.human import play_human
@@ -48,6 +49,7 @@ SPEED_OVER = 10  # reports that the speed is shown over
 LOG_INTERVAL = 10.0  # seconds between log lines where there is no terminal
 RUN_HELP = "a run directory, a checkpoint or a saved policy"
 ENV_HELP = "id of the environment, or module:Class; by default the one it was trained on"
+RAY_HELP = "of a Ray cluster, as ray start names it, or auto on one of its machines: all of them learn in this run"
 ARGUMENT_HELP = "a keyword that the environment is made with; may be given several times"
 SHOWN = ("method", "network", "steps", "minutes", "threads", "seed")  # of the options of settings, by --help
 CODES = """exit codes: 0 done, 1 a run ended with an error, 2 what was given is wrong, 130 stopped by Ctrl-C,
@@ -195,7 +197,7 @@ def _train(parsed: argparse.Namespace, console: _Console) -> int:
         if parsed.show:
             return _show(config, sources)
         directory = parsed.out or next(path for path in default_directories(config) if not path.exists())
-        trainer = Trainer(config, directory=directory, on_report=console.report, init=policy)
+        trainer = Trainer(config, directory=directory, on_report=console.report, callbacks=_others(parsed), init=policy)
     return _run(trainer, RunDirectory(directory), console)
 
 
@@ -214,8 +216,15 @@ def _show(config: Config, sources: dict[str, str]) -> int:
 
 def _resume(parsed: argparse.Namespace, console: _Console) -> int:
     with _checked_input():
-        trainer = Trainer.from_run(parsed.run_path, parsed.env, steps=parsed.steps, on_report=console.report)
+        trainer = Trainer.from_run(
+            parsed.run_path, parsed.env, steps=parsed.steps, on_report=console.report, callbacks=_others(parsed)
+        )
     return _run(trainer, RunDirectory(parsed.run_path), console)
+
+
+def _others(parsed: argparse.Namespace) -> list[Cluster]:
+    """The other machines that learn in the same run."""
+    return [] if parsed.ray is None else [Cluster(parsed.ray)]
 
 
 def _run(trainer: Trainer, run: RunDirectory, console: _Console) -> int:
@@ -398,7 +407,7 @@ def _study(parsed: argparse.Namespace, console: _Console) -> int:
             )
             return 0
         try:
-            results = study(parsed.file, out, jobs=parsed.jobs, on_progress=console.progress)
+            results = study(parsed.file, out, jobs=parsed.jobs, ray=parsed.ray, on_progress=console.progress)
         finally:
             console.end_progress()
         print(results.table())
@@ -557,12 +566,14 @@ def _parser() -> argparse.ArgumentParser:
             help="a setting; the --set may be left out",
         ),
     ]  # fmt: skip
+    rest.append(train.add_argument("--ray", metavar="ADDRESS", help=RAY_HELP))
     train.add_argument("--help-all", action=_HelpAll, rest=rest, help="show the other options as well, and end")
 
     resume = command(_resume, "resume", "Go on with a run from its newest checkpoint.")
     resume.add_argument("run_path", metavar="RUN", type=Path, help="a run directory")
     resume.add_argument("--env", metavar="ENV", help=ENV_HELP)
     resume.add_argument("--steps", metavar="N", type=count, help="another length of the whole run, in steps")
+    resume.add_argument("--ray", metavar="ADDRESS", help=RAY_HELP)
 
     evaluation = command(_eval, "eval", "Play episodes with a trained policy and report their returns.")
     evaluation.add_argument("run_path", metavar="RUN", type=Path, help=RUN_HELP)
@@ -612,7 +623,7 @@ def _parser() -> argparse.ArgumentParser:
     studying.add_argument("file", metavar="FILE", type=Path, help="the study: see nbrl/README.md")
     studying.add_argument("--out", metavar="DIR", type=Path, help="its folder; by default runs/ and the file's name")
     studying.add_argument("--jobs", metavar="N", type=count, help="runs at once; default: what the cores can serve")
-
+    studying.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster, whose machines make the runs")
     studying.add_argument("--dry-run", action="store_true", help="say how many runs there are and how long they take")
 
     bench = command(_bench, "bench", "Time every part of training on this machine. Run nothing else meanwhile.")

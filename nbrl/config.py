@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nbrl.bonuses import BONUSES, bonus_class
+from nbrl.exchange import Hub
 from nbrl.methods import METHODS, method_class
 from nbrl.methods.optimisers import OPTIMISERS
 from nbrl.nets.layers import NETWORKS, Dense, Layer, Lstm, layers_from_list, layers_to_list
@@ -105,10 +106,12 @@ COMMON: dict[str, Setting] = {
 
 
 def setting_groups() -> dict[str, dict[str, Setting]]:
-    """Every setting by name, by whose it is: of all methods, then of optimisers, of each method and of each bonus."""
-    owners = {f"the optimiser {name}": rule for name, rule in OPTIMISERS.items()}
+    """Every setting by name, by whose it is: of all methods, then of optimisers, of each method, of each
+    bonus and of exchanges between machines."""
+    owners: dict[str, Any] = {f"the optimiser {name}": rule for name, rule in OPTIMISERS.items()}
     owners |= {f"the method {name}": method_class(name) for name in METHODS}
     owners |= {f"the bonus {name}": bonus_class(name) for name in BONUSES}
+    owners["runs on several machines"] = Hub
     groups, users = {"all runs": dict(COMMON)}, dict[str, list[str]]()
     for owner, declares in owners.items():
         for name in declares.settings:

@@ -20,7 +20,7 @@ from nbrl.envs.interface import Env
 from nbrl.methods import driver, method_class
 from nbrl.methods.driver import Method
 from nbrl.methods.optimisers import OPTIMISERS
-from nbrl.methods.running_statistics import RunningStatistics, fill_normal, merge
+from nbrl.methods.running_statistics import RunningStatistics, fill_normal, fill_total, merge
 from nbrl.methods.state import (
     ACTOR,
     DROPPED,
@@ -327,7 +327,12 @@ class Learner:
 
     @property
     def steps(self) -> int:
-        """Agent steps by all workers."""
+        """Agent steps by all workers, of all machines."""
+        return self.own_steps + int(self.shared.elsewhere[0])
+
+    @property
+    def own_steps(self) -> int:
+        """Agent steps by the workers of this machine."""
         return int(self.shared.steps[:, 0].sum())
 
     def activity(self) -> np.ndarray:
@@ -385,8 +390,9 @@ class Learner:
         )
 
     def statistics(self) -> np.ndarray:
-        """Running statistics of all workers, float64 (ROWS, features)."""
-        total = np.zeros_like(self.workers[0].statistics.own)
+        """Running statistics of all workers, of all machines, float64 (ROWS, features)."""
+        total, threads = np.zeros_like(self.workers[0].statistics.own), len(self.workers)
+        fill_total(self.shared, threads, threads + 1, total)
         for worker in self.workers:
             merge(total, worker.statistics.own)
         return total

@@ -101,7 +101,7 @@ class Run:
             if self.directory is not None:
                 self.directory.release()
             raise
-        self.callbacks = list(callbacks)
+        self.given, self.callbacks = environment, list(callbacks)
         self.trainer: Callable[[], Trainer | None] = lambda: None  # what callbacks are given, while the host has it
         self.learner.keeps_infos = self._hears("on_episode")
         has_id = environment is None or isinstance(environment, str)

@@ -1,6 +1,7 @@
 """What the tests share: hypothesis's settings and the command ``nbrl`` in a process of its own."""
 
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -18,6 +19,9 @@ hypothesis.settings.register_profile("nbrl", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("nbrl")
 
 ROOT = Path(__file__).parent.parent
+
+# Ray is large, and not in the extra dev: pip install -e ".[dev,ray]" && pytest -m "" tests/test_cluster.py
+collect_ignore = [] if importlib.util.find_spec("ray") else ["test_cluster.py"]
 
 
 @pytest.fixture(scope="session")

@@ -177,8 +177,8 @@ def _rollout(method, policy, shared, worker, mode):
 
 @jit
 def steps_taken(shared):
-    """The paper's T: steps by all threads."""
-    total = 0
+    """The paper's T: steps by all threads, of all machines."""
+    total = atomic_load(address_at(shared.elsewhere, 0))
     for thread in range(shared.steps.shape[0]):
         total += atomic_load(address_at(shared.steps, thread * LINE))
     return total

@@ -1,10 +1,10 @@
 """Running statistics of observations and of returns, by which learning sees numbers of about 1.
 
 A worker measures what its own actors see. At the start of each rollout it publishes its numbers and takes the sum of
-all workers' numbers, to normalise by until its next rollout. Each publishes in two buffers in turn, so that a reader
-finds whole sets. Statistics are float64 (3, features): the count, the mean and m2, the sum of squared differences from
-it, of each number of an observation (of all pixels of an image alike; of none, if observations are not normalised) and
-last of the return.
+all workers' numbers, to normalise by until its next rollout, those of other machines among them. Each publishes in two
+buffers in turn, so that a reader finds whole sets. Statistics are float64 (3, features): the count, the mean and m2,
+the sum of squared differences from it, of each number of an observation (of all pixels of an image alike; of none, if
+observations are not normalised) and last of the return.
 """
 
 import math
@@ -130,14 +130,28 @@ def fill_normal(statistics, normal):
 @jit
 def publish(shared, worker):
     """Let the others see a worker's statistics, and fill its total with those of all."""
-    own, total, published = worker.statistics.own, worker.statistics.total, shared.published
-    buffer = 1 - published[worker.thread, 0]
-    copied = shared.statistics[worker.thread, buffer]
-    for row in range(ROWS):
-        for i in range(own.shape[1]):
-            copied[row, i] = own[row, i]
-            total[row, i] = 0
-    atomic_store(address_at(published, worker.thread * published.shape[1]), buffer)
-    for thread in range(published.shape[0]):
-        whole = atomic_load(address_at(published, thread * published.shape[1]))
-        merge(total, shared.statistics[thread, whole])
+    publish_row(shared, worker.thread, worker.statistics.own)
+    fill_total(shared, 0, shared.published.shape[0], worker.statistics.total)
+
+
+@jit
+def publish_row(shared, row, statistics):
+    """Let others see statistics, as those of a thread, or behind them of other machines."""
+    published = shared.published
+    buffer = 1 - published[row, 0]
+    copied = shared.statistics[row, buffer]
+    for i in range(ROWS):
+        for j in range(statistics.shape[1]):
+            copied[i, j] = statistics[i, j]
+    atomic_store(address_at(published, row * published.shape[1]), buffer)
+
+
+@jit
+def fill_total(shared, first, last, total):
+    """Fill a total with what the rows from `first` up to `last` have published."""
+    for i in range(ROWS):
+        for j in range(total.shape[1]):
+            total[i, j] = 0
+    for row in range(first, last):
+        whole = atomic_load(address_at(shared.published, row * shared.published.shape[1]))
+        merge(total, shared.statistics[row, whole])

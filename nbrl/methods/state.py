@@ -43,14 +43,16 @@ RETURN, LENGTH, ACTOR, NUMBER, EPISODE = range(5)
 class Shared(Struct):
     """What all threads read and write."""
 
-    theta = float32[::1]  # (parameters,)
-    bonuses = float32[::1]  # what bonuses learn, behind theta in the same array
+    flat = float32[::1]  # all that is learnt: theta, and behind it what bonuses learn
+    theta = float32[::1]  # (parameters,): its first part
+    bonuses = float32[::1]  # its second part
     target = float32[::1]  # (parameters,): theta^-, the target network; empty where a method has none
     target_copies = int64[::1]  # (LINE,): how often it was due
     optimiser = float32[:, :, ::1]  # (1 or groups of actors, 1 or 2, parameters): the optimiser's statistics
-    statistics = float64[:, :, :, ::1]  # (threads, 2, ROWS, features): each worker's, see running_statistics.py
-    published = int64[:, ::1]  # (threads, LINE): which of the two is whole
+    statistics = float64[:, :, :, ::1]  # (threads + 1, 2, ROWS, features): each worker's, last other machines'
+    published = int64[:, ::1]  # (threads + 1, LINE): which of the two is whole, see running_statistics.py
     steps = int64[:, ::1]  # (threads, LINE): column 0 is one thread's steps, alone in its cache line
+    elsewhere = int64[::1]  # (LINE,): steps by other machines
     updates = int64[::1]  # (LINE,): updates by all threads
     control = int64[::1]  # (LINE,): RUN, PARK or ABANDON
 
@@ -67,14 +69,16 @@ class Shared(Struct):
         """For so many threads and parameters; `optimiser` has the first two sizes of its statistics."""
         flat = aligned_zeros(parameters + of_bonuses, np.float32)
         return cls(
+            flat=flat,
             theta=flat[:parameters],
             bonuses=flat[parameters:],
             target=aligned_zeros(parameters if has_target else 0, np.float32),
             target_copies=aligned_zeros(LINE, np.int64),
             optimiser=aligned_zeros((*optimiser, parameters), np.float32),
-            statistics=aligned_zeros((threads, 2, ROWS, features), np.float64),
-            published=aligned_zeros((threads, LINE), np.int64),
+            statistics=aligned_zeros((threads + 1, 2, ROWS, features), np.float64),
+            published=aligned_zeros((threads + 1, LINE), np.int64),
             steps=aligned_zeros((threads, LINE), np.int64),
+            elsewhere=aligned_zeros(LINE, np.int64),
             updates=aligned_zeros(LINE, np.int64),
             control=aligned_zeros(LINE, np.int64),
         )

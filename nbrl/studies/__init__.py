@@ -30,6 +30,7 @@ from nbrl.config import available_cores
 from nbrl.settings import whole
 from nbrl.studies.forecast import Forecast, forecast
 from nbrl.studies.plan import Plan
+from nbrl.studies.remote import over_cluster
 from nbrl.studies.results import Results
 from nbrl.studies.runs import make_runs
 from nbrl.studies.search import Search
@@ -40,6 +41,7 @@ def study(
     out: str | os.PathLike,
     *,
     jobs: int | None = None,
+    ray: str | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Results:
     """Make the runs of a study that are not made yet, side by side, and return what all of them show.
@@ -52,6 +54,9 @@ def study(
         Its folder, which keeps everything.
     jobs : int, optional
         Runs at once. By default as many as the cores can serve.
+    ray : str, optional
+        The address of a Ray cluster whose machines make the runs, see `nbrl.cluster.connect`. A run whose machine is
+        lost begins anew.
     on_progress : callable, optional
         Called now and then with a line of how far it is.
 
@@ -65,10 +70,14 @@ def study(
         A plan that cannot be, in one sentence.
     """
     planned = Plan(plan)
-    jobs = _jobs(planned, jobs)
-    folder = Path(out)
+    folder, start, cores = Path(out), None, available_cores()
+    if ray is not None:
+        if planned.pruner:
+            raise ValueError("a pruner needs runs on this machine: leave it out, or ray")
+        start, cores = over_cluster(ray)
+    jobs = _jobs(planned, jobs, cores)
     search = Search(planned, folder) if planned.searches else None
-    make_runs(planned, folder, jobs, on_progress or (lambda line: None), search)
+    make_runs(planned, folder, jobs, on_progress or (lambda line: None), search, start)
     results = Results(planned, folder)
     results.write()
     return results
@@ -85,12 +94,12 @@ def dry_run(
     planned, folder = Plan(plan), Path(out)
     if planned.searches:
         Search(planned, folder)  # which knows the points that were proposed
-    return forecast(planned, folder, _jobs(planned, jobs), on_progress or (lambda line: None))
+    return forecast(planned, folder, _jobs(planned, jobs, available_cores()), on_progress or (lambda line: None))
 
 
-def _jobs(plan: Plan, jobs: int | None) -> int:
+def _jobs(plan: Plan, jobs: int | None, cores: int) -> int:
     if jobs is None:
-        return max(1, available_cores() // plan.threads)
+        return max(1, cores // plan.threads)
     if whole(jobs) is None or jobs < 1:
         raise ValueError(f"jobs is {jobs!r}: it must be a whole number of at least 1")
     return jobs

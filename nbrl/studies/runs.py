@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from nbrl.agent import Agent
 from nbrl.callbacks import Callback
@@ -28,14 +28,31 @@ POLL = 0.1  # seconds between looks at the runs, ...
 LOOK = 1.0  # ... and at what they report
 
 
+class Process(Protocol):
+    """A run that goes on somewhere: what `subprocess.Popen` has."""
+
+    def poll(self) -> int | None: ...
+    def terminate(self) -> None: ...
+    def wait(self) -> Any: ...
+
+
 def make_runs(
-    plan: Plan, folder: Path, jobs: int, on_progress: Callable[[str], None], search: "Search | None" = None
+    plan: Plan,
+    folder: Path,
+    jobs: int,
+    on_progress: Callable[[str], None],
+    search: "Search | None" = None,
+    start: "Callable[[Trial, Plan, Path], Process] | None" = None,
 ) -> None:
-    """Start what is to be made, so many at a time, until all has ended; a `search` proposes points where it is idle."""
+    """Start what is to be made, so many at a time, until all has ended; a `search` proposes points where it is idle.
+
+    `start` begins a run elsewhere than on this machine.
+    """
+    start = start or _start
     total = plan.wanted * len(plan.environments) * len(plan.seeds)
     waiting = [trial for trial in plan.trials() if read_result(folder / trial.name, plan) is None]
     before = len(plan.trials()) - len(waiting)
-    running, began, looked = dict[str, tuple[Trial, subprocess.Popen[bytes]]](), time.monotonic(), 0.0
+    running, began, looked = dict[str, tuple[Trial, Process]](), time.monotonic(), 0.0
     waiting.reverse()
     ended, told = 0, -1
     try:
@@ -52,7 +69,7 @@ def make_runs(
                 if trial.name in running or read_result(folder / trial.name, plan) is not None:
                     ended += 1  # the same point was proposed before
                 else:
-                    running[trial.name] = trial, _start(trial, plan, folder)
+                    running[trial.name] = trial, start(trial, plan, folder)
             if search is not None and time.monotonic() - looked > LOOK:
                 looked = time.monotonic()
                 for trial in [trial for trial, _ in running.values() if search.gives_up(trial)]:
@@ -72,7 +89,7 @@ def make_runs(
             process.wait()
 
 
-def _give_up(trial: Trial, process: "subprocess.Popen[bytes]", plan: Plan, folder: Path) -> None:
+def _give_up(trial: Trial, process: Process, plan: Plan, folder: Path) -> None:
     """End a run before its time, and note the return that it had come to."""
     process.terminate()
     process.wait()
@@ -101,11 +118,7 @@ def _start(trial: Trial, plan: Plan, folder: Path) -> "subprocess.Popen[bytes]":
     """Begin a run in a process of its own, which is no member of this one's terminal group."""
     own = folder / trial.name
     own.mkdir(parents=True, exist_ok=True)
-    text = {
-        "environment": trial.environment, "settings": dict(trial.settings), "seed": trial.seed,
-        "episodes": plan.episodes, "greedy": plan.greedy,
-    }  # fmt: skip
-    replace_file(own / "trial.json", [json.dumps(text, default=list).encode()])
+    replace_file(own / "trial.json", [trial_text(trial, plan)])
     with open(own / "log", "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(own), str(os.getpid())],
@@ -113,6 +126,15 @@ def _start(trial: Trial, plan: Plan, folder: Path) -> "subprocess.Popen[bytes]":
             stderr=log,
             start_new_session=True,
         )
+
+
+def trial_text(trial: Trial, plan: Plan) -> bytes:
+    """What `run_trial` has to know, as the content of ``trial.json``."""
+    text = {
+        "environment": trial.environment, "settings": dict(trial.settings), "seed": trial.seed,
+        "episodes": plan.episodes, "greedy": plan.greedy,
+    }  # fmt: skip
+    return json.dumps(text, default=list).encode()
 
 
 class _WithParent(Callback):
@@ -129,7 +151,7 @@ class _WithParent(Callback):
         return self.is_there
 
 
-def _run_trial(folder: Path, study: int) -> None:
+def run_trial(folder: Path, study: int) -> None:
     """Make one run, or go on with it, evaluate its policy and write the result; `study` is the process it is for."""
     values = json.loads((folder / "trial.json").read_text())
     trial = Trial(values["environment"], values["settings"], values["seed"])
@@ -181,6 +203,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, interrupt)
     try:
         parsed = parser.parse_args(arguments)
-        _run_trial(parsed.folder, parsed.study)
+        run_trial(parsed.folder, parsed.study)
     except KeyboardInterrupt:
         sys.exit(1)

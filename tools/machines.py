@@ -1,0 +1,189 @@
+"""One run on several machines, which are processes here: what it learns, what it costs, and what a loss does.
+
+    python tools/machines.py steps [--env Catch-v0] [--machines 4] [--seeds 10] [--target 0.9] [--set field=value ...]
+    python tools/machines.py loss [--env Catch-v0] [--machines 4] [--target 0.9] [--set field=value ...]
+    python tools/machines.py cost [--env ALE/Pong-v5] [--seconds 60]
+
+`steps` counts the steps to a return of the last 100 episodes, by a local Ray cluster of nodes of one thread each and by
+one machine of as many threads, seed by seed. `loss` kills a machine in mid-run with SIGKILL. `cost` has one machine of
+the paper's network exchange once a second, and counts the time on CPUs of all processes, Ray's included, more than that
+of the same cluster at rest. Needs the extra ``ray``; run nothing else meanwhile.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nbrl
+from nbrl import Callback, Trainer
+from nbrl.arguments import settings_of
+from nbrl.cluster import connect
+from nbrl.exchange import Exchange
+from nbrl.learner import Learner
+from nbrl.scores import interval
+
+LATEST = 0.02  # seconds between reports: how finely the end is seen
+
+
+@contextmanager
+def local_cluster(machines: int) -> Iterator[Any]:
+    """A cluster of Ray's of so many nodes of one core each, on this machine."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    for _ in range(machines - 1):
+        nodes.add_node(num_cpus=1)
+    try:
+        yield nodes
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+class Loss(Callback):
+    """Kills one of the others after some steps, None for never."""
+
+    def __init__(self, kill_at: int | None = None) -> None:
+        self.kill_at = kill_at
+
+    def on_report(self, trainer: Trainer, report: Any) -> None:
+        if self.kill_at is not None and report.steps >= self.kill_at:
+            self.kill_at = None
+            os.kill(learning_process(), signal.SIGKILL)
+
+
+def learning_process() -> int:
+    """A process of Ray's that learns on another machine."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with_title = path.read_bytes().replace(b"\0", b" ")
+        if b"ray::Machine.learn" in with_title:
+            return int(path.parent.name)
+    raise SystemExit("no process learns on another machine")
+
+
+def run_once(options: argparse.Namespace, settings: dict[str, Any], address: str | None, kill_at: int | None) -> Any:
+    """Train until the return is reached; all reports."""
+    config = nbrl.configure(options.env, **settings)
+    others = [] if address is None else [nbrl.Cluster(address, machines=options.machines)]
+    reports: list[Any] = []
+    trainer = Trainer(config, callbacks=[*others, Loss(kill_at)], on_report=reports.append)
+    trainer.start(wait=True)
+    return reports
+
+
+def settings_for(options: argparse.Namespace, seed: int, threads: int) -> dict[str, Any]:
+    """One actor a thread, until the target."""
+    common = {"method": "a3c", "threads": threads, "actors": threads, "seed": seed, "report_interval": LATEST}
+    return common | {"target_return": options.target} | settings_of(options)
+
+
+def steps(options: argparse.Namespace) -> None:
+    """Print the steps of each seed and their means."""
+    found: dict[str, list[int]] = {"machines": [], "threads": []}
+    speeds: list[float] = []
+    with local_cluster(options.machines) as nodes:
+        for seed in range(1, options.seeds + 1):
+            apart = run_once(options, settings_for(options, seed, 1), nodes.address, None)
+            together = run_once(options, settings_for(options, seed, options.machines), None, None)
+            found["machines"].append(apart[-1].steps)
+            found["threads"].append(together[-1].steps)
+            seen = [report.metrics["cluster/bytes_per_second"] for report in apart[1:] if report.metrics]
+            speeds.append(float(np.mean(seen)) if seen else 0.0)
+            print(seed, found["machines"][-1], found["threads"][-1], flush=True)
+    for name, counts in found.items():
+        low, high = interval([np.array(counts, float)])
+        print(f"{name:9} {np.mean(counts):12,.0f} steps, 95% interval {low:,.0f} to {high:,.0f}")
+    print(f"a machine's traffic: {np.mean(speeds):,.0f} bytes/s")
+
+
+def loss(options: argparse.Namespace) -> None:
+    """Kill one in mid-run, and say what came of the run."""
+    with local_cluster(options.machines) as nodes:
+        began = time.perf_counter()
+        reports = run_once(options, settings_for(options, 1, 1), nodes.address, kill_at=options.kill_at)
+        seen = [int(report.metrics["cluster/machines"]) for report in reports if report.metrics]
+        words = f"{reports[-1].steps:,} steps, return {reports[-1].recent_return:.3g}"
+        print(f"{words}, {time.perf_counter() - began:.1f} s; machines {sorted(set(seen))}, last {seen[-1]}")
+
+
+def processor_seconds() -> float:
+    """Of this process and all of Ray's, so far."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    total = 0.0
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words, line = (path / "cmdline").read_bytes(), (path / "stat").read_text()
+        except OSError:  # it has ended
+            continue
+        if b"ray" in words or int(path.name) == os.getpid():
+            fields = line.rsplit(")", 1)[1].split()
+            total += (int(fields[11]) + int(fields[12])) / ticks
+    return total
+
+
+def cost(options: argparse.Namespace) -> None:
+    """Print the share of a core that exchanges once a second take."""
+    from nbrl.cluster import exchange_through
+    from nbrl.exchange import Hub
+
+    learner = Learner(nbrl.configure(options.env, preset="paper", threads=1, seed=1))
+    with local_cluster(1) as nodes:
+        ray = connect(nodes.address)
+        hub = ray.remote(Hub).options(num_cpus=0).remote(learner.shared.flat, learner.scales + 1, 1.0, 0.0)
+        exchange = Exchange(0, lambda machine, handed_in: exchange_through(ray, hub, machine, handed_in))
+        exchange.begin(learner)
+        exchange.exchange()
+        used = []
+        for at_rest in (True, False):
+            time.sleep(5)
+            before = processor_seconds()
+            for _ in range(int(options.seconds)):
+                began = time.perf_counter()
+                if not at_rest:
+                    exchange.exchange()
+                time.sleep(max(0.0, 1 - (time.perf_counter() - began)))
+            used.append((processor_seconds() - before) / options.seconds)
+        took = [time.perf_counter()]
+        for _ in range(100):
+            exchange.exchange()
+            took.append(time.perf_counter())
+    print(
+        json.dumps(
+            {
+                "parameters": learner.shared.flat.size,
+                "core_at_rest": used[0],
+                "core_exchanging": used[1],
+                "core_more": used[1] - used[0],
+                "milliseconds_an_exchange": float(1000 * np.median(np.diff(took))),
+            }
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("steps", "loss", "cost"))
+    parser.add_argument("--env")
+    parser.add_argument("--machines", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--target", type=float, default=0.9)
+    parser.add_argument("--kill-at", type=int, default=20_000, help="steps after which a machine is killed")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--set", metavar="field=value", action="append", default=[], help="as for nbrl train")
+    options = parser.parse_args()
+    options.env = options.env or ("ALE/Pong-v5" if options.what == "cost" else "Catch-v0")
+    {"steps": steps, "loss": loss, "cost": cost}[options.what](options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
