@@ -6,6 +6,8 @@ its last exchange, and one that comes later joins in. What `nbrl` is must be ins
 """
 
 import logging
+import signal
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CONNECTING = 5.0  # seconds to reach a cluster
 LOOK = 1.0  # seconds between looks at the machines
 STARTS = 3  # of a machine, after which it is left alone
 LEAVING = 5.0  # seconds that the others have to end
@@ -44,14 +47,22 @@ def connect(address: str) -> Any:
         import ray
     except ImportError as error:
         raise ValueError('several machines need Ray: pip install "nbrl[ray]"') from error
-    if not ray.is_initialized():
-        try:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"no Ray cluster is at {address}: begin one with `ray start --head`, and join it from each other "
-                "machine with `ray start --address=HOST:PORT`"
-            ) from error
+    if ray.is_initialized():
+        return ray
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        host, colon, port = address.rpartition(":")
+        if colon:
+            socket.create_connection((host, int(port)), CONNECTING).close()  # Ray itself tries for ten minutes
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"no Ray cluster is at {address}: begin one with `ray start --head`, and join it from each other machine "
+            "with `ray start --address=HOST:PORT`"
+        ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process, and save nothing
     return ray
 
 

@@ -1,4 +1,4 @@
-"""Runs and studies over machines of Ray, which are processes here. Collected where Ray is installed, see conftest.py."""
+"""Runs and studies over machines of Ray, processes here. Collected where Ray is installed: see conftest.py."""
 
 import logging
 import os
@@ -115,29 +115,22 @@ def test_a_machine_that_is_killed_costs_no_more_than_itself_and_another_joins(no
 def test_a_machine_may_join_later():
     cluster = LocalCluster(initialize_head=True, head_node_args={"num_cpus": 1})
 
-    class Grow(nbrl.Callback):
-        grown = False
-
-        def on_report(self, trainer, report):
-            if not self.grown:
-                self.grown = True
-                cluster.add_node(num_cpus=1)
-            return report.metrics.get("cluster/machines", 1.0) < 2 or elsewhere(trainer) == 0
-
-    def elsewhere(trainer):
-        return trainer.steps - trainer._run.learner.own_steps
-
-    class Look(nbrl.Callback):
+    class Joined(nbrl.Callback):
         steps = 0
 
         def on_report(self, trainer, report):
-            self.steps = elsewhere(trainer)
+            self.steps = int(trainer._run.learner.shared.elsewhere[0])
             return self.steps == 0
 
-    look = Look()
+    joined = Joined()
     try:
-        nbrl.train("Catch-v0", **SMALL, steps=10**12, callbacks=[nbrl.Cluster(cluster.address), Grow(), look])
-        assert look.steps > 0
+        config = nbrl.configure("Catch-v0", **SMALL, steps=10**12)
+        trainer = nbrl.Trainer(config, callbacks=[nbrl.Cluster(cluster.address), joined])
+        trainer.start()
+        assert not trainer.join(1)
+        cluster.add_node(num_cpus=1)
+        assert trainer.join(120)
+        assert joined.steps > 0
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -183,7 +176,8 @@ def test_a_run_is_stopped_and_gone_on_with_by_commands(nodes, tmp_path, environm
     process = command("train", "Catch-v0", "--out", "run", "--ray", nodes.address, "steps=1e12", *words)
     end = time.monotonic() + 120
     while not metrics.exists() or read_metrics(metrics)[-1:] == [] or read_metrics(metrics)[-1].steps < 100_000:
-        assert process.poll() is None and time.monotonic() < end
+        assert process.poll() is None
+        assert time.monotonic() < end
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     told, _ = process.communicate(timeout=60)
@@ -197,5 +191,5 @@ def test_a_run_is_stopped_and_gone_on_with_by_commands(nodes, tmp_path, environm
 
 
 def test_no_cluster_is_told_in_a_sentence():
-    with pytest.raises(ValueError, match="no Ray cluster is at 127.0.0.1:1: begin one with `ray start --head`"):
+    with pytest.raises(ValueError, match=r"no Ray cluster is at 127.0.0.1:1: begin one with `ray start --head`"):
         nbrl.Cluster("127.0.0.1:1")
