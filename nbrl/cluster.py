@@ -206,8 +206,8 @@ class Cluster(Exchange):
 
 def exchange_through(ray: Any, hub: Any, machine: int, handed_in: HandedIn) -> TakenOver:
     """An exchange with a hub that is an actor of Ray's."""
-    theta, steps, statistics, is_over = ray.get(hub.exchange.remote(machine, handed_in))
-    return TakenOver(theta.copy(), steps, statistics.copy(), is_over)  # Ray's own cannot be written to
+    taken_over: TakenOver = ray.get(hub.exchange.remote(machine, handed_in))
+    return taken_over
 
 
 def are_there(ray: Any, hub: Any, machines: int | None) -> bool:

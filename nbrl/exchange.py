@@ -108,16 +108,25 @@ class Hub:
     def exchange(self, machine: int, handed_in: HandedIn) -> TakenOver:
         """Add what a machine, by its number, hands in. Numbers are not used again: what a lost one did stays."""
         change, steps, statistics = handed_in
-        if self._momentum:
-            self._velocity = self._momentum * self._velocity + change
-            change = change + self._momentum * self._velocity
-        self.theta += self._learning_rate * change
+        add(self.theta, self._velocity, change, self._learning_rate, self._momentum)
         self._steps[machine], self._statistics[machine] = steps, statistics
         total = self._none.copy()
         for other, seen in self._statistics.items():
             if other != machine:
                 merge(total, seen)
         return TakenOver(self.theta, sum(self._steps.values()) - steps, total, self._is_over)
+
+
+@jit
+def add(theta, velocity, change, learning_rate, momentum):
+    """Add a change to theta, with momentum where there is any."""
+    if momentum == 0:
+        for i in range(theta.size):
+            theta[i] += learning_rate * change[i]
+        return
+    for i in range(theta.size):
+        velocity[i] = momentum * velocity[i] + change[i]
+        theta[i] += learning_rate * (change[i] + momentum * velocity[i])
 
 
 @jit
