@@ -97,7 +97,7 @@ class Cluster(Exchange):
         self._ray, self._most = connect(address), machines
         self._here = self._ray.get_runtime_context().get_node_id()
         self._hub: Any = None
-        self._others: dict[str, tuple[Any, Any]] = {}  # the actor that learns on a machine, and its learning
+        self._others: dict[str, tuple[int, Any, Any]] = {}  # of each machine its number, its actor and its learning
         self._started: dict[str, int] = {}  # how often each was, ...
         self._names = 0  # ... and how often any was
         self._looking = threading.Thread(target=self._look_after, name="nbrl cluster", daemon=True)
@@ -138,9 +138,9 @@ class Cluster(Exchange):
         if self._hub is None:
             return
         self._hub.end.remote()
-        tasks = [learning for _, learning in self._others.values()]
+        tasks = [learning for _, _, learning in self._others.values()]
         self._ray.wait(tasks, num_returns=len(tasks), timeout=LEAVING + self._interval) if tasks else None
-        for actor in [self._hub, *(machine for machine, _ in self._others.values())]:
+        for actor in [self._hub, *(actor for _, actor, _ in self._others.values())]:
             self._ray.kill(actor)
 
     def _exchange(self, machine: int, handed_in: HandedIn) -> TakenOver:
@@ -166,9 +166,10 @@ class Cluster(Exchange):
                 return
 
     def _look(self) -> None:
-        for node, (_, learning) in list(self._others.items()):
+        for node, (number, _, learning) in list(self._others.items()):
             if self._ray.wait([learning], timeout=0)[0]:
                 del self._others[node]
+                self._hub.leave.remote(number)
                 try:
                     self._ray.get(learning)
                     self._started[node] = STARTS  # all steps are taken
@@ -193,15 +194,15 @@ class Cluster(Exchange):
         self._started[name] = self._started.get(name, 0) + 1
         self._names += 1
         logger.info("machine %s joins in, with %d threads", node["NodeManagerHostname"], self._config.threads)
-        machine = (
+        actor = (
             self._ray.remote(Machine)
             .options(num_cpus=self._config.threads, scheduling_strategy=self._only_on(name))
             .remote()
         )
-        learning = machine.learn.remote(
+        learning = actor.learn.remote(
             source_hash(PACKAGE), self._config, self._environment, self._hub, self._names, self._most
         )
-        self._others[name] = machine, learning
+        self._others[name] = self._names, actor, learning
 
 
 def exchange_through(ray: Any, hub: Any, machine: int, handed_in: HandedIn) -> TakenOver:

@@ -50,9 +50,10 @@ class TakenOver(NamedTuple):
 class Hub:
     """The array of all, and what each machine adds.
 
-    A change d is added with Nesterov's momentum (Douillard et al., 2023, algorithm 1, asynchronously):
-    v = momentum v + d; theta = theta + learning_rate (d + momentum v). By default, 1 and 0, changes are added as they
-    are, as threads of one machine do.
+    Of the change d of one of n machines d / n is added, so that all together move theta by the mean of what they would,
+    with Nesterov's momentum (Douillard et al., 2023, algorithm 1, here as each comes):
+    v = momentum v + d / n; theta = theta + learning_rate (d / n + momentum v). With a learning rate of n changes add up,
+    as those of threads do; where machines exchange seldom, they then go n times as far as each wanted to.
 
     Parameters
     ----------
@@ -81,7 +82,9 @@ class Hub:
             most=1,
         ),
         "outer_learning_rate": Setting(
-            1.0, "what a machine's change is multiplied by as it is added to the others'; not in the paper", above=0
+            1.0,
+            "what the mean of the machines' changes is multiplied by; their number adds changes up; not in the paper",
+            above=0,
         ),
         "outer_momentum": Setting(
             0.0, "Nesterov momentum of the changes that machines hand in; not in the paper", least=0, below=1
@@ -95,20 +98,27 @@ class Hub:
         self._steps: dict[int, int] = {}
         self._statistics: dict[int, np.ndarray] = {}
         self._none = np.zeros((ROWS, features))
+        self._present: set[int] = set()
         self._is_over = False
 
     def end(self) -> None:
         """Let each machine know, at its next exchange, that the run is over."""
         self._is_over = True
 
+    def leave(self, machine: int) -> None:
+        """Go on without a machine, whose number is not used again: what it did stays."""
+        self._present.discard(machine)
+
     def machines(self) -> int:
-        """How many have ever exchanged."""
-        return len(self._steps)
+        """How many exchange."""
+        return len(self._present)
 
     def exchange(self, machine: int, handed_in: HandedIn) -> TakenOver:
-        """Add what a machine, by its number, hands in. Numbers are not used again: what a lost one did stays."""
+        """Add what a machine, by its number, hands in."""
         change, steps, statistics = handed_in
-        add(self.theta, self._velocity, change, self._learning_rate, self._momentum)
+        self._present.add(machine)
+        share = np.float32(1 / len(self._present))
+        add(self.theta, self._velocity, change, share, self._learning_rate, self._momentum)
         self._steps[machine], self._statistics[machine] = steps, statistics
         total = self._none.copy()
         for other, seen in self._statistics.items():
@@ -118,15 +128,16 @@ class Hub:
 
 
 @jit
-def add(theta, velocity, change, learning_rate, momentum):
-    """Add a change to theta, with momentum where there is any."""
+def add(theta, velocity, change, share, learning_rate, momentum):
+    """Add a share of a change to theta, with momentum where there is any."""
     if momentum == 0:
         for i in range(theta.size):
-            theta[i] += learning_rate * change[i]
+            theta[i] += learning_rate * share * change[i]
         return
     for i in range(theta.size):
-        velocity[i] = momentum * velocity[i] + change[i]
-        theta[i] += learning_rate * (change[i] + momentum * velocity[i])
+        d = share * change[i]
+        velocity[i] = momentum * velocity[i] + d
+        theta[i] += learning_rate * (d + momentum * velocity[i])
 
 
 @jit

@@ -51,7 +51,9 @@ def test_every_change_reaches_every_machine_once(rounds):
     # Whole numbers, so that sums are exact in any order: machines change a weight at will and exchange at will.
     machines = [np.zeros(4, np.float32) for _ in range(3)]
     known, change = [np.zeros(4, np.float32) for _ in range(3)], np.zeros(4, np.float32)
-    hub, total = Hub(np.zeros(4, np.float32), 1, 1.0, 0.0), np.zeros(4)
+    hub, total = Hub(np.zeros(4, np.float32), 1, 4.0, 0.0), np.zeros(4)  # of four machines: changes add up
+    for machine in range(4):
+        hub.exchange(machine, HandedIn(change, *numbers_only()))
 
     def exchange(machine):
         hand_in(machines[machine], known[machine], change)
@@ -92,6 +94,19 @@ def test_a_part_of_the_others_change_is_taken_over():
     assert theta.tolist() == [3.5]
 
 
+def test_machines_move_by_the_mean_of_their_changes():
+    hub = Hub(np.zeros(1, np.float32), 1, 1.0, 0.0)
+    for machine in range(2):
+        hub.exchange(machine, HandedIn(np.zeros(1, np.float32), *numbers_only()))
+    hub.exchange(0, HandedIn(np.array([4], np.float32), *numbers_only()))
+    hub.exchange(1, HandedIn(np.array([8], np.float32), *numbers_only()))
+    assert hub.theta.tolist() == [6]
+    hub.leave(1)
+    assert hub.machines() == 1
+    hub.exchange(0, HandedIn(np.array([4], np.float32), *numbers_only()))
+    assert hub.theta.tolist() == [10]
+
+
 def test_changes_are_added_with_nesterov_momentum():
     hub = Hub(np.zeros(1, np.float32), 1, 0.5, 0.5)
     # v = 0.5 v + d: 4, then 6; theta += 0.5 (d + 0.5 v): 0.5 (4 + 2) = 3, then 0.5 (4 + 3) = 3.5
@@ -130,9 +145,10 @@ def test_what_a_lost_machine_did_stays():
     hub = Hub(np.zeros(1, np.float32), 1, 1.0, 0.0)
     hub.exchange(0, HandedIn(np.ones(1, np.float32), *numbers_only(10)))
     hub.exchange(1, HandedIn(np.ones(1, np.float32), *numbers_only(20)))
-    later = hub.exchange(2, HandedIn(np.zeros(1, np.float32), *numbers_only(0)))  # 1 does not come back
-    assert (later.theta.tolist(), later.steps) == ([2.0], 30)
-    assert hub.machines() == 3
+    hub.leave(1)
+    later = hub.exchange(2, HandedIn(np.zeros(1, np.float32), *numbers_only(0)))
+    assert (later.theta.tolist(), later.steps) == ([1.5], 30)  # 1, and half of 1
+    assert hub.machines() == 2
 
 
 def test_observations_are_normalised_by_what_all_saw():
