@@ -52,7 +52,7 @@ class Hub:
 
     Of the change d of one of n machines d / n is added, so that all together move theta by the mean of what they would,
     with Nesterov's momentum (Douillard et al., 2023, algorithm 1, here as each comes):
-    v = momentum v + d / n; theta = theta + learning_rate (d / n + momentum v). With a learning rate of n changes add up,
+    v = momentum v + d / n; theta = theta + learning_rate (d / n + momentum v). With a learning rate of n they add up,
     as those of threads do; where machines exchange seldom, they then go n times as far as each wanted to.
 
     Parameters
