@@ -1,5 +1,6 @@
 """What machines exchange, all of them in this process. What Ray does is in test_cluster.py."""
 
+import sys
 import threading
 import time
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nbrl
+from nbrl.cli import main
 from nbrl.exchange import Exchange, HandedIn, Hub, TakenOver, hand_in, take_over
 from nbrl.learner import Learner
 from nbrl.methods import driver
@@ -231,3 +233,29 @@ def test_one_that_waits_for_others_can_be_stopped():
     assert trainer.stop(60)
     starting.join(60)
     assert trainer.steps == 0
+
+
+def test_without_ray_a_sentence_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    with pytest.raises(ValueError, match=r'several machines need Ray: pip install "nbrl\[ray\]"'):
+        nbrl.Cluster()
+    plan = {"environment": "Catch-v0", "seeds": 1, "settings": {"steps": 1000}}
+    with pytest.raises(ValueError, match="several machines need Ray"):
+        nbrl.study(plan, tmp_path / "study", ray="auto")
+    assert main(["train", "Catch-v0", "--out", str(tmp_path / "run"), "--ray", "auto"]) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pruner_needs_runs_on_this_machine(tmp_path):
+    plan = {
+        "environment": "Catch-v0", "seeds": 1, "trials": 3, "sampler": "tpe", "pruner": "median",
+        "settings": {"steps": 1000, "learning_rate": "loguniform(1e-4, 1e-2)"},
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="a pruner needs runs on this machine"):
+        nbrl.study(plan, tmp_path, ray="auto")
+
+
+@pytest.mark.parametrize("machines", [0, 1.5, "all"])
+def test_a_number_of_machines_that_cannot_be(machines):
+    with pytest.raises(ValueError, match="machines is"):
+        nbrl.Cluster("auto", machines)

@@ -198,6 +198,18 @@ def test_the_model_by_hand(tool, model):
         assert sum(predicted["shares"].values()) == pytest.approx(1)
 
 
+def test_machines_queue_for_the_hub_by_hand(tool):
+    simulate = tool("machines").simulate
+    # 1 s each way and 1 s of the hub's core: 3 s an exchange, and one every 4 s.
+    assert simulate(1, size=10, link=10, hub=1.0, interval=1.0, seconds=400) == {
+        "exchange": 3.0, "exchanges": 0.25, "link": 0.25, "core": 0.25,
+    }  # fmt: skip
+    # Ten of them keep the link busy all the time: it takes one a second, so each waits for nine others.
+    crowd = simulate(10, size=10, link=10, hub=0.5, interval=1.0, seconds=1000)
+    assert crowd["link"] == pytest.approx(1.0, abs=0.02)
+    assert crowd["exchange"] == pytest.approx(9.0, abs=0.2)
+
+
 def test_what_bounds_a_prediction(tool, model):
     tools = tool("scaling_model")
     run = tools.Run(steps=5, parameters=10_000, environment=10.0, whole=13.0)

@@ -3,14 +3,19 @@
     python tools/machines.py steps [--env Catch-v0] [--machines 4] [--seeds 10] [--target 0.9] [--set field=value ...]
     python tools/machines.py loss [--env Catch-v0] [--machines 4] [--target 0.9] [--set field=value ...]
     python tools/machines.py cost [--env ALE/Pong-v5] [--seconds 60]
+    python tools/machines.py model [--gigabits 1] [--interval 1] [--hub-ms 7.3] [--machine-ms 9.5]
 
 `steps` counts the steps to a return of the last 100 episodes, by a local Ray cluster of nodes of one thread each and by
 one machine of as many threads, seed by seed. `loss` kills a machine in mid-run with SIGKILL. `cost` has one machine of
 the paper's network exchange once a second, and counts the time on CPUs of all processes, Ray's included, more than that
-of the same cluster at rest. Needs the extra ``ray``; run nothing else meanwhile.
+of the same cluster at rest. These need the extra ``ray``; run nothing else meanwhile.
+
+`model` simulates 2 to 64 machines of 16 cores with what `cost` measured: changes queue for the hub's link, its core, and
+its link back.
 """
 
 import argparse
+import heapq
 import json
 import os
 import signal
@@ -31,6 +36,7 @@ from nbrl.exchange import Exchange
 from nbrl.learner import Learner
 from nbrl.scores import interval
 
+PAPER_PARAMETERS = 677_968
 LATEST = 0.02  # seconds between reports: how finely the end is seen
 
 
@@ -116,18 +122,19 @@ def loss(options: argparse.Namespace) -> None:
         print(f"{words}, {time.perf_counter() - began:.1f} s; machines {sorted(set(seen))}, last {seen[-1]}")
 
 
-def processor_seconds() -> float:
-    """Of this process and all of Ray's, so far."""
+def processor_seconds() -> dict[str, float]:
+    """Of the hub's process, of this one and of the rest of Ray, so far."""
     ticks = os.sysconf("SC_CLK_TCK")
-    total = 0.0
+    total = {"hub": 0.0, "machine": 0.0, "ray": 0.0}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             words, line = (path / "cmdline").read_bytes(), (path / "stat").read_text()
         except OSError:  # it has ended
             continue
-        if b"ray" in words or int(path.name) == os.getpid():
+        owner = "machine" if int(path.name) == os.getpid() else "hub" if b"ray::Hub" in words else "ray"
+        if owner != "ray" or b"ray" in words:
             fields = line.rsplit(")", 1)[1].split()
-            total += (int(fields[11]) + int(fields[12])) / ticks
+            total[owner] += (int(fields[11]) + int(fields[12])) / ticks
     return total
 
 
@@ -152,7 +159,7 @@ def cost(options: argparse.Namespace) -> None:
                 if not at_rest:
                     exchange.exchange()
                 time.sleep(max(0.0, 1 - (time.perf_counter() - began)))
-            used.append((processor_seconds() - before) / options.seconds)
+            used.append({name: (now - before[name]) / options.seconds for name, now in processor_seconds().items()})
         took = [time.perf_counter()]
         for _ in range(100):
             exchange.exchange()
@@ -161,28 +168,81 @@ def cost(options: argparse.Namespace) -> None:
         json.dumps(
             {
                 "parameters": learner.shared.flat.size,
-                "core_at_rest": used[0],
-                "core_exchanging": used[1],
-                "core_more": used[1] - used[0],
+                "share_of_a_core": {name: used[1][name] - used[0][name] for name in used[0]},
+                "at_rest": used[0],
                 "milliseconds_an_exchange": float(1000 * np.median(np.diff(took))),
             }
         )
     )
 
 
+def simulate(machines: int, size: float, link: float, hub: float, interval: float, seconds: float) -> dict[str, float]:
+    """Exchanges of so many machines with a hub, each in its turn.
+
+    Parameters
+    ----------
+    machines : int
+    size : float
+        Bytes that go each way in an exchange.
+    link : float
+        Bytes a second of the hub's link, each way.
+    hub : float
+        Seconds of the hub's core for an exchange.
+    interval, seconds : float
+        Between a machine's exchanges, and of the whole simulation.
+
+    Returns
+    -------
+    dict
+        `exchange`, the mean seconds that one takes; `exchanges`, of a machine in a second; and how much of the time the
+        `link` and the `core` of the hub are busy.
+    """
+    waiting = [(interval * number / machines, number) for number in range(machines)]
+    there = done = back = 0.0  # until when the link there, the core and the link back are busy
+    took = list[float]()
+    while waiting[0][0] < seconds:
+        asked, number = heapq.heappop(waiting)
+        there = max(asked, there) + size / link
+        done = max(there, done) + hub
+        back = max(done, back) + size / link
+        took.append(back - asked)
+        heapq.heappush(waiting, (back + interval, number))
+    rate = len(took) / seconds
+    return {
+        "exchange": float(np.mean(took)), "exchanges": rate / machines, "link": rate * size / link, "core": rate * hub,
+    }  # fmt: skip
+
+
+def model(options: argparse.Namespace) -> None:
+    """Print what bounds 2 to 64 machines of 16 cores that learn with the paper's network."""
+    size, link = 4 * PAPER_PARAMETERS, options.gigabits * 1e9 / 8
+    print("machines  exchange ms  a second  link busy  hub's core  of each machine's 16 cores")
+    for machines in (2, 4, 8, 16, 32, 64):
+        found = simulate(machines, size, link, options.hub_ms / 1000, options.interval, 200 * options.interval)
+        own = found["exchanges"] * options.machine_ms / 1000 / 16
+        print(
+            f"{machines:8} {1000 * found['exchange']:12.0f} {found['exchanges']:9.2f} {found['link']:10.0%} "
+            f"{found['core']:11.0%} {own:10.2%}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("steps", "loss", "cost"))
+    parser.add_argument("what", choices=("steps", "loss", "cost", "model"))
     parser.add_argument("--env")
     parser.add_argument("--machines", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--target", type=float, default=0.9)
     parser.add_argument("--kill-at", type=int, default=20_000, help="steps after which a machine is killed")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--gigabits", type=float, default=1.0, help="of the hub's link")
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between a machine's exchanges")
+    parser.add_argument("--hub-ms", type=float, default=7.3, help="of the hub's core for an exchange")
+    parser.add_argument("--machine-ms", type=float, default=9.5, help="of a machine's cores")
     parser.add_argument("--set", metavar="field=value", action="append", default=[], help="as for nbrl train")
     options = parser.parse_args()
     options.env = options.env or ("ALE/Pong-v5" if options.what == "cost" else "Catch-v0")
-    {"steps": steps, "loss": loss, "cost": cost}[options.what](options)
+    {"steps": steps, "loss": loss, "cost": cost, "model": model}[options.what](options)
 
 
 if __name__ == "__main__":
