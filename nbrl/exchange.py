@@ -73,6 +73,7 @@ class Hub:
             None,
             "updates of a machine between exchanges with the others, none to go by exchange_interval; not in the paper",
             least=1,
+            most=10**9,
             type=int,
         ),
         "exchange_blend": Setting(

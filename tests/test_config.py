@@ -122,6 +122,7 @@ NUMBERS = [
 MAY_BE_ZERO = {
     "discount", "gae_lambda", "momentum", "rmsprop_decay", "adam_beta1", "adam_beta2", "entropy_weight", "value_weight",
     "sticky_actions", "seed", "target_return", "noise_std", "buffer_size", "q_lambda", "final_epsilon",
+    "exchange_interval", "outer_momentum",
 }  # fmt: skip
 MAY_BE_NEGATIVE = {"target_return"}
 OPTIONAL = {
@@ -135,6 +136,7 @@ OPTIONAL = {
     "minutes",
     "target_return",
     "eval_interval",
+    "exchange_updates",
 }
 
 

@@ -97,8 +97,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "arguments": {"config", "nets.layers", "settings"},
     "cli": {
-        "nbrl", "arguments", "cluster", "studies", "config", "machine", "metrics", "checkpoint", "plots", "report", "envs",
-        "agent", "evaluation", "animation", "human", "trainer", "bench", "registration", "methods",
+        "nbrl", "arguments", "cluster", "studies", "config", "machine", "metrics", "checkpoint", "plots", "report",
+        "envs", "agent", "evaluation", "animation", "human", "trainer", "bench", "registration", "methods",
         "methods.optimisers",
     },
     "testing": {  # of which nothing else knows

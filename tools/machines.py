@@ -10,8 +10,8 @@ one machine of as many threads, seed by seed. `loss` kills a machine in mid-run 
 the paper's network exchange once a second, and counts the time on CPUs of all processes, Ray's included, more than that
 of the same cluster at rest. These need the extra ``ray``; run nothing else meanwhile.
 
-`model` simulates 2 to 64 machines of 16 cores with what `cost` measured: changes queue for the hub's link, its core, and
-its link back.
+`model` simulates 2 to 64 machines of 16 cores with what `cost` measured: changes queue for the hub's link, its core,
+and its link back.
 """
 
 import argparse

@@ -39,6 +39,7 @@ N_STEP, ONE_STEP, SARSA = (f"nbrl/methods/{name}.py" for name in ("n_step_q", "o
 ACTIONS, SNAPSHOT, LEARNER, TABLE = "nbrl/actions.py", "nbrl/snapshot.py", "nbrl/learner.py", "nbrl/nets/table.py"
 INTERFACE, GYM, VECTOR = "nbrl/envs/interface.py", "nbrl/envs/gym.py", "nbrl/envs/vector.py"
 PREDICTION, RND, ICM, NOVELTY = (f"nbrl/bonuses/{name}.py" for name in ("prediction", "rnd", "icm", "novelty"))
+EXCHANGE = "nbrl/exchange.py"
 POLICY, NUMPY, CHECKPOINT = "nbrl/policy_file.py", "nbrl/numpy_policy.py", "nbrl/checkpoint.py"
 
 # The tests of each part, those that are likely to find it first.
@@ -51,7 +52,8 @@ TESTS = {
         "tests/test_what_people_bring.py",
         "tests/test_several_agents.py",
     ],
-    STATISTICS: ["tests/methods", "tests/test_learner.py", "tests/test_resume.py"],
+    STATISTICS: ["tests/methods", "tests/test_learner.py", "tests/test_resume.py", "tests/test_exchange.py"],
+    EXCHANGE: ["tests/test_exchange.py"],
     OPTIMISERS: ["tests/test_optimisers.py", "tests/methods"],
     A3C: ["tests/methods"],
     CRITIC: ["tests/bonuses/test_prediction.py", "tests/methods", "tests/test_schedules.py"],
@@ -254,8 +256,17 @@ FAULTS = [
     Fault(STATISTICS, "    statistics[M2, feature] += difference * (value - statistics[MEAN, feature])", "    statistics[M2, feature] += difference * difference"),
     Fault(STATISTICS, "    total[M2, feature] += m2 + difference * difference * old * new / (old + new)", "    total[M2, feature] += m2"),
     Fault(STATISTICS, "    if statistics[COUNT, feature] < 2:", "    if statistics[COUNT, feature] < 1:"),
-    Fault(STATISTICS, "            total[row, i] = 0", "            pass"),
-    Fault(STATISTICS, "    buffer = 1 - published[worker.thread, 0]", "    buffer = 0"),
+    Fault(STATISTICS, "            total[i, j] = 0", "            pass"),
+    Fault(STATISTICS, "    buffer = 1 - published[row, 0]", "    buffer = 0"),
+    Fault(STATISTICS, "    fill_total(shared, 0, shared.published.shape[0], worker.statistics.total)",
+          "    fill_total(shared, 0, shared.published.shape[0] - 1, worker.statistics.total)"),
+    Fault(DRIVER, "    total = atomic_load(address_at(shared.elsewhere, 0))", "    total = 0"),
+    Fault(EXCHANGE, "        known[i] += change[i]", "        pass"),
+    Fault(EXCHANGE, "        known[i] += change", "        known[i] += others[i] - known[i]"),
+    Fault(EXCHANGE, "        theta[i] += change", "        theta[i] = others[i]"),
+    Fault(EXCHANGE, "        velocity[i] = momentum * velocity[i] + d", "        velocity[i] = momentum * velocity[i] + change[i]"),
+    Fault(EXCHANGE, "            if other != machine:", "            if True:"),
+    Fault(EXCHANGE, "        share = np.float32(1 / len(self._present))", "        share = np.float32(1 / len(self._steps or [1]))"),
     Fault(STATISTICS, "    _merge(statistics, 0, size, work.scale * average, work.scale * work.scale * spread)",
           "    _merge(statistics, 0, size, work.scale * average, work.scale * spread)"),
     # What enters a network
