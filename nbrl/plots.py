@@ -173,6 +173,7 @@ def study_picture(
     path: str | os.PathLike,
     curves: Mapping[str, Sequence[StudyCurve]],
     scores: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    importances: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
     """Draw the curves of all points in each environment and, in its row, the score of each run by each setting.
 
@@ -184,6 +185,8 @@ def study_picture(
         By environment.
     scores
         By environment and setting: its value and the score of each run.
+    importances
+        By environment: the importance of each setting, where it is known.
 
     Raises
     ------
@@ -213,7 +216,8 @@ def study_picture(
             axes.plot(x, y, "o", markersize=4, alpha=0.7)
             if x.min() > 0 and x.max() / x.min() >= _LOGARITHMIC:
                 axes.set_xscale("log")
-            axes.set_xlabel(name)
+            share = (importances or {}).get(environment, {}).get(name)
+            axes.set_xlabel(name if share is None else f"{name}, importance {share:.2f}")
             axes.set_ylabel("score")
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)

@@ -339,6 +339,36 @@ def test_a_search_that_was_cut_short_goes_on_as_if_it_had_not_been(tmp_path):
     assert searched(tmp_path / "killed", begins_anew=True) == searched(tmp_path / "whole", begins_anew=False)
 
 
+def drawn_and_scored(folder, score):
+    """Results of sixty points that were drawn, each scored by a function of it."""
+    settings = SEARCH["settings"]
+    drawn = Plan(plan(settings=settings, seeds=1, trials=60, episodes=3))
+    for trial in drawn.trials():
+        note(folder, trial, score(trial.settings))
+    return Results(drawn, folder)
+
+
+def test_the_setting_that_scores_depend_on_is_the_important_one(tmp_path):
+    pytest.importorskip("optuna", reason="it tells the importance: the extra study")
+    by_rate = drawn_and_scored(tmp_path / "rate", lambda point: -abs(math.log10(point["learning_rate"]) + 3))
+    by_network = drawn_and_scored(
+        tmp_path / "network", lambda point: (point["network"] == "mlp") + 1e-3 * math.log10(point["learning_rate"])
+    )
+    for results, name in ((by_rate, "learning_rate"), (by_network, "network")):
+        shares = results.importances["CartPole-v1"]
+        assert sum(shares.values()) == pytest.approx(1.0)
+        assert next(iter(shares)) == name
+        assert shares.keys() == {"learning_rate", "epochs", "network"}
+        assert f"what tells the best tenth in CartPole-v1 from all: {name} " in results.table()
+
+
+def test_where_no_importance_can_be_told_there_is_none(tmp_path, monkeypatch):
+    assert drawn_and_scored(tmp_path / "alike", lambda point: 1.0).importances == {"CartPole-v1": {}}
+    assert Results(Plan(plan()), tmp_path).importances == {}  # a grid
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert drawn_and_scored(tmp_path / "no", worth).importances == {"CartPole-v1": {}}
+
+
 def test_points_of_another_plan_are_left_alone(tmp_path):
     pytest.importorskip("optuna", reason="it proposes the points: the extra study")
     Search(Plan(plan(**SEARCH)), tmp_path).ask()

@@ -95,6 +95,8 @@ class Plan:
         What each setting may be: a list, or a `Range`.
     axes : list of str
         Settings in which points differ.
+    drawn : bool
+        Whether points are drawn, or proposed, instead of all of a grid.
     searches : bool
         Whether points are proposed one by one, from what those before showed: see `nbrl.studies.search`.
     pruner : str or None
@@ -148,6 +150,7 @@ class Plan:
         one_each = itertools.product(self.environments, points)
         self.threads: int = max(configured(self.trial(one, point, self.seeds[0])).threads for one, point in one_each)
         self.points: list[dict[str, Any]] = [] if self.searches else points
+        self.drawn = trials is not None
         self.wanted: int = trials if self.searches and trials else len(points)
 
     def trial(self, environment: str, point: Mapping[str, Any], seed: int) -> Trial:

@@ -14,6 +14,7 @@ from nbrl.checkpoint import replace_file
 from nbrl.metrics import Report, RunDirectory, read_metrics
 from nbrl.plots import StudyCurve, study_picture
 from nbrl.scores import interquartile_mean, interval
+from nbrl.studies.importance import importances
 from nbrl.studies.plan import Plan
 from nbrl.studies.runs import read_result
 
@@ -31,6 +32,9 @@ class Results:
         many of its runs were given up, if any was.
     points : list of dict
         Those of the plan, each once.
+    importances : dict of str to dict of str to float
+        By environment, how much each setting has to do with which points are the best, where points were drawn: see
+        `nbrl.studies.importance`.
     failed : list of pathlib.Path
         The folders of runs that ended with an error, which is in their file ``log``.
     """
@@ -51,6 +55,10 @@ class Results:
                     found.append(result)
             if found:
                 self.rows.append(self._row(environment, point, found))
+        self.importances: dict[str, dict[str, float]] = {}
+        for environment in plan.environments if plan.drawn else ():
+            scores = [(row["settings"], row["mean"]) for row in self.rows if row["environment"] == environment]
+            self.importances[environment] = importances(plan, scores)
 
     def _row(self, environment: str, point: Mapping[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
         scores = np.array([one["mean_return"] for one in found])
@@ -101,6 +109,10 @@ class Results:
                 f"{'all, percent of a human':28}{describe_point(row['settings']):{wide}}{'':17}"
                 f"{row['interquartile_mean']:12,.4g}{between:>26}"
             )
+        for environment, shares in self.importances.items():
+            if shares:
+                words = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+                lines.append(f"what tells the best tenth in {environment} from all: {words}")
         if self.failed:
             lines.append(f"{len(self.failed)} runs failed: see {self.failed[0] / 'log'}")
         return "\n".join(lines)
@@ -111,7 +123,9 @@ class Results:
             {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
             for row in self.rows
         ]
-        text = json.dumps({"rows": rows, "all": self.aggregate()}, indent=1, default=list)
+        text = json.dumps(
+            {"rows": rows, "all": self.aggregate(), "importances": self.importances}, indent=1, default=list
+        )
         replace_file(self.folder / "results.json", [text.encode() + b"\n"])
 
     def draw(self, path: str | os.PathLike | None = None) -> Path:
@@ -143,7 +157,7 @@ class Results:
             for environment in self.plan.environments
             if (rows := [row for row in self.rows if row["environment"] == environment])
         }
-        study_picture(picture, curves, scores)
+        study_picture(picture, curves, scores, self.importances)
         return picture
 
     def _reports(self, environment: str, point: Mapping[str, Any]) -> list[list[Report]]:

@@ -31,13 +31,7 @@ class Search:
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        try:
-            import optuna
-        except ImportError as error:
-            raise ValueError('the sampler tpe needs Optuna: pip install "nbrl[study]"') from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        logging.getLogger("optuna").setLevel(logging.WARNING)
-        self._optuna, self._plan, self._folder = optuna, plan, folder
+        self._optuna, self._plan, self._folder = load_optuna(), plan, folder
         self._file = folder / "points.json"
         self._axes = plan.values
         text = json.dumps({name: str(axis) for name, axis in self._axes.items()})
@@ -56,7 +50,7 @@ class Search:
         study = self._optuna.create_study(direction="maximize", sampler=sampler)
         for point in self._plan.points:
             study.add_trial(self._told(point))
-        proposed = study.ask({name: self._distribution(axis) for name, axis in self._axes.items()}).params
+        proposed = study.ask({name: distribution(self._optuna, axis) for name, axis in self._axes.items()}).params
         point = {
             name: proposed[name] if isinstance(axis, Range) else axis[proposed[name]]
             for name, axis in self._axes.items()
@@ -99,24 +93,39 @@ class Search:
         told = self._optuna.trial.create_trial(
             state=(state.PRUNED if pruned else state.COMPLETE) if ended else state.RUNNING,
             value=value,
-            params={
-                name: point[name] if isinstance(axis, Range) else axis.index(point[name])
-                for name, axis in self._axes.items()
-            },
-            distributions={name: self._distribution(axis) for name, axis in self._axes.items()},
+            params={name: told_value(axis, point[name]) for name, axis in self._axes.items()},
+            distributions={name: distribution(self._optuna, axis) for name, axis in self._axes.items()},
             intermediate_values={part: float(np.mean([values[part] for values in parts])) for part in common},
         )
         if ended:  # it will not change any more
             self._ended[trials[0].name] = told
         return told
 
-    def _distribution(self, axis: "list[Any] | Range") -> Any:
-        known = self._optuna.distributions
-        if not isinstance(axis, Range):
-            return known.CategoricalDistribution(range(len(axis)))  # of places, since values may be tables
-        if axis.kind == "integer":
-            return known.IntDistribution(*axis.ends())
-        return known.FloatDistribution(axis.low, axis.high, log=axis.kind == "loguniform")
+
+def load_optuna() -> Any:
+    """Optuna, which says less than it would; ``ValueError`` where it is not installed."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError('the sampler tpe needs Optuna: pip install "nbrl[study]"') from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    return optuna
+
+
+def distribution(optuna: Any, axis: "list[Any] | Range") -> Any:
+    """What a setting may be, as Optuna knows it."""
+    known = optuna.distributions
+    if not isinstance(axis, Range):
+        return known.CategoricalDistribution(range(len(axis)))  # of places, since values may be tables
+    if axis.kind == "integer":
+        return known.IntDistribution(*axis.ends())
+    return known.FloatDistribution(axis.low, axis.high, log=axis.kind == "loguniform")
+
+
+def told_value(axis: "list[Any] | Range", value: Any) -> Any:
+    """One value of it, as Optuna knows it."""
+    return value if isinstance(axis, Range) else axis.index(value)
 
 
 def returns_by_part(own: Path) -> dict[int, float]:
