@@ -340,9 +340,9 @@ def test_a_search_that_was_cut_short_goes_on_as_if_it_had_not_been(tmp_path):
 
 
 def drawn_and_scored(folder, score):
-    """Results of sixty points that were drawn, each scored by a function of it."""
+    """Results of two hundred points that were drawn, each scored by a function of it."""
     settings = SEARCH["settings"]
-    drawn = Plan(plan(settings=settings, seeds=1, trials=60, episodes=3))
+    drawn = Plan(plan(settings=settings, seeds=1, trials=200, episodes=3))
     for trial in drawn.trials():
         note(folder, trial, score(trial.settings))
     return Results(drawn, folder)
@@ -352,7 +352,7 @@ def test_the_setting_that_scores_depend_on_is_the_important_one(tmp_path):
     pytest.importorskip("optuna", reason="it tells the importance: the extra study")
     by_rate = drawn_and_scored(tmp_path / "rate", lambda point: -abs(math.log10(point["learning_rate"]) + 3))
     by_network = drawn_and_scored(
-        tmp_path / "network", lambda point: (point["network"] == "mlp") + 1e-3 * math.log10(point["learning_rate"])
+        tmp_path / "network", lambda point: (point["network"] == "mlp") + 0.1 * math.sin(1e9 * point["learning_rate"])
     )
     for results, name in ((by_rate, "learning_rate"), (by_network, "network")):
         shares = results.importances["CartPole-v1"]
