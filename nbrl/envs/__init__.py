@@ -77,6 +77,9 @@ def _from_module(environment: str) -> Any:
         imported = importlib.import_module(module)
     except ImportError as problem:
         raise ValueError(f"{environment} needs a package that is not installed: {problem}") from None
+    except SyntaxError as problem:
+        where = f"{problem.filename}, line {problem.lineno}"
+        raise ValueError(f"{environment} is in a module that is no Python: {problem.msg} ({where})") from None
     except TypeError:  # it begins with a dot
         raise ValueError(f"{module} is the name of no module: give module:name, such as corridor:Corridor") from None
     found = getattr(imported, name, None)

@@ -275,6 +275,14 @@ def test_ids_that_are_none(name, sentence):
         envs.make(name)
 
 
+def test_a_module_that_is_no_python(tmp_path, monkeypatch):
+    (tmp_path / "halfwritten.py").write_text("import gymnasium\n\nclass Thing(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    sentence = r"^halfwritten:Thing is in a module that is no Python: invalid syntax \(.*halfwritten.py, line 3\)$"
+    with pytest.raises(ValueError, match=sentence):
+        envs.make("halfwritten:Thing")
+
+
 def needs_mujoco(**settings):
     raise gymnasium.error.DependencyNotInstalled("MuJoCo is not installed,\nrun `pip install`")
 
