@@ -120,7 +120,7 @@ class Hub:
         self._present.add(machine)
         share = np.float32(1 / len(self._present))
         add(self.theta, self._velocity, change, share, self._learning_rate, self._momentum)
-        self._steps[machine], self._statistics[machine] = steps, statistics
+        self._steps[machine], self._statistics[machine] = steps, statistics.copy()
         total = self._none.copy()
         for other, seen in self._statistics.items():
             if other != machine:

@@ -117,6 +117,16 @@ def test_changes_are_added_with_nesterov_momentum():
         assert hub.theta.tolist() == [expected]
 
 
+def test_the_momentum_is_of_the_mean():
+    hub = Hub(np.zeros(1, np.float32), 1, 1.0, 0.5)
+    for machine in range(2):
+        hub.exchange(machine, HandedIn(np.zeros(1, np.float32), *numbers_only()))
+    # d / n is 2. v = 0.5 v + 2: 2, then 3; theta += 2 + 0.5 v: 3, then 3.5
+    for machine, expected in enumerate((3.0, 6.5)):
+        hub.exchange(machine, HandedIn(np.array([4], np.float32), *numbers_only()))
+        assert hub.theta.tolist() == [expected]
+
+
 def test_who_joins_begins_where_the_others_are():
     machines = Machines(2, method="n_step_q")
     first, second = machines.learners
