@@ -152,7 +152,8 @@ class _Console(logging.Handler):
         first = self._recent[0]
         if report.seconds > first.seconds:  # rollouts end in bursts: the speed of one second says little
             speed = (report.frames - first.frames) / (report.seconds - first.seconds)
-            report = dataclasses.replace(report, frames_per_second=speed)
+            repeats = max(1, round(report.frames / max(1, report.steps)))
+            report = dataclasses.replace(report, frames_per_second=speed, steps_per_second=speed / repeats)
         self.progress(progress_line(report))
 
     def progress(self, line: str) -> None:
@@ -267,8 +268,8 @@ def _words(path: Path, trainer: Trainer) -> str:
 
 
 def _summary(report: Report | None) -> str:
-    if report is None:
-        return ""
+    if report is None or report.steps == 0:
+        return "; no step was taken yet"
     if report.recent_return is None:
         return "; no episode has ended (max_episode_steps=N would cut them)"
     return f"; mean return of the last 100 episodes: {report.recent_return:,.4g}"
@@ -451,6 +452,7 @@ def _settings(parsed: argparse.Namespace, console: _Console) -> int:
     width, found = shutil.get_terminal_size().columns, False
     for group, settings in setting_groups().items():
         lines = {name: f"{setting.description} ({setting.wanted})" for name, setting in settings.items()}
+        lines |= {"network": describe()["network"]} if settings.keys() == COMMON.keys() else {}
         shown = {name: line for name, line in lines.items() if parsed.word.lower() in f"{group} {name} {line}".lower()}
         if shown:
             print(textwrap.fill(f"{group}:", width))
@@ -459,6 +461,7 @@ def _settings(parsed: argparse.Namespace, console: _Console) -> int:
         found = found or bool(shown)
     if not found:
         raise _Refused(f"no setting has {parsed.word!r} in its name or description: nbrl settings lists all")
+    print("\nnbrl train ENV --show tells what each is in a run, and where that comes from.")
     return 0
 
 

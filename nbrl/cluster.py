@@ -118,6 +118,7 @@ class Cluster(Exchange):
                 config.outer_momentum,
             )
         )
+        logger.info("machines of the cluster: %d", sum(node["Alive"] for node in self._ray.nodes()))
         self._looking.start()
         super().on_start(trainer)
 

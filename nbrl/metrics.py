@@ -55,6 +55,9 @@ class Report:
     updates: int | None = None  # of the parameters, by all threads, since the run began
     metrics: dict[str, float] = field(default_factory=dict)  # more numbers by name: of some methods, and of callbacks
 
+    def __str__(self) -> str:
+        return progress_line(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report under the names of its charts, for JSON: a number that is not finite becomes None."""
         values = {name: getattr(self, field) for field, name in CHARTS.items()} | self.metrics
@@ -173,6 +176,8 @@ def read_metrics(path: str | os.PathLike) -> list[Report]:
     reports: list[Report] = []
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist: the run has reported nothing yet") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
     for number, line in enumerate(lines, start=1):
@@ -209,9 +214,12 @@ def progress_line(report: Report, width: int | None = None) -> str:
     """Return a line of steps, speed, mean return of the last 100 episodes, time left, cut to ``width`` characters."""
     recent = "- (no episode yet)" if report.recent_return is None else f"{report.recent_return:,.4g}"
     left = report.total_steps - report.steps
+    speed = report.steps_per_second, "steps/s"
+    if report.frames != report.steps:
+        speed = report.frames_per_second, "frames/s"
     parts = [
         f"{report.steps:,} of {report.total_steps:,} steps",
-        f"{report.frames_per_second:,.0f} frames/s",
+        f"{speed[0]:,.0f} {speed[1]}",
         f"return {recent}",
         f"{duration(left * report.seconds / report.steps)} left" if report.steps else "time left unknown",
     ]

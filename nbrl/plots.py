@@ -237,7 +237,8 @@ def _draw_mean(axes: Any, group: Mapping[str, Sequence["Report"]], colour: str, 
         low, high = interval([values])
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(x, values.T, color=colour, alpha=0.25, linewidth=0.7)
-    axes.plot(x, values.mean(axis=0), color=colour, linewidth=2, label=label)
+    point = {"marker": "o"} if np.ptp(x) == 0 else {}  # a run of one report would leave no line
+    axes.plot(x, values.mean(axis=0), color=colour, linewidth=2, label=label, **point)
     return last
 
 

@@ -453,7 +453,7 @@ def test_a_terminal_shows_one_line_rewritten_in_place(started):
     os.close(ours)
     process.communicate()
     assert process.returncode == 0, shown
-    lines = [line for line in shown.decode().split("\r\x1b[K") if "frames/s" in line]
+    lines = [line for line in shown.decode().split("\r\x1b[K") if "steps/s" in line]
     assert len(lines) > 1
     assert all("\n" not in line for line in lines[:-1] if "training in" not in line)
 
@@ -507,5 +507,5 @@ def test_the_speed_shown_is_that_of_the_last_reports(make_report, monkeypatch):
         now = 4_000.0 if second and second % 4 == 0 else 0.0
         console.report(make_report(steps=frames, frames=frames, seconds=float(second), frames_per_second=now))
     # Nine seconds have two or three of them.
-    shown = [float(line.split(" steps  ")[1].split(" frames/s")[0].replace(",", "")) for line in lines[10:]]
+    shown = [float(line.split(" steps  ")[1].split(" steps/s")[0].replace(",", "")) for line in lines[10:]]
     assert {round(speed) for speed in shown} <= {889, 1333}

@@ -117,7 +117,7 @@ def test_a_run_that_goes_on_leaves_out_what_its_checkpoint_does_not_know(steps, 
 
 
 def test_absent_metrics_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl does not exist: the run has reported nothing yet"):
         read_metrics(tmp_path / "metrics.jsonl")
 
 
