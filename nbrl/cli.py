@@ -231,9 +231,9 @@ def _others(parsed: argparse.Namespace) -> list[Cluster]:
 def _run(trainer: Trainer, run: RunDirectory, console: _Console) -> int:
     """Train until the end or a signal, and say what can be done next."""
     try:
-        logger.info("training in %s", run.path)
         with _checked_input():
-            trainer.start()
+            trainer.start()  # compiles
+        logger.info("training in %s", run.path)
         trainer.join()
     except KeyboardInterrupt as interrupt:
         trainer.stop()

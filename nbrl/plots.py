@@ -167,12 +167,13 @@ class StudyCurve(NamedTuple):
 
     label: str
     runs: Sequence[Sequence["Report"]]  # one a seed
+    group: str = ""  # whose colour it has, where there are groups
 
 
 def study_picture(
     path: str | os.PathLike,
     curves: Mapping[str, Sequence[StudyCurve]],
-    scores: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    scores: Mapping[str, Mapping[str, Sequence[tuple[str, float, float]]]],
     importances: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
     """Draw the curves of all points in each environment and, in its row, the score of each run by each setting.
@@ -184,7 +185,7 @@ def study_picture(
     curves
         By environment.
     scores
-        By environment and setting: its value and the score of each run.
+        By environment and setting: the group of each run, the setting's value and the score.
     importances
         By environment: the importance of each setting, where it is known.
 
@@ -203,17 +204,22 @@ def study_picture(
         axes.set_visible(False)
     for place, (environment, points) in enumerate(drawn.items()):
         axes, end = panels[place * width], 0.0
-        for position, (label, runs) in enumerate(points):
+        groups = list(dict.fromkeys(point.group for point in points))
+        for position, (label, runs, own) in enumerate(points):
             group = {f"{label}, run {number}": reports for number, reports in enumerate(runs, start=1)}
             short = label if len(label) <= _LETTERS else f"{label[: _LETTERS - 1]}…"
-            end = max(end, _draw_mean(axes, group, f"C{position}", short, "frames"))
-        repeats = any(report.frames != report.steps for _, runs in points for reports in runs for report in reports)
+            end = max(end, _draw_mean(axes, group, f"C{groups.index(own) if own else position}", short, "frames"))
+        repeats = any(report.frames != report.steps for _, runs, _ in points for reports in runs for report in reports)
         _label(axes, environment, "frames" if repeats else "steps", end)
         if len(points) <= _NAMED:
             axes.legend(frameon=False, loc="best", fontsize=7)
-        for axes, (name, pairs) in zip(panels[place * width + 1 :], scores[environment].items(), strict=False):
-            x, y = np.array(pairs, float).T
-            axes.plot(x, y, "o", markersize=4, alpha=0.7)
+        for axes, (name, found) in zip(panels[place * width + 1 :], scores[environment].items(), strict=False):
+            x = np.array([value for _, value, _ in found], float)
+            for position, own in enumerate(groups):
+                pairs = np.array([(value, score) for group, value, score in found if group == own], float)
+                axes.plot(*pairs.reshape(-1, 2).T, "o", color=f"C{position}", markersize=4, alpha=0.7, label=own)
+            if len(groups) > 1:
+                axes.legend(frameon=False, loc="best", fontsize=7)
             if x.min() > 0 and x.max() / x.min() >= _LOGARITHMIC:
                 axes.set_xscale("log")
             share = (importances or {}).get(environment, {}).get(name)

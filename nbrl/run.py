@@ -398,7 +398,12 @@ class Run:
                 self._tell("on_checkpoint", written)
         if not idle:
             where = f"saved in {self.directory.path}" if self.directory else "over"
-            logger.warning("the run is %s; it waits for an environment that has not returned", where)
+            made = self.attached == self.config.threads
+            logger.warning(
+                "the run is %s; it waits for %s",
+                where,
+                "an environment that has not returned" if made else "its environments, which are still being made",
+            )
         with self.lock:
             self.saved = True
             self.changed.notify_all()

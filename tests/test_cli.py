@@ -181,7 +181,7 @@ def test_a_run_with_nothing_but_a_damaged_checkpoint_is_refused(damaged_run, nbr
 
 
 def test_plotting_without_metrics_or_a_place_is_refused(damaged_run, refused):
-    assert "metrics.jsonl cannot be read" in refused("plot", damaged_run.path)
+    assert "the run has reported nothing yet" in refused("plot", damaged_run.path)
     assert "give --out FILE" in refused("plot", damaged_run.path, damaged_run.path)
 
 
@@ -199,7 +199,7 @@ def test_help_shows_what_people_use_and_the_rest_when_asked(nbrl_command):
         ended = nbrl_command("train", word)
         assert (ended.returncode, ended.stderr) == (0, "")
         shown[word] = set(re.findall(r"^  (--[\w-]+)", ended.stdout, re.MULTILINE))
-    rest = {"--target-return", "--eval-interval", "--actors", "--frames", "--env-arg", "--set"}
+    rest = {"--target-return", "--eval-interval", "--actors", "--frames", "--env-arg", "--ray", "--set"}
     assert len(shown["--help"]) == 11  # --help-all among them
     assert shown["--help-all"] - shown["--help"] == rest
 

@@ -181,7 +181,7 @@ def test_the_commands_are_all_shown():
 
 def test_the_extras_exist():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    shown = {name for page in PAGES for name in re.findall(r"pip install .*?\[(\w+)\]", TEXT[page])}
+    shown = {name for page in PAGES for name in re.findall(r"pip install [^`]*?[.l]\[(\w+)\]", TEXT[page])}
     assert {"all", "pettingzoo"} <= shown <= set(extras)
 
 

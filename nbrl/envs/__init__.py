@@ -76,7 +76,8 @@ def _from_module(environment: str) -> Any:
     try:
         imported = importlib.import_module(module)
     except ImportError as problem:
-        raise ValueError(f"{environment} needs a package that is not installed: {problem}") from None
+        here = f" (and there is no {module}.py in this folder)" if getattr(problem, "name", "") == module else ""
+        raise ValueError(f"{environment} needs a package that is not installed: {problem}{here}") from None
     except SyntaxError as problem:
         where = f"{problem.filename}, line {problem.lineno}"
         raise ValueError(f"{environment} is in a module that is no Python: {problem.msg} ({where})") from None

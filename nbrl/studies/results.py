@@ -131,28 +131,42 @@ class Results:
     def draw(self, path: str | os.PathLike | None = None) -> Path:
         """Draw the curves of each environment, and the scores by each setting that is a number: study.png, or a path.
 
+        Where there are such, colours are those of the other settings.
+
         Raises
         ------
         ValueError
             matplotlib is not installed, or no run has a finished episode.
         """
         picture = Path(path or self.folder / "study.png")
-        curves = {
-            environment: [
-                StudyCurve(describe_point({name: point[name] for name in self.plan.axes}) or environment, reports)
-                for point in self.points
-                if (reports := self._reports(environment, point))
-            ]
-            for environment in self.plan.environments
-        }
         numbers = [
             name
             for name in self.plan.axes
             if all(isinstance(point[name], int | float) and not isinstance(point[name], bool) for point in self.points)
         ]
+        words = [name for name in self.plan.axes if name not in numbers] if numbers else []
+
+        def group(settings: Mapping[str, Any]) -> str:
+            return describe_point({name: settings[name] for name in words})
+
+        curves = {
+            environment: [
+                StudyCurve(
+                    describe_point({name: point[name] for name in self.plan.axes}) or environment,
+                    reports,
+                    group(point),
+                )
+                for point in self.points
+                if (reports := self._reports(environment, point))
+            ]
+            for environment in self.plan.environments
+        }
         scores = {
             environment: {
-                name: [(row["settings"][name], score) for row in rows for score in row["scores"]] for name in numbers
+                name: [
+                    (group(row["settings"]), row["settings"][name], score) for row in rows for score in row["scores"]
+                ]
+                for name in numbers
             }
             for environment in self.plan.environments
             if (rows := [row for row in self.rows if row["environment"] == environment])
