@@ -163,6 +163,7 @@ def test_public_names():
         "Agent",
         "Callback",
         "CheckpointError",
+        "Cluster",
         "Config",
         "Conv",
         "Dense",
