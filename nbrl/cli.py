@@ -151,9 +151,9 @@ class _Console(logging.Handler):
         self._recent.append(report)
         first = self._recent[0]
         if report.seconds > first.seconds:  # rollouts end in bursts: the speed of one second says little
-            speed = (report.frames - first.frames) / (report.seconds - first.seconds)
-            repeats = max(1, round(report.frames / max(1, report.steps)))
-            report = dataclasses.replace(report, frames_per_second=speed, steps_per_second=speed / repeats)
+            spent = report.seconds - first.seconds
+            frames, steps = (report.frames - first.frames) / spent, (report.steps - first.steps) / spent
+            report = dataclasses.replace(report, frames_per_second=frames, steps_per_second=steps)
         self.progress(progress_line(report))
 
     def progress(self, line: str) -> None:

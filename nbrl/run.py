@@ -398,12 +398,9 @@ class Run:
                 self._tell("on_checkpoint", written)
         if not idle:
             where = f"saved in {self.directory.path}" if self.directory else "over"
-            made = self.attached == self.config.threads
-            logger.warning(
-                "the run is %s; it waits for %s",
-                where,
-                "an environment that has not returned" if made else "its environments, which are still being made",
-            )
+            one = "an environment that has not returned"
+            what = one if self.attached == self.config.threads else "its environments, which are still being made"
+            logger.warning("the run is %s; it waits for %s", where, what)
         with self.lock:
             self.saved = True
             self.changed.notify_all()

@@ -6,13 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from gymnasium import Env, spaces
-from ray.cluster_utils import Cluster as LocalCluster
 
 import nbrl
 from nbrl.metrics import read_metrics
@@ -29,14 +26,15 @@ SMALL = {"method": "a3c", "threads": 1, "actors": 2, "seed": 1, "exchange_update
 
 
 @pytest.fixture
-def nodes():
+def machines(tool):
+    return tool("machines")
+
+
+@pytest.fixture
+def nodes(machines):
     """A cluster of three machines of one core each."""
-    cluster = LocalCluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with machines.local_cluster(3) as cluster:
+        yield cluster
 
 
 class Broken(Env):
@@ -58,19 +56,7 @@ class Broken(Env):
         return np.zeros(3, np.float32), 1.0, False, False, {}
 
 
-def learning_processes():
-    """The processes that learn on other machines."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"ray::Machine.learn" in path.read_bytes().replace(b"\0", b" "):
-                found.append(int(path.parent.name))
-        except OSError:  # it has ended
-            continue
-    return found
-
-
-def test_machines_learn_one_run_together(nodes):
+def test_machines_learn_one_run_together(nodes, machines):
     reports = []
     agent = nbrl.train(
         "Catch-v0",
@@ -83,16 +69,16 @@ def test_machines_learn_one_run_together(nodes):
     assert reports[-1].steps >= 1_000_000
     assert {report.metrics["cluster/machines"] for report in reports} == {3.0}
     assert max(report.metrics["cluster/bytes_per_second"] for report in reports) > 0
-    assert not learning_processes()
+    assert not machines.learning_processes()
 
 
-def test_a_machine_that_is_killed_costs_no_more_than_itself_and_another_joins(nodes, caplog):
+def test_a_machine_that_is_killed_costs_no_more_than_itself_and_another_joins(nodes, machines, caplog):
     class Kill(nbrl.Callback):
         killed = 0
 
         def on_report(self, trainer, report):
             if not self.killed and report.steps > 200_000:
-                self.killed = learning_processes()[0]
+                self.killed = machines.learning_processes()[0]
                 os.kill(self.killed, signal.SIGKILL)
 
     kill, reports = Kill(), []
@@ -112,8 +98,7 @@ def test_a_machine_that_is_killed_costs_no_more_than_itself_and_another_joins(no
     assert {report.metrics["cluster/machines"] for report in reports} == {2.0, 3.0}
 
 
-def test_a_machine_may_join_later():
-    cluster = LocalCluster(initialize_head=True, head_node_args={"num_cpus": 1})
+def test_a_machine_may_join_later(machines):
 
     class Joined(nbrl.Callback):
         steps = 0
@@ -123,7 +108,7 @@ def test_a_machine_may_join_later():
             return self.steps == 0
 
     joined = Joined()
-    try:
+    with machines.local_cluster(1) as cluster:
         config = nbrl.configure("Catch-v0", **SMALL, steps=10**12)
         trainer = nbrl.Trainer(config, callbacks=[nbrl.Cluster(cluster.address), joined])
         trainer.start()
@@ -131,9 +116,6 @@ def test_a_machine_may_join_later():
         cluster.add_node(num_cpus=1)
         assert trainer.join(120)
         assert joined.steps > 0
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def test_what_an_environment_raises_elsewhere_ends_the_run(nodes):

@@ -15,6 +15,7 @@ and its link back.
 """
 
 import argparse
+import contextlib
 import heapq
 import json
 import os
@@ -22,7 +23,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ import numpy as np
 import nbrl
 from nbrl import Callback, Trainer
 from nbrl.arguments import settings_of
-from nbrl.cluster import connect
-from nbrl.exchange import Exchange
+from nbrl.cluster import connect, exchange_through
+from nbrl.exchange import Exchange, Hub
 from nbrl.learner import Learner
 from nbrl.scores import interval
 
@@ -40,7 +40,7 @@ PAPER_PARAMETERS = 677_968
 LATEST = 0.02  # seconds between reports: how finely the end is seen
 
 
-@contextmanager
+@contextlib.contextmanager
 def local_cluster(machines: int) -> Iterator[Any]:
     """A cluster of Ray's of so many nodes of one core each, on this machine."""
     import ray
@@ -65,16 +65,17 @@ class Loss(Callback):
     def on_report(self, trainer: Trainer, report: Any) -> None:
         if self.kill_at is not None and report.steps >= self.kill_at:
             self.kill_at = None
-            os.kill(learning_process(), signal.SIGKILL)
+            os.kill(learning_processes()[0], signal.SIGKILL)
 
 
-def learning_process() -> int:
-    """A process of Ray's that learns on another machine."""
+def learning_processes() -> list[int]:
+    """The processes of Ray's that learn on other machines."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with_title = path.read_bytes().replace(b"\0", b" ")
-        if b"ray::Machine.learn" in with_title:
-            return int(path.parent.name)
-    raise SystemExit("no process learns on another machine")
+        with contextlib.suppress(OSError):  # it has ended
+            if b"ray::Machine.learn" in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def run_once(options: argparse.Namespace, settings: dict[str, Any], address: str | None, kill_at: int | None) -> Any:
@@ -140,9 +141,6 @@ def processor_seconds() -> dict[str, float]:
 
 def cost(options: argparse.Namespace) -> None:
     """Print the share of a core that exchanges once a second take."""
-    from nbrl.cluster import exchange_through
-    from nbrl.exchange import Hub
-
     learner = Learner(nbrl.configure(options.env, preset="paper", threads=1, seed=1))
     with local_cluster(1) as nodes:
         ray = connect(nodes.address)

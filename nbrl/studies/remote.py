@@ -36,7 +36,7 @@ class RemoteRun:
     def __init__(self, ray: Any, trial: Trial, plan: Plan, folder: Path) -> None:
         self._ray, self._own = ray, folder / trial.name
         self._own.mkdir(parents=True, exist_ok=True)
-        making = ray.remote(make_run).options(num_cpus=int(dict(trial.settings).get("threads", 1)), max_retries=2)
+        making = ray.remote(make_run).options(num_cpus=plan.threads, max_retries=2)
         self._task, self._ended = making.remote(trial_text(trial, plan)), False
 
     def poll(self) -> int | None:
