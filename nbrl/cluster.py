@@ -129,7 +129,7 @@ class Cluster(Exchange):
         self._reported = self.exchanges, report.seconds
         each = 2 * trainer._run.learner.shared.flat.nbytes
         speed = (self.exchanges - before) * each / max(report.seconds - then, 1e-9)
-        return {"cluster/machines": 1.0 + len(self._others), "cluster/bytes_per_second": speed}
+        return {"cluster/machines": float(self.machines), "cluster/bytes_per_second": speed}
 
     def on_end(self, trainer: Trainer) -> None:
         """Let all of them go."""

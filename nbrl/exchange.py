@@ -44,6 +44,7 @@ class TakenOver(NamedTuple):
     theta: np.ndarray  # float32 (parameters,): the array of all
     steps: int  # those of the others
     statistics: np.ndarray  # float64 (ROWS, features): the others'
+    machines: int  # how many exchange, this one included
     is_over: bool  # whether the run has ended
 
 
@@ -125,7 +126,7 @@ class Hub:
         for other, seen in self._statistics.items():
             if other != machine:
                 merge(total, seen)
-        return TakenOver(self.theta, sum(self._steps.values()) - steps, total, self._is_over)
+        return TakenOver(self.theta, sum(self._steps.values()) - steps, total, self.machines(), self._is_over)
 
 
 @jit
@@ -182,6 +183,8 @@ class Exchange(Callback):
     ----------
     exchanges : int
         How many there were.
+    machines : int
+        How many took part at the last one.
     """
 
     def __init__(
@@ -193,7 +196,7 @@ class Exchange(Callback):
         is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self._machine, self._call, self._joins, self._is_ready = machine, call, joins, is_ready
-        self._over, self.exchanges = threading.Event(), 0
+        self._over, self.exchanges, self.machines = threading.Event(), 0, 1
         self._is_over = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._go_on, name="nbrl exchange", daemon=True)
@@ -250,7 +253,7 @@ class Exchange(Callback):
         shared, threads = self._learner.shared, len(self._learner.workers)
         count_elsewhere(shared, others.steps)
         publish_row(shared, threads, others.statistics)
-        self._is_over = others.is_over
+        self.machines, self._is_over = others.machines, others.is_over
 
     def _go_on(self) -> None:
         try:

@@ -157,6 +157,7 @@ def test_what_a_lost_machine_did_stays():
     hub = Hub(np.zeros(1, np.float32), 1, 1.0, 0.0)
     hub.exchange(0, HandedIn(np.ones(1, np.float32), *numbers_only(10)))
     hub.exchange(1, HandedIn(np.ones(1, np.float32), *numbers_only(20)))
+    assert hub.exchange(0, HandedIn(np.zeros(1, np.float32), *numbers_only(10))).machines == 2
     hub.leave(1)
     later = hub.exchange(2, HandedIn(np.zeros(1, np.float32), *numbers_only(0)))
     assert (later.theta.tolist(), later.steps) == ([1.5], 30)  # 1, and half of 1
@@ -213,7 +214,7 @@ def test_a_run_ends_with_what_an_exchange_met():
     def call(machine, handed_in):
         if handed_in.steps:
             raise ConnectionError("the hub is gone")
-        return TakenOver(np.zeros_like(handed_in.change), 0, np.zeros_like(handed_in.statistics), False)
+        return TakenOver(np.zeros_like(handed_in.change), 0, np.zeros_like(handed_in.statistics), 1, False)
 
     config = small(1, steps=10**9, exchange_interval=0.01, report_interval=0.05)
     trainer = nbrl.Trainer(config, callbacks=[Exchange(0, call)])
