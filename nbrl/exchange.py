@@ -204,8 +204,10 @@ class Exchange(Callback):
     def on_start(self, trainer: "Trainer") -> None:
         """Begin to exchange, once enough are there."""
         self.begin(trainer._run.learner)
+        self.exchange()  # compiles
         while not self._is_ready() and trainer._run.state != "stopping":
             time.sleep(WAIT)
+        self.exchange()  # and so knows who is there
         self._thread.start()
 
     def on_report(self, trainer: "Trainer", report: "Report") -> bool | Mapping[str, float] | None:
