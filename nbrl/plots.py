@@ -175,6 +175,7 @@ def study_picture(
     curves: Mapping[str, Sequence[StudyCurve]],
     scores: Mapping[str, Mapping[str, Sequence[tuple[str, float, float]]]],
     importances: Mapping[str, Mapping[str, float]] | None = None,
+    score: str = "score",
 ) -> None:
     """Draw the curves of all points in each environment and, in its row, the score of each run by each setting.
 
@@ -188,6 +189,8 @@ def study_picture(
         By environment and setting: the group of each run, the setting's value and the score.
     importances
         By environment: the importance of each setting, where it is known.
+    score
+        What a score is.
 
     Raises
     ------
@@ -224,7 +227,7 @@ def study_picture(
                 axes.set_xscale("log")
             share = (importances or {}).get(environment, {}).get(name)
             axes.set_xlabel(name if share is None else f"{name}, importance {share:.2f}")
-            axes.set_ylabel("score")
+            axes.set_ylabel(score)
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

@@ -86,6 +86,13 @@ def test_what_stands_twice_is_one():
     assert len(found.trials()) == 2
 
 
+def test_settings_that_go_together_are_no_grid():
+    together = [{"actors": 1, "threads": 1}, {"actors": 4, "threads": 2}]
+    found = Plan(plan(points=together, settings={"method": ["a3c", "ppo"], "steps": 10}))
+    assert found.points == [{"method": method, "steps": 10} | one for method in ("a3c", "ppo") for one in together]
+    assert (found.axes, found.threads) == (["method", "actors", "threads"], 2)
+
+
 def test_names_of_runs_depend_on_what_they_are_alone():
     one = Trial("ALE/Pong-v5", {"steps": 10, "method": "ppo"}, 3)
     assert one.name == Trial("ALE/Pong-v5", {"method": "ppo", "steps": 10}, 3).name
@@ -134,6 +141,27 @@ def test_names_of_runs_depend_on_what_they_are_alone():
             "and one environment alone",
         ),
         ({"sampler": "tpe", "trials": 3, "settings": {"learning_rate": "uniform(-1, 1)"}}, "learning_rate is -1.0"),
+        ({"measure": "score"}, "unknown measure 'score'"),
+        ({"measure": "steps"}, "measure is steps: it is counted until a target_return, which a run lacks"),
+        (
+            {
+                "measure": "steps",
+                "settings": {"target_return": 3},
+                "environment": {"Catch-v0": {"target_return": None}},
+            },
+            "which a run lacks",
+        ),
+        (
+            {"sampler": "tpe", "trials": 3, "settings": {"steps": [1, 2], "target_return": 3}}
+            | {"measure": "steps", "pruner": "median"},
+            "and with returns as the measure",
+        ),
+        ({"points": 3}, "points is 3: it must be a list of tables of settings"),
+        ({"points": [{"steps": 3}, {}]}, "it must be a list of tables of settings"),
+        ({"points": [{"steps": 3}, {"actors": 3}]}, "all must have the same settings"),
+        ({"points": [{"steps": 3}], "settings": {"steps": 3}}, "steps is in settings and in points"),
+        ({"points": [{"step": 3}]}, "unknown setting 'step'"),
+        ({"points": [{"steps": 3}], "trials": 3}, "points and trials are both given"),
     ],
     ids=str,
 )
@@ -225,6 +253,39 @@ def test_a_study_from_python_is_the_runs_of_train(tmp_path):
     assert results.rows[0]["scores"] == [evaluate(agent, episodes=3).mean_return]
     assert results.failed == []
     assert "CartPole-v1" in results.table()
+
+
+@pytest.mark.parametrize(("measure", "best"), [("steps", [700, 1000]), ("minutes", [0.2, 0.3]), ("return", [9, 8])])
+def test_a_score_is_what_the_study_measures(measure, best, tmp_path):
+    settings = {"learning_rate": [1e-3, 1e-4], "steps": 1000, "target_return": 100}
+    found = Plan(plan(measure=measure, settings=settings, seeds=2))
+    shown = {1e-3: [(1, 900, 0.4), (2, 950, 0.5)], 1e-4: [(9, 700, 0.2), (8, 1000, 0.3)]}
+    for point in found.points:
+        for seed, (score, steps, minutes) in enumerate(shown[point["learning_rate"]], start=1):
+            trained = 99 if steps == 1000 else 101  # one came to its end without the target
+            one = found.trial("CartPole-v1", point, seed)
+            note(tmp_path, one, score, steps=steps, minutes=minutes, training_return=trained)
+    results = Results(found, tmp_path)
+    assert results.rows[1]["scores"] == best
+    assert [row.get("reached") for row in results.rows] == ([None, None] if measure == "return" else [2, 1])
+    head, first, last = results.table().splitlines()
+    assert ("mean" if measure == "return" else f"mean {measure}") in head
+    assert "learning_rate=0.0001" in first
+    assert "learning_rate=0.001" in last
+    assert first.endswith("1 reached it") == (measure != "return")
+    assert "reached" not in last
+
+
+def test_the_steps_to_a_return_are_a_run_s_own(tmp_path):
+    settings = SHORT | {"steps": 100_000, "target_return": 30, "report_interval": 0.02}
+    results = study(plan(seeds=[4], measure="steps", settings=settings), tmp_path)
+    (row,) = results.rows
+    kept = json.loads(next(tmp_path.glob("*/result.json")).read_text())
+    assert row["scores"] == [kept["steps"]]
+    assert row["reached"] == 1
+    assert kept["steps"] < 100_000
+    assert kept["training_return"] >= 30
+    results.draw()
 
 
 def test_a_run_that_fails_is_told_of_and_made_again(tmp_path, monkeypatch):

@@ -15,6 +15,9 @@ settings are drawn at random instead, so many times: one of a list, and a number
 ``loguniform(low, high)`` or ``integer(low, high)``. With ``sampler = "tpe"`` Optuna (the extra ``study``) proposes each
 point from what those before it showed, and with ``pruner = "median"`` runs that do worse than others are given up.
 
+Settings that go together are points, each a table, ``points = [{actors = 1, threads = 1}, {actors = 8, threads = 2}]``.
+With ``measure = "steps"`` or ``"minutes"`` a run's score is what it took until its `target_return`.
+
 Where environments need settings of their own, they are a table, ``[environment."Cue-v0"]`` with ``steps = 300_000``.
 
 Each run has a folder, named by what it is, so a study goes on where it stopped, and one that has got more seeds, values

@@ -34,7 +34,7 @@ def importances(plan: Plan, scores: Sequence[tuple[Mapping[str, Any], float]]) -
     except ValueError:
         return {}
     axes = {name: plan.values[name] for name in plan.axes}
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction=plan.direction)
     for point, score in scores:
         study.add_trial(
             optuna.trial.create_trial(

@@ -25,7 +25,10 @@ EPISODES = Setting(30, "episodes that each policy plays at the end", least=1)
 GREEDY = Setting(False, "whether it plays its most likely actions")
 SAMPLER = Setting("random", "how points are drawn", choices=("random", "tpe"))
 PRUNER = Setting(None, "what gives up runs that do worse than others", choices=("median",), type=str)
-KEYS = ("environment", "settings", "seeds", "trials", "sampler", "pruner", "episodes", "greedy")
+MEASURE = Setting(
+    "return", "what is a run's score: a mean return, or what it took", choices=("return", "steps", "minutes")
+)
+KEYS = ("environment", "settings", "points", "seeds", "trials", "sampler", "pruner", "measure", "episodes", "greedy")
 RANGE = re.compile(r"(uniform|loguniform|integer)\(\s*([^,()]+),\s*([^,()]+)\)")
 
 
@@ -103,6 +106,8 @@ class Plan:
     seeds : list of int
     episodes : int
     greedy : bool
+    measure : str
+        What a score is: ``"return"`` of the policy in the end, or the ``"steps"`` or ``"minutes"`` to `target_return`.
     threads : int
         The most that a run has.
 
@@ -132,23 +137,31 @@ class Plan:
         if not isinstance(settings, Mapping):
             raise ValueError(f"settings is {settings!r}: it must be a table of settings and their values")
         axes = {name: _axis(name, value) for name, value in settings.items()}
+        together = _together(values.get("points", []), axes)
+        axes |= {name: [point[name] for point in together] for name in together[0]} if together else {}
         if "seed" in axes:
             raise ValueError("settings has a seed: a study has seeds, beside its environment")
         self.axes = [name for name, axis in axes.items() if isinstance(axis, Range) or len(axis) > 1]
         self.values, trials = axes, TRIALS.checked("trials", values.get("trials"))
         self.searches = SAMPLER.checked("sampler", values.get("sampler", SAMPLER.default)) != SAMPLER.default
         self.pruner: str | None = PRUNER.checked("pruner", values.get("pruner"))
-        if self.pruner and not self.searches:
-            raise ValueError('a pruner goes with the sampler "tpe"')
+        self.measure: str = MEASURE.checked("measure", values.get("measure", MEASURE.default))
+        if self.pruner and not (self.searches and self.measure == "return"):
+            raise ValueError('a pruner goes with the sampler "tpe", and with returns as the measure')
+        if together and trials is not None:
+            raise ValueError("points and trials are both given: points are all made, none is drawn")
         if self.searches and (trials is None or not self.axes or len(self.environments) > 1):
             raise ValueError("the sampler tpe needs trials, a setting with several values, and one environment alone")
-        points = self._corners() if self.searches else _points(axes, trials)
+        points = self._corners() if self.searches else _points(axes, trials, together)
         for name, own in self._own.items():
             for setting in own:
                 if setting == "seed" or setting in self.axes:
                     raise ValueError(f"environment {name} has a {setting} of its own: the study varies it")
         one_each = itertools.product(self.environments, points)
-        self.threads: int = max(configured(self.trial(one, point, self.seeds[0])).threads for one, point in one_each)
+        configs = [configured(self.trial(one, point, self.seeds[0])) for one, point in one_each]
+        if self.measure != "return" and any(config.target_return is None for config in configs):
+            raise ValueError(f"measure is {self.measure}: it is counted until a target_return, which a run lacks")
+        self.threads: int = max(config.threads for config in configs)
         self.points: list[dict[str, Any]] = [] if self.searches else points
         self.drawn = trials is not None
         self.wanted: int = trials if self.searches and trials else len(points)
@@ -156,6 +169,15 @@ class Plan:
     def trial(self, environment: str, point: Mapping[str, Any], seed: int) -> Trial:
         """The run of a point in an environment, whose own settings go before the point's."""
         return Trial(environment, {**point, **self._own[environment]}, seed)
+
+    def score(self, result: Mapping[str, Any]) -> float:
+        """The measure of a run by its result."""
+        return float(result["mean_return" if self.measure == "return" else self.measure])
+
+    @property
+    def direction(self) -> str:
+        """Where better scores are, in Optuna's words."""
+        return "maximize" if self.measure == "return" else "minimize"
 
     def trials(self) -> list[Trial]:
         """Every run: seeds are the outer loop, so that each point soon has one."""
@@ -222,14 +244,32 @@ def _axis(name: str, value: Any) -> "list[Any] | Range":
     return (Range.read(name, value) if isinstance(value, str) else None) or [_value(name, each) for each in values]
 
 
-def _points(axes: Mapping[str, "list[Any] | Range"], trials: int | None) -> list[dict[str, Any]]:
+def _together(points: Any, axes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tables of settings that go together."""
+    if not isinstance(points, list | tuple) or not all(isinstance(point, Mapping) and point for point in points):
+        raise ValueError(f"points is {points!r}: it must be a list of tables of settings, each {{name = value, ...}}")
+    for point in points:
+        if set(point) != set(points[0]):
+            raise ValueError(f"points has {dict(point)} beside {dict(points[0])}: all must have the same settings")
+        for name in point:
+            if name in axes:
+                raise ValueError(f"{name} is in settings and in points: give it in one of them")
+    return [{name: _value(name, value) for name, value in point.items()} for point in points]
+
+
+def _points(
+    axes: Mapping[str, "list[Any] | Range"], trials: int | None, together: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """The settings of each point: all of a grid, or so many drawn, always the same."""
     ranges = [name for name, axis in axes.items() if isinstance(axis, Range)]
     if trials is None:
         if ranges:
             raise ValueError(f"{ranges[0]} is a range: say with trials how many points are to be drawn")
-        grids = [axis for axis in axes.values() if isinstance(axis, list)]
-        points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*grids)]
+        joined = together or [{}]
+        grids = {name: axis for name, axis in axes.items() if isinstance(axis, list) and name not in joined[0]}
+        points = [
+            dict(zip(grids, point, strict=True)) | one for *point, one in itertools.product(*grids.values(), joined)
+        ]
     else:
         rng = np.random.default_rng(0)
         points = [

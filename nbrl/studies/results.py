@@ -15,7 +15,7 @@ from nbrl.metrics import Report, RunDirectory, read_metrics
 from nbrl.plots import StudyCurve, study_picture
 from nbrl.scores import interquartile_mean, interval
 from nbrl.studies.importance import importances
-from nbrl.studies.plan import Plan
+from nbrl.studies.plan import Plan, configured
 from nbrl.studies.runs import read_result
 
 
@@ -28,8 +28,9 @@ class Results:
     folder : pathlib.Path
     rows : list of dict
         One for each environment and point: environment, settings (those in which points differ), scores (one a seed),
-        mean, interquartile_mean, low and high (the 95% interval of the mean), minutes (mean of a run), and pruned, how
-        many of its runs were given up, if any was.
+        mean, interquartile_mean, low and high (the 95% interval of the mean), minutes (mean of a run), pruned, how
+        many of its runs were given up, if any was, and reached, how many came to their `target_return` where steps or
+        minutes to it are measured. A run that did not has all its steps or minutes as its score.
     points : list of dict
         Those of the plan, each once.
     importances : dict of str to dict of str to float
@@ -61,7 +62,7 @@ class Results:
             self.importances[environment] = importances(plan, scores)
 
     def _row(self, environment: str, point: Mapping[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
-        scores = np.array([one["mean_return"] for one in found])
+        scores = np.array([self.plan.score(one) for one in found])
         low, high = map(float, interval([scores])) if len(scores) > 1 else (math.nan, math.nan)
         row = {
             "environment": environment, "settings": {name: point[name] for name in self.plan.axes},
@@ -70,6 +71,10 @@ class Results:
         }  # fmt: skip
         normalised = [one["human_normalised"] for one in found if "human_normalised" in one]
         pruned = sum("pruned" in one for one in found)
+        if self.plan.measure != "return":
+            target = configured(self.plan.trial(environment, point, self.plan.seeds[0])).target_return
+            returns = [one["training_return"] for one in found]
+            row["reached"] = sum(one is not None and one >= target for one in returns)
         return row | ({"human_normalised": normalised} if normalised else {}) | ({"pruned": pruned} if pruned else {})
 
     def aggregate(self) -> list[dict[str, Any]]:
@@ -89,24 +94,31 @@ class Results:
 
     def table(self) -> str:
         """The rows as text, the best first within each environment."""
+        mean = "mean" if self.plan.measure == "return" else f"mean {self.plan.measure}"
+        sign = -1 if self.plan.direction == "maximize" else 1
         names = [describe_point(row["settings"]) for row in self.rows]
         wide = max(map(len, names), default=0) + 2
-        lines = [f"{'environment':28}{'':{wide}}{'runs':>5}{'mean':>12}{'IQM':>12}{'95% interval':>26}{'minutes':>10}"]
+        lines = [f"{'environment':28}{'':{wide}}{'runs':>5}{mean:>13}{'IQM':>12}{'95% interval':>26}{'minutes':>10}"]
         order = sorted(
             zip(self.rows, names, strict=True),
-            key=lambda pair: (self.plan.environments.index(pair[0]["environment"]), -pair[0]["mean"]),
+            key=lambda pair: (self.plan.environments.index(pair[0]["environment"]), sign * pair[0]["mean"]),
         )
         for row, name in order:
             between = "" if math.isnan(row["low"]) else f"{row['low']:,.4g} to {row['high']:,.4g}"
             lines.append(
-                f"{row['environment']:28}{name:{wide}}{len(row['scores']):5}{row['mean']:12,.4g}"
+                f"{row['environment']:28}{name:{wide}}{len(row['scores']):5}{row['mean']:13,.4g}"
                 f"{row['interquartile_mean']:12,.4g}{between:>26}{row['minutes']:10.2f}"
                 + ("  given up" if row.get("pruned") else "")
+                + (
+                    f"  {row['reached']} reached it"
+                    if row.get("reached", len(row["scores"])) < len(row["scores"])
+                    else ""
+                )
             )
         for row in self.aggregate():
             between = f"{row['low']:,.4g} to {row['high']:,.4g}"
             lines.append(
-                f"{'all, percent of a human':28}{describe_point(row['settings']):{wide}}{'':17}"
+                f"{'all, percent of a human':28}{describe_point(row['settings']):{wide}}{'':18}"
                 f"{row['interquartile_mean']:12,.4g}{between:>26}"
             )
         for environment, shares in self.importances.items():
@@ -171,7 +183,8 @@ class Results:
             for environment in self.plan.environments
             if (rows := [row for row in self.rows if row["environment"] == environment])
         }
-        study_picture(picture, curves, scores, self.importances)
+        word = "score" if self.plan.measure == "return" else f"{self.plan.measure} to the target"
+        study_picture(picture, curves, scores, self.importances, word)
         return picture
 
     def _reports(self, environment: str, point: Mapping[str, Any]) -> list[list[Report]]:

@@ -47,7 +47,7 @@ class Search:
         """Add a point, which is on disk before it is used."""
         number = len(self._plan.points)
         sampler = self._optuna.samplers.TPESampler(seed=number, constant_liar=True, n_startup_trials=STARTUP)
-        study = self._optuna.create_study(direction="maximize", sampler=sampler)
+        study = self._optuna.create_study(direction=self._plan.direction, sampler=sampler)
         for point in self._plan.points:
             study.add_trial(self._told(point))
         proposed = study.ask({name: distribution(self._optuna, axis) for name, axis in self._axes.items()}).params
@@ -86,7 +86,7 @@ class Search:
         results = [read_result(self._folder / trial.name, self._plan) for trial in trials]
         known = [result for result in results if result is not None]
         ended = len(known) == len(results)
-        value = float(np.mean([result["mean_return"] for result in known])) if ended else None
+        value = float(np.mean([self._plan.score(result) for result in known])) if ended else None
         pruned = any(result.get("pruned") for result in known)
         parts = [returns_by_part(self._folder / trial.name) for trial in trials] if ended else []
         common = set.intersection(*map(set, parts)) if parts else set()
