@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -166,6 +167,27 @@ class _Console(logging.Handler):
             self._next_line = time.monotonic() + LOG_INTERVAL
             logger.info("%s", line)
 
+    @contextmanager
+    def waiting(self, words: str) -> Iterator[None]:
+        """Show how long something has taken so far, from the second second on."""
+        ended, began = threading.Event(), time.monotonic()
+
+        def count() -> None:
+            while not ended.wait(1):
+                self.progress(f"{words}, {duration(time.monotonic() - began)}")
+
+        thread = threading.Thread(target=count, name="nbrl waiting", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            with self._at_once():
+                self._progress = ""
+                if self._terminal:
+                    self._write("")
+
     def end_progress(self) -> None:
         """Leave the progress line where it is, and go on below it."""
         with self._at_once():
@@ -198,7 +220,10 @@ def _train(parsed: argparse.Namespace, console: _Console) -> int:
         if parsed.show:
             return _show(config, sources)
         directory = parsed.out or next(path for path in default_directories(config) if not path.exists())
-        trainer = Trainer(config, directory=directory, on_report=console.report, callbacks=_others(parsed), init=policy)
+        with console.waiting("getting ready"):
+            trainer = Trainer(
+                config, directory=directory, on_report=console.report, callbacks=_others(parsed), init=policy
+            )
     return _run(trainer, RunDirectory(directory), console)
 
 
@@ -216,7 +241,7 @@ def _show(config: Config, sources: dict[str, str]) -> int:
 
 
 def _resume(parsed: argparse.Namespace, console: _Console) -> int:
-    with _checked_input():
+    with _checked_input(), console.waiting("getting ready"):
         trainer = Trainer.from_run(
             parsed.run_path, parsed.env, steps=parsed.steps, on_report=console.report, callbacks=_others(parsed)
         )
@@ -231,7 +256,7 @@ def _others(parsed: argparse.Namespace) -> list[Cluster]:
 def _run(trainer: Trainer, run: RunDirectory, console: _Console) -> int:
     """Train until the end or a signal, and say what can be done next."""
     try:
-        with _checked_input():
+        with _checked_input(), console.waiting("getting ready"):
             trainer.start()  # compiles
         logger.info("training in %s", run.path)
         trainer.join()

@@ -97,7 +97,7 @@ COMMON: dict[str, Setting] = {
     "tensorboard": Setting(False, "whether event files for TensorBoard are written, beside metrics.jsonl"),
     "eval_interval": Setting(
         None,
-        "seconds between evaluations beside training, which keep the best policy, none for none",
+        "seconds between evaluations beside training, by sampled actions, which keep the best policy; none for none",
         above=0,
         type=float,
     ),

@@ -14,7 +14,7 @@ from nbrl.agent import Agent
 from nbrl.checkpoint import write_tensors
 from nbrl.config import Config, configure
 from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvSpec, read_number
-from nbrl.kernels.compile import announce, jit
+from nbrl.kernels.compile import jit
 from nbrl.learner import Learner
 from nbrl.methods import driver
 from nbrl.methods.driver import GO_ON
@@ -125,7 +125,6 @@ class OnlineLearner:
     def _compile(self) -> None:
         """Compile now all that a step calls, so that no later one waits for it."""
         arguments = self._learner.arguments(0)
-        announce(_learn)
         for function, *more in ((_act, 0), (_record, 0, 0.0, 0), (_learn,)):
             function.compile(tuple(numba.typeof(argument) for argument in (*arguments, *more)))
 

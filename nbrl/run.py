@@ -6,6 +6,7 @@ checkpoints. Nothing here prints, handles signals or starts processes.
 
 import collections
 import contextlib
+import json
 import logging
 import math
 import os
@@ -23,7 +24,6 @@ from nbrl.agent import Agent
 from nbrl.callbacks import Callback, Episode
 from nbrl.config import Config
 from nbrl.evaluation import BackgroundEvaluation, Evaluation
-from nbrl.kernels.compile import announce
 from nbrl.learner import Learner
 from nbrl.methods import driver, state
 from nbrl.metrics import MetricsFile, Report, RunDirectory, more_metrics, read_metrics
@@ -77,6 +77,7 @@ class Run:
         self.seconds_before = 0.0  # of training, before this process, and less what pauses took
         self.paused_since = 0.0
         self.directory = None
+        self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)  # returns, for reports
         try:
             if directory is not None and restore is not None:
                 self.directory = RunDirectory(directory)
@@ -87,7 +88,8 @@ class Run:
             if init is not None:
                 snapshot.begin_from(self.learner, init)
             if restore is not None:
-                self.seconds_before = _seconds(snapshot.restore(self.learner, restore))
+                self.seconds_before, returns = _so_far(snapshot.restore(self.learner, restore))
+                self.recent.extend(returns)
             if self.directory is not None:
                 self.directory.clear()
             elif directory is not None:
@@ -123,7 +125,6 @@ class Run:
         self.metrics_failed = False  # and that was said
         self.told_of_small = self.told_of_uniform = self.told_of_full = False
         self.saved = False  # at the end: environments may be closed
-        self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)
         _runs.add(self)
 
     def _make_lock(self) -> None:
@@ -144,7 +145,6 @@ class Run:
             logger.info("%s: %s, %s", self.environment.name, self.environment.observations, self.environment.actions)
             if self.seeded and self.config.threads > 1:
                 logger.info("with %d threads the order of updates is not reproducible", self.config.threads)
-            announce(driver.loop)
             learner.loop(0, 0)  # compiles, as does the next
             _ = learner.learning_rate
             if self.config.eval_interval is not None:
@@ -660,6 +660,7 @@ class Run:
     def _write_checkpoint(self, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> Path:
         assert self.directory is not None
         metadata["seconds"] = repr(self._seconds(time.perf_counter()))
+        metadata["recent_returns"] = json.dumps(list(self.recent))
         path = checkpoint.checkpoint_path(self.directory.checkpoints, int(metadata["steps"]))
         checkpoint.write_tensors(path, arrays, metadata)
         kept = sorted(self.directory.checkpoints.glob("step-*.safetensors"))
@@ -689,11 +690,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_runs_to_parent)
 
 
-def _seconds(metadata: dict[str, str]) -> float:
+def _so_far(metadata: dict[str, str]) -> tuple[float, list[float]]:
+    """Seconds of training, and returns of the last episodes, of which older checkpoints have none."""
     try:
         seconds = float(metadata["seconds"])
-    except (KeyError, ValueError):
-        seconds = math.nan
-    if not 0 <= seconds < MAX_SECONDS:
-        raise checkpoint.CheckpointError("the checkpoint does not say how long its run had lasted")
-    return seconds
+        returns = [float(one) for one in json.loads(metadata.get("recent_returns", "[]"))]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        seconds, returns = math.nan, []
+    if not 0 <= seconds < MAX_SECONDS or not all(map(math.isfinite, returns)):
+        raise checkpoint.CheckpointError("the checkpoint does not say how long its run had lasted, and what it came to")
+    return seconds, returns

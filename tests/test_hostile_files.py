@@ -179,7 +179,8 @@ def test_an_episode_of_atari_is_its_seed_and_its_actions():
 @pytest.mark.parametrize(
     ("key", "value"),
     [("updates", str(2**63 - 1)), ("updates", "-1"), ("steps", "9" * 5000), ("seconds", "nan"), ("seconds", "inf"),
-     ("seconds", "-1"), ("steps", "many")],
+     ("seconds", "-1"), ("steps", "many"), ("recent_returns", "3"), ("recent_returns", "[1, NaN]"),
+     ("recent_returns", "[" * 100_000), ("recent_returns", '{"a": 1}')],
 )  # fmt: skip
 def test_counts_that_no_run_has(tmp_path, key, value):
     nbrl.train("Catch-v0", steps=300, threads=1, actors=1, directory=tmp_path / "run")

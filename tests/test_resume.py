@@ -1,6 +1,7 @@
 """A run that was stopped and goes on equals one that was not, bit for bit, with one thread."""
 
 import hashlib
+import json
 import logging
 import time
 
@@ -10,9 +11,10 @@ from toys import tiny
 
 import nbrl
 from nbrl import CheckpointError, Conv, Dense, Trainer
-from nbrl.checkpoint import newest, read_tensors, write_tensors
+from nbrl.checkpoint import newest, read_metadata, read_tensors, write_tensors
 from nbrl.methods.replay import contents
 from nbrl.methods.state import Actors
+from nbrl.metrics import read_metrics
 from nbrl.nets.layers import Lstm
 from nbrl.nets.table import outputs
 
@@ -442,3 +444,19 @@ def test_every_thread_knows_at_once_what_all_had_seen(tmp_path):
     learner.loop(1, 1)
     np.testing.assert_array_equal(learner.workers[1].statistics.total, moments)
     assert moments[0].min() >= 2000
+
+
+def test_the_last_hundred_episodes_are_those_of_the_whole_run(tmp_path):
+    settings = {"threads": 1, "actors": 2, "seed": 3, "report_interval": 0.05}
+    nbrl.train("Catch-v0", steps=5000, directory=tmp_path / "run", **settings)
+    before = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1].recent_return
+    returns = json.loads(read_metadata(newest(tmp_path / "run" / "checkpoints"))["recent_returns"])
+    assert len(returns) == 100
+    assert np.mean(returns) == pytest.approx(before)
+    reports = []
+    trainer = Trainer.from_run(tmp_path / "run", steps=5400, on_report=reports.append)
+    trainer.start(wait=True)
+    episodes = sum(report.episodes for report in reports)
+    sums = sum(report.return_mean * report.episodes for report in reports if report.episodes)
+    assert 0 < episodes < 100
+    assert reports[-1].recent_return == pytest.approx((sum(returns[episodes:]) + sums) / 100)

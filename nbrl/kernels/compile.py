@@ -8,9 +8,11 @@ itself.
 import functools
 import hashlib
 import logging
+import math
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,7 @@ Result = TypeVar("Result")
 # Reassociation and fused multiply-add, but not the assumption that NaN never occurs: the checks for it must stay.
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 KEPT_FOLDERS = 4
+IN_A_ROW = 120.0  # seconds between two things that are compiled, at most, for both to be told of as one
 CHECKSUM_SIZE = hashlib.sha256().digest_size
 
 
@@ -68,7 +71,11 @@ def prepare_folder(folder: Path) -> Path | None:
         probe.unlink()
         os.utime(folder)
     except OSError as error:
-        logger.warning("compiled code is not kept, since %s cannot be written (%s)", folder, error.strerror)
+        logger.warning(
+            "compiled code is not kept, so each start takes half a minute: %s cannot be written (%s)",
+            folder,
+            error.strerror,
+        )
         return None
     _prune(folder)
     return folder
@@ -85,7 +92,7 @@ def _prune(folder: Path) -> None:
 
 PACKAGE = Path(__file__).parents[1]
 CACHE_FOLDER = prepare_folder(Path(AppDirs("nbrl", appauthor=False).user_cache_dir) / source_hash(PACKAGE))
-_announced = False
+_last_compiled = -math.inf
 _setting_folder = threading.Lock()  # two threads may import modules of the package at once
 
 
@@ -101,8 +108,8 @@ def _our_cache_folder() -> Iterator[None]:
             numba.config.CACHE_DIR = before
 
 
-def _heal(cache: Any) -> None:
-    """Make a damaged cache file count as an absent one, and a failed write as none.
+def _heal(cache: Any, on_absent: Callable[[], None]) -> None:
+    """Make a damaged cache file count as an absent one, and a failed write as none; `on_absent` is told of the former.
 
     Each file of machine code ends with its checksum: one with a hole would be run otherwise. They are one file, so that
     two processes that save the same code at once cannot leave one's code with the other's checksum.
@@ -125,14 +132,17 @@ def _heal(cache: Any) -> None:
 
     def load_or_discard(signature: Any, target_context: Any) -> Any:
         try:
-            return load(signature, target_context)
+            found = load(signature, target_context)
         except Exception as error:  # a truncated pickle can raise almost anything
             logger.warning("a damaged file of compiled code is made anew (%s)", type(error).__name__)
+            found = None
             try:
                 cache.flush()
             except OSError:
                 cache.disable()
-            return None
+        if found is None:
+            on_absent()
+        return found
 
     def save_or_go_on(signature: Any, data: Any) -> None:
         try:
@@ -143,29 +153,27 @@ def _heal(cache: Any) -> None:
     cache.load_overload, cache.save_overload = load_or_discard, save_or_go_on
 
 
-def _keep_compiled(function: Any) -> None:
+def _keep_compiled(function: Any, fast_math: Any) -> None:
     if CACHE_FOLDER is not None:
         with _our_cache_folder():
             function.enable_caching()
-        _heal(function._cache)
+        _heal(function._cache, _announce if fast_math else lambda: None)  # what is strict is an environment, and small
 
 
-def announce(function: Any) -> None:
-    """Say that compiling takes a while, if the code of a function is not on disk; once in a process.
+def _announce() -> None:
+    """Say that compiling takes a while; once for all that is compiled in a row.
 
     It is logged; where the host has set up no logging, half a minute of silence would be worse than a line.
     """
-    global _announced
-    files = getattr(function._cache, "_cache_file", None)
-    if not _announced and (files is None or not Path(files._index_path).exists()):
-        _announced = True
-        words = "compiling, which takes about half a minute the first time"
-        logger.info("%s", words)
-        handlers = [*logging.getLogger().handlers, *logging.getLogger("nbrl").handlers]
-        if logging.lastResort and all(isinstance(handler, logging.NullHandler) for handler in handlers):
-            logging.lastResort.handle(
-                logger.makeRecord(logger.name, logging.WARNING, "", 0, f"nbrl: {words}", (), None)
-            )
+    global _last_compiled
+    before, _last_compiled = _last_compiled, time.monotonic()
+    if _last_compiled - before < IN_A_ROW:
+        return
+    words = "compiling, which takes about half a minute the first time"
+    logger.info("%s", words)
+    handlers = [*logging.getLogger().handlers, *logging.getLogger("nbrl").handlers]
+    if logging.lastResort and all(isinstance(handler, logging.NullHandler) for handler in handlers):
+        logging.lastResort.handle(logger.makeRecord(logger.name, logging.WARNING, "", 0, f"nbrl: {words}", (), None))
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -190,7 +198,7 @@ def strict(function: Callable[..., Any]) -> Any:
 
 def _compiled(function: Callable[..., Any], fast_math: Any) -> Any:
     dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fast_math)(function)
-    _keep_compiled(dispatcher)
+    _keep_compiled(dispatcher, fast_math)
     return dispatcher
 
 
@@ -206,9 +214,7 @@ def cfunction(signature: Any, fast_math: Any = False) -> Callable[[Callable[...,
     def decorate(function: Callable[..., Any]) -> Any:
         options = {"error_model": "numpy", "fastmath": fast_math}
         callback = CFunc(function, normalize_signature(signature), locals={}, options=options)
-        _keep_compiled(callback)
-        if fast_math:  # a part of the engine, and not a user's environment
-            announce(callback)
+        _keep_compiled(callback, fast_math)
         callback.compile()
         return callback
 
