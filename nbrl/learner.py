@@ -6,6 +6,7 @@
 import logging
 import math
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class Learner:
     environment : EnvSpec
     network : Network
     policy_network : Network
-        What policies have of it: all but a bonus's value, whose parameters come last.
+        What policies have of it: all but a bonus's value and a central one, whose parameters come last.
     method : type of Method
     shared : Shared
         What all threads read and write.
@@ -130,9 +131,12 @@ class Learner:
                 "give them bounds, as gymnasium.wrappers.RescaleAction needs them too, or learn by a3c"
             )
         self.bonuses = {name: bonus_class(name) for name in bonus_names(config.bonus)}
-        self.network = self.policy_network = self._make_network()
-        if "value" in self.method.critic and any(kind.has_value for kind in self.bonuses.values()):
-            self.network = self._make_network("bonus_value")
+        critic = self.method.critic
+        self.network = self.policy_network = self._make_network(() if self.central else critic)
+        if "value" in critic and any(kind.has_value for kind in self.bonuses.values()):
+            critic = (*critic, "bonus_value")
+        if self.central or critic != self.method.critic:
+            self.network = self._make_network(critic)
         self.optimiser = OPTIMISERS[config.optimiser]
         groups = np.arange(self.actor_count).reshape(-1, self.group_size)
         owners = 1 if self.optimiser.shared else len(groups)
@@ -167,27 +171,34 @@ class Learner:
 
     def _check_agents(self) -> None:
         """Raise ``ValueError`` where the method cannot learn from several agents."""
-        if self.config.agent_index and (self.environment.agents == 1 or self.environment.observations.image):
-            kind = "one agent" if self.environment.agents == 1 else "images"
-            raise ValueError(
-                f"agent_index is true, but {self.environment.name} has {kind}: it is for several, of vectors"
-            )
+        for setting in ("agent_index", "central_value"):
+            if getattr(self.config, setting) and (self.environment.agents == 1 or self.environment.observations.image):
+                kind = "one agent" if self.environment.agents == 1 else "images"
+                raise ValueError(
+                    f"{setting} is true, but {self.environment.name} has {kind}: it is for several, of vectors"
+                )
         if self.environment.agents > 1 and self.method.one_agent:
             raise ValueError(
                 f"{self.environment.name} has {self.environment.agents} agents: {self.config.method} learns from one "
                 "alone, take a3c, ppo, pqn or n_step_q"
             )
 
-    def _make_network(self, *further: str) -> Network:
-        """The network of the policy and the method's critic, with further heads of one unit."""
+    @property
+    def central(self) -> bool:
+        """Whether the value sees what all agents observe."""
+        return self.config.central_value and "value" in self.method.critic
+
+    def _make_network(self, critic: Sequence[str]) -> Network:
+        """The network of the policy and these heads of one unit."""
         config, heads = self.config, dict.fromkeys(self.policy.heads, self.environment.actions.outputs)
         return Network(
             config.network,
             self.environment.observations,
-            heads | dict.fromkeys((*self.method.critic, *further), 1),
-            separate=config.separate_networks and "value" in self.method.critic,
+            heads | dict.fromkeys(critic, 1),
+            separate=config.separate_networks and "value" in critic,
             constant={"variance"} & set(self.policy.heads) if config.policy_variance == "constant" else (),
             indexed=self.environment.agents if config.agent_index else 0,
+            everyone=self.environment.agents if self.central and critic else 0,
         )
 
     @property

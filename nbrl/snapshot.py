@@ -31,7 +31,7 @@ def take(learner: Learner, *, with_episodes: bool = True) -> Tensors:
     agent, layout, config = learner.agent(), learner.network.layout, learner.config
     agents = learner.environment.agents
     arrays = agent.arrays() | {"moments": learner.statistics()}
-    arrays |= {name: view.copy() for name, view in _bonus_value(learner).items()}
+    arrays |= {name: view.copy() for name, view in _beyond_the_policy(learner).items()}
     for name, rows in _in_the_layout(learner).items():
         arrays |= {f"{name}/{part}": view for part, view in layout.views(rows.copy()).items()}
     arrays["turn"] = np.array([worker.turn for worker in learner.workers])
@@ -95,10 +95,10 @@ def restore(learner: Learner, path: str | os.PathLike) -> dict[str, str]:
         raise CheckpointError(f"{path} holds another network than the run's settings")
     try:
         learner.shared.theta[: agent.parameters.size] = agent.parameters
-        for name, view in _bonus_value(learner).items():
+        for name, view in _beyond_the_policy(learner).items():
             view[...] = _checked(arrays, name, view)
         if not np.isfinite(learner.shared.theta).all():
-            raise ValueError("the value of its bonus has numbers that are not finite")
+            raise ValueError("a value that it learns by has numbers that are not finite")
         _restore_layout(learner, arrays)
         _restore_actors(learner, arrays)
         _restore_statistics(learner, arrays)
@@ -162,10 +162,10 @@ def begin_from(learner: Learner, agent: Agent) -> None:
         learner.shared.statistics[0, :] = own
 
 
-def _bonus_value(learner: Learner) -> dict[str, np.ndarray]:
+def _beyond_the_policy(learner: Learner) -> dict[str, np.ndarray]:
     """The part of theta that policies know nothing of, by name: views."""
     layout, known = learner.network.layout, learner.policy_network.layout.names
-    return {f"bonus/{name}": layout.view(learner.shared.theta, name) for name in layout.names if name not in known}
+    return {f"learner/{name}": layout.view(learner.shared.theta, name) for name in layout.names if name not in known}
 
 
 def _in_the_layout(learner: Learner) -> dict[str, np.ndarray]:

@@ -54,6 +54,7 @@ def configs(draw):
             steps=counts,
             discount=st.floats(0, 1),
             separate_networks=st.booleans(),
+            central_value=st.booleans(),
             policy_variance=st.sampled_from(VARIANCES),
             initial_std=st.none() | st.floats(0.02, 10),
             normalise_observations=st.booleans(),

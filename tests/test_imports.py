@@ -26,12 +26,13 @@ ALLOWED: dict[str, set[str]] = {
     "nets.gru": {"kernels", "nets.table", "nets.affine", "nets.dense", "nets.lstm"},
     "nets.layer_norm": {"kernels", "nets.table", "nets.affine"},
     "nets.communicate": {"kernels", "nets.table", "nets.affine", "nets.dense"},
+    "nets.everyone": {"kernels", "nets.table"},
     "nets.channel": {"kernels", "nets.table", "nets.affine", "nets.dense", "nets.gru"},
     "nets.layers": {
         "nets.affine", "nets.dense", "nets.conv", "nets.lstm", "nets.gru", "nets.layer_norm", "nets.communicate",
         "nets.channel",
     },
-    "nets": {"spaces", "kernels", "nets.table", "nets.dense", "nets.conv", "nets.layers"},
+    "nets": {"spaces", "kernels", "nets.table", "nets.dense", "nets.everyone", "nets.conv", "nets.layers"},
     "actions": {"kernels", "nets.table", "numpy_policy", "spaces"},
     "methods": set(),  # names alone
     "methods.optimisers": {"kernels", "settings"},

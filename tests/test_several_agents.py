@@ -22,7 +22,7 @@ from nbrl.learner import Learner
 from nbrl.nets.layers import Channel, Communicate, Dense, Gru, Lstm
 from nbrl.nets.table import NOISE, NOISE_SIZE, outputs
 from nbrl.spaces import ALIVE, HEARS, NEW, PRESENT, SPEAKS, STOPPED
-from nbrl.testing import CheckError, check_environment, check_resume
+from nbrl.testing import CheckError, check_agent, check_environment, check_resume
 from nbrl.testing.strategies import episodes
 
 AGENTS, INPUTS, ACTIONS = 3, 4, 2
@@ -109,22 +109,24 @@ def slow_rollout(steps, last, discount, values, value_at):
 
 
 @pytest.mark.parametrize(
-    ("network", "truncates"),
+    ("network", "truncates", "central"),
     [
-        ((Dense(5, "tanh"), Communicate(4, "tanh"), Gru(3)), True),
-        ((Dense(4, "tanh"), Lstm(3), Communicate(3, "tanh")), True),
-        ((Dense(4, "tanh"), Channel(4, 2)), False),  # whose noise at an end is not kept
+        ((Dense(5, "tanh"), Communicate(4, "tanh"), Gru(3)), True, False),
+        ((Dense(4, "tanh"), Lstm(3), Communicate(3, "tanh")), True, False),
+        ((Dense(4, "tanh"), Channel(4, 2)), False, False),  # whose noise at an end is not kept
+        ((Dense(4, "tanh"), Gru(3)), True, True),
+        ((Dense(5, "tanh"), Communicate(3, "tanh")), True, True),
     ],
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_a_rollout_teaches_what_slow_code_says(network, truncates, seed):
+def test_a_rollout_teaches_what_slow_code_says(network, truncates, central, seed):
     t_max, rollouts, beta, weight, discount, rate = 6, 3, 0.02, 0.5, 0.9, 1e-2
     spec = Scripted(seed, truncates=truncates)
     config = configure(
         spec, method="a3c", network=network, actors=1, threads=1, rollout_length=t_max, steps=10**6, seed=seed,
         optimiser="momentum_sgd", momentum=0.0, learning_rate=rate, learning_rate_schedule="constant",
         gradient_clip=1e9, normalise_rewards=False, reward_clip=None, entropy_weight=beta, value_weight=weight,
-        discount=discount, gae_lambda=1.0, initialisation="uniform",
+        discount=discount, gae_lambda=1.0, initialisation="uniform", central_value=central,
     )  # fmt: skip
     assert not config.agent_index
     learner = Learner(config, spec)
@@ -153,6 +155,7 @@ def test_a_rollout_teaches_what_slow_code_says(network, truncates, seed):
             np.array([[(one["alive"] & (ALIVE | SPEAKS)) == ALIVE | SPEAKS for one in seen]]).reshape(shape),
             np.array([[(one["alive"] & (ALIVE | HEARS)) == ALIVE | HEARS for one in seen]]).reshape(shape),
             noise,
+            np.array([[one["alive"] & ALIVE > 0 for one in seen]]).reshape(shape),
         )
         acted, goes_on, _ = slow_rollout(steps, seen[-1], discount, np.zeros(AGENTS), lambda t, a: 0.0)
         talk.continues[1:, 0] = goes_on
@@ -175,6 +178,7 @@ def test_a_rollout_teaches_what_slow_code_says(network, truncates, seed):
                 last["seen"][None, None], np.zeros((1, 1, AGENTS), bool), before[None, None],
                 ((alive & (ALIVE | SPEAKS)) == ALIVE | SPEAKS)[None, None],
                 ((alive & (ALIVE | HEARS)) == ALIVE | HEARS)[None, None], np.zeros((1, 1, AGENTS, 0)),
+                (alive & ALIVE > 0)[None, None],
             )  # fmt: skip
             return plain_forward(learner.network, theta.astype(float), one)[0]["value"][0, 0, a, 0]
 
@@ -237,6 +241,34 @@ def test_a_run_that_is_cut_goes_on_to_the_bit(method, name):
         name, method=method, network=MESSAGES[name], rollout_length=7, cuts=2, envs_per_batch=2, actors=4,
         normalise_rewards=True, bonus="count", **more,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["a3c", "ppo"])
+def test_a_central_value_is_learnt_by_and_left_behind(method, tmp_path):
+    settings = {
+        "method": method, "network": (Dense(6), Gru(4)), "envs_per_batch": 2, "actors": 4, "rollout_length": 7,
+        "central_value": True, "bonus": "rnd", "minibatches": 2,
+    }  # fmt: skip
+    check_resume(TRAFFIC, cuts=2, **settings)
+    agent = nbrl.train(TRAFFIC, steps=500, seed=1, threads=2, directory=tmp_path / "run", **settings)
+    assert set(agent.network.heads) == {"policy"}
+    assert not any(name.startswith("value") for name in agent.arrays())
+    check_agent(agent)
+    assert len(agent.act(np.zeros((3, *agent.observation_space.shape)), np.zeros((3, 4), np.float32))) == 3  # apart
+    again = nbrl.train(TRAFFIC, steps=500, seed=2, threads=1, init=nbrl.Agent.load(tmp_path / "run"), **settings)
+    assert again.network.shapes() == agent.network.shapes()
+
+
+@pytest.mark.parametrize(("name", "network"), [(RIDDLE, (Dense(6), Gru(4))), (TRAFFIC, (Communicate(6), Gru(4)))])
+def test_policies_of_agents_who_act_together_are_checked(name, network):
+    agent = nbrl.train(name, method="a3c", steps=200, seed=1, threads=1, network=network)
+    assert agent.network.passes_together
+    check_agent(agent)
+
+
+def test_a_central_value_needs_several_agents_of_vectors():
+    with pytest.raises(ValueError, match="central_value is true, but CartPole-v1 has one agent: it is for several"):
+        Learner(configure("CartPole-v1", method="a3c", central_value=True))
 
 
 @pytest.mark.parametrize("bonus", ["rnd", "icm", "novelty"])

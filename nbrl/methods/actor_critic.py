@@ -30,6 +30,10 @@ class ActorCritic(Method):
         1.0, "lambda of generalised advantage estimation; paper: 1, the whole rollout's return", least=0, most=1
     )
     separate_networks = Setting(False, "whether policy and value share no layer; paper: false on Atari, true on MuJoCo")
+    central_value = Setting(
+        False,
+        "whether the value of several agents, in layers of its own, sees what each of them observes; not in the paper",
+    )
     policy_variance = Setting(
         "softplus",
         "variance of continuous actions: softplus of a layer's outputs, or constant, learnt; paper: softplus",

@@ -269,9 +269,10 @@ def observe_one(policy, worker, actor, sample, ended):
     Where an episode has `ended`, no action need be legal.
     """
     worker.at = actor
+    does = worker.actors.alive[actor]
+    worker.work.void[sample] = does & ALIVE == 0  # of whoever does not act nothing is learnt
     load_state(worker.work, sample, worker.actors.state[actor])
     if worker.actors.agents > 1:
-        does = worker.actors.alive[actor]
         worker.work.speaks[sample] = does & ALIVE != 0 and does & SPEAKS != 0
         worker.work.hears[sample] = does & ALIVE != 0 and does & HEARS != 0
         draw_noise(worker.work, sample, worker.actors.random[actor])
@@ -331,8 +332,6 @@ def _step(method, policy, shared, worker, first, t, mode):
         reward, mask = address_at(worker.raw_reward, 0), mask_address(actors, first + i)
         worker.at, worker.doing = first + i, STEPS
         restore_denormals(mode)
-        for agent in range(i, i + n):  # of whoever does not act nothing is learnt
-            worker.work.void[t * worker.rollout.reward.shape[1] + agent] = actors.alive[first + agent] & ALIVE == 0
         alive = alive_address(actors, first + i)
         status = call_step(functions[1], functions[2], action, observation, reward, mask, alive)
         flush_denormals()

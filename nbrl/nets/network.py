@@ -4,7 +4,7 @@ The table is a plain int64 array, so one compiled function serves every network:
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from nbrl.kernels.gemm import gemm_addresses
 from nbrl.kernels.random import seed_row, uniform
 from nbrl.nets import table as columns
 from nbrl.nets.dense import Dense, constant_plan, dense_plan
+from nbrl.nets.everyone import everyone_plan
 from nbrl.nets.layers import Layer, kind_of
 from nbrl.nets.layout import Layout, aligned_zeros
 from nbrl.nets.table import SCALE, Plan, Workspace
@@ -41,6 +42,8 @@ class Network:
         Heads that are the same for every observation.
     indexed : int, optional
         Of so many agents the network is told which one an observation, a vector, is of: one-hot, after it. 0 for none.
+    everyone : int, optional
+        Of so many agents the values, which then have layers of their own, see what each observes. 0 for none.
 
     Attributes
     ----------
@@ -69,9 +72,10 @@ class Network:
         separate: bool = False,
         constant: Collection[str] = (),
         indexed: int = 0,
+        everyone: int = 0,
     ) -> None:
         self.layers, self.observations, self.heads = tuple(layers), observations, dict(heads)
-        self.separate, self.constant, self.indexed = separate, tuple(constant), indexed
+        self.separate, self.constant, self.indexed, self.everyone = separate, tuple(constant), indexed, everyone
         self.plans: list[Plan] = []
         if "action" in self.heads:
             self._add_actor_and_critic()
@@ -87,10 +91,25 @@ class Network:
         if self.indexed:
             image = (seen.size + self.indexed,)
         shape, block = self._add_layers("", image, seen.strides)
-        own_shape, own_block = shape, block
-        if self.separate:
+        heads = list(self.heads)
+        if self.everyone:
+            # What the policy has comes first, since it acts without the rest: see `nbrl.learner.Learner`.
+            self._add_heads([name for name in heads if name not in VALUES], shape, block, shape, block)
+            heads = [name for name in heads if name in VALUES]
+            everyone = everyone_plan("value_everyone", math.prod(image), self.everyone)
+            own_shape, own_block = self._add_layers("value_", everyone.shape, None, self._add(everyone, 0))
+        elif self.separate:
             own_shape, own_block = self._add_layers("value_", image, seen.strides)
-        for name, units in self.heads.items():
+        else:
+            own_shape, own_block = shape, block
+        self._add_heads(heads, shape, block, own_shape, own_block)
+
+    def _add_heads(
+        self, names: Iterable[str], shape: tuple[int, ...], block: int, own_shape: tuple[int, ...], own_block: int
+    ) -> None:
+        """Add heads above a block of this shape; values have one of their own."""
+        for name in names:
+            units = self.heads[name]
             inputs, read = (math.prod(own_shape), own_block) if name in VALUES else (math.prod(shape), block)
             if name in self.constant:
                 self._add(constant_plan(name, units, inputs), read)
@@ -119,10 +138,9 @@ class Network:
         self.plans[0] = self.plans[0]._replace(inputs=both)  # of which the actor reads the observation
 
     def _add_layers(
-        self, prefix: str, shape: tuple[int, ...], strides: tuple[int, int, int] | None
+        self, prefix: str, shape: tuple[int, ...], strides: tuple[int, int, int] | None, block: int = 0
     ) -> tuple[tuple[int, ...], int]:
-        """Add the layers, from what block 0 has up; the shape of the last one's output, and its block."""
-        block = 0
+        """Add the layers, from what a block has up; the shape of the last one's output, and its block."""
         for place, layer in enumerate(self.layers, start=1):
             plan = layer.plan(f"{prefix}{kind_of(layer)}{place}", place, shape, strides)
             shape, strides, block = plan.shape, plan.strides, self._add(plan, block)

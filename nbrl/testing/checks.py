@@ -1,5 +1,6 @@
 """Checkers of agents, runs and mathematics: each raises `CheckError` with one sentence that says what is wrong."""
 
+import copy
 import math
 import tempfile
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from nbrl import envs, snapshot
 from nbrl.agent import Agent, choose_action
@@ -31,7 +33,7 @@ def check_agent(agent: Agent, *, observations: Iterable[Any] | None = None, seed
     ----------
     agent : Agent
     observations : iterable, optional
-        Of its space; by default 20 samples of that.
+        Of its space, or of agents that act together batches of one of each; by default 20 samples.
     seed : int, optional
 
     Raises
@@ -39,12 +41,11 @@ def check_agent(agent: Agent, *, observations: Iterable[Any] | None = None, seed
     CheckError
         With one sentence.
     """
-    space, actions = agent.observation_space, agent.action_space
-    space.seed(seed)
-    seen = [space.sample() for _ in range(20)] if observations is None else list(observations)
+    actions = agent.action_space
+    seen = _samples(agent, seed) if observations is None else list(observations)
     expected = _acted(agent, seen, seed)
     for observation, action in zip(seen, expected, strict=True):
-        if not actions.contains(action):
+        if not all(actions.contains(one) for one in (action if _together(agent) else [action])):
             raise CheckError(f"act answered {observation!r:.60} with {action!r}, which is not of {actions}")
     twin = agent.to_numpy()
     _check_outputs(agent, twin, seen)
@@ -74,13 +75,40 @@ def check_agent(agent: Agent, *, observations: Iterable[Any] | None = None, seed
             raise CheckError("threads that share the policy get other actions than one alone: they share scratch")
 
 
+def _together(agent: Agent) -> bool:
+    """Whether it acts for several agents by what all of them observe."""
+    return agent.agents > 1 and agent.network.passes_together
+
+
+def _samples(agent: Agent, seed: int) -> list[Any]:
+    space = agent.observation_space
+    space.seed(seed)
+    if not _together(agent):
+        return [space.sample() for _ in range(20)]
+    batches = [[space.sample() for _ in range(agent.agents)] for _ in range(20)]
+    empty: Any = create_empty_array(space, agent.agents)
+    return [concatenate(space, batch, copy.deepcopy(empty)) for batch in batches]
+
+
+def _begins_with(agent: Agent) -> np.ndarray:
+    """What it has in mind before an episode: a row for each agent that acts."""
+    return np.zeros((agent.agents if _together(agent) else 1, agent.network.state_size), np.float32)
+
+
+def _state(agent: Agent) -> np.ndarray | None:
+    if not agent.recurrent:
+        return None
+    rows = _begins_with(agent)
+    return rows if _together(agent) else rows[0]
+
+
 def _acted(agent: Agent, seen: list[Any], seed: int, numbers: Any = None) -> list[Any]:
     """An action for each observation, each by chance of its own."""
     numbers = range(len(seen)) if numbers is None else numbers
     return [
         agent.act(
             observation,
-            agent.initial_state() if agent.recurrent else None,
+            _state(agent),
             rng=np.random.default_rng([seed, int(number)]),
         )
         for number, observation in zip(numbers, seen, strict=True)
@@ -94,12 +122,12 @@ def _alike(found: list[Any], expected: list[Any]) -> bool:
 def _check_outputs(agent: Agent, twin: Any, seen: list[Any]) -> None:
     policy, actor = agent.actor()
     for observation in seen:
-        row = agent.network.observations.rows(observation)[0][0]
-        state = agent.initial_state()
-        choose_action(policy, actor, np.ascontiguousarray(row).reshape(1, -1).view(np.uint8), state[None], True)
-        theirs = twin.outputs(observation, twin.initial_state() if agent.recurrent else None)
+        rows = agent.network.observations.rows(observation)[0]
+        bytes_of = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+        choose_action(policy, actor, bytes_of, _begins_with(agent), True)
+        theirs = twin.outputs(observation, _state(agent))
         for name in policy.heads:
-            ours = rows_of(actor.work, agent.network.head(name), 0, 1)[0]
+            ours = rows_of(actor.work, agent.network.head(name), 0, len(rows)).reshape(theirs[name].shape)
             if not np.allclose(ours, theirs[name], rtol=1e-4, atol=1e-4 * max(1.0, float(np.abs(ours).max()))):
                 raise CheckError(
                     f"NumpyPolicy's outputs of the head {name} for {observation!r:.60} are {theirs[name]}, not {ours}"

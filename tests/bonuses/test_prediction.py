@@ -277,7 +277,7 @@ def test_a_policy_knows_nothing_of_a_bonus(tmp_path):
     policy, _ = read_tensors(tmp_path / "run" / "policy.safetensors")
     assert not [name for name in policy if "bonus" in name]
     arrays, _ = read_tensors(newest(tmp_path / "run" / "checkpoints"))
-    assert {"bonus/bonus_value/weights", "bonus/rnd/theta", "bonus/icm/adam", "bonus/novelty/moments"} <= set(arrays)
+    assert {"learner/bonus_value/weights", "bonus/rnd/theta", "bonus/icm/adam", "bonus/novelty/moments"} <= set(arrays)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["charts/bonus"] > 0
     assert len(nbrl.evaluate(agent, episodes=3).returns) == 3
@@ -344,7 +344,7 @@ def call(address, bonus):
         ("bonus/rnd/updates", -1),
         ("bonus/rnd/adam", np.nan),
         ("bonus/rnd/actors/discounted", np.nan),
-        ("bonus/bonus_value/weights", np.nan),
+        ("learner/bonus_value/weights", np.nan),
         ("bonus/novelty/actors/episode", -1),
     ],
 )
@@ -355,5 +355,5 @@ def test_numbers_of_a_bonus_that_cannot_be_are_refused(name, value, tmp_path):
     Trainer(config, restore=newest(tmp_path / "run" / "checkpoints"))
     arrays[name].reshape(-1)[0] = value
     write_tensors(tmp_path / "bad.safetensors", arrays, metadata)
-    with pytest.raises(CheckpointError, match=r"cannot resume from: (bonus/|the value of its bonus)"):
+    with pytest.raises(CheckpointError, match=r"cannot resume from: (bonus/|learner/|a value that)"):
         Trainer(config, restore=tmp_path / "bad.safetensors")

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbrl.nets.layers import Channel, Communicate, Dense, Gru, Lstm
+from nbrl.nets.layers import Channel, Communicate, Dense, Gru, Lstm, kind_of
 
 INPUTS = 4
 
@@ -18,6 +18,7 @@ class Talk(NamedTuple):
     speaks: np.ndarray  # bool
     hears: np.ndarray  # bool
     noise: np.ndarray
+    there: np.ndarray | None = None  # bool: whether it is alive, where a value sees what all observe
 
 
 def draw_talk(rng, network, steps, environments, agents, bits):
@@ -89,7 +90,7 @@ def plain_forward(network, parameters, talk, learns=True):
     for name in network.layout.names:
         layer, part = name.split("/")
         named.setdefault(layer, {})[part] = network.layout.view(parameters, name)
-    sizes = [plan.state for plan in network.plans]
+    sizes = {plan.name: plan.state for plan in network.plans}
     steps, environments, agents = talk.continues.shape
     left = np.zeros((steps, environments, agents, network.state_size))
     found = {head: np.zeros((steps, environments, agents, units)) for head, units in network.heads.items()}
@@ -98,15 +99,24 @@ def plain_forward(network, parameters, talk, learns=True):
             before = talk.states[t, e].astype(np.float64)
             if t:
                 before = np.where(talk.continues[t, e][:, None], left[t - 1, e], before)
-            y, at = talk.x[t, e].astype(np.float64), 0
-            for plan, layer in zip(network.plans, network.layers, strict=False):
-                state = before[:, at : at + sizes[network.plans.index(plan)]]
-                y, after = plain_step(
-                    layer, named[plan.name], y, state, talk.noise[t, e], talk.speaks[t, e], talk.hears[t, e], learns
-                )
-                left[t, e, :, at : at + state.shape[1]] = after
-                at += state.shape[1]
+            x, at = talk.x[t, e].astype(np.float64), 0
+            enters = {"": x}
+            if network.everyone:
+                x = x * talk.there[t, e][:, None]
+                enters["value_"] = np.array([np.roll(x, -a, axis=0).reshape(-1) for a in range(agents)])
+            tops = {}
+            for prefix, y in enters.items():
+                for place, layer in enumerate(network.layers, start=1):
+                    name = f"{prefix}{kind_of(layer)}{place}"
+                    state = before[:, at : at + sizes[name]]
+                    y, after = plain_step(
+                        layer, named[name], y, state, talk.noise[t, e], talk.speaks[t, e], talk.hears[t, e], learns
+                    )
+                    left[t, e, :, at : at + state.shape[1]] = after
+                    at += state.shape[1]
+                tops[prefix] = y
             for head in network.heads:
+                y = tops.get("value_" if head == "value" else "", tops[""])
                 found[head][t, e] = y @ named[head]["weights"] + named[head]["bias"]
     return found, left
 
