@@ -17,8 +17,9 @@ _POINTS = 400  # of the faint line: more than the picture can show would only be
 _PANELS = ("charts/SPS", "charts/episodic_length", "charts/learning_rate", "charts/bonus", "losses/", "own/")
 _FEW = 5  # points that are marked
 _COLUMNS = 4  # of a study without settings to draw scores by
+_VALUES = 8  # of a setting whose mean scores are drawn
 _NAMED, _LETTERS = 8, 44  # points of a study that a legend names, and of each name
-_LOGARITHMIC = 20  # times the least value of a setting that the largest is, for a logarithmic axis
+_LOGARITHMIC = 10  # times the least value of a setting that the largest is, for a logarithmic axis
 _SMOOTHING = 0.02  # of the run's length: the window of the strong line
 
 
@@ -176,6 +177,7 @@ def study_picture(
     scores: Mapping[str, Mapping[str, Sequence[tuple[str, float, float]]]],
     importances: Mapping[str, Mapping[str, float]] | None = None,
     score: str = "score",
+    logarithmic: bool = False,
 ) -> None:
     """Draw the curves of all points in each environment and, in its row, the score of each run by each setting.
 
@@ -191,6 +193,8 @@ def study_picture(
         By environment: the importance of each setting, where it is known.
     score
         What a score is.
+    logarithmic
+        Whether scores are drawn so.
 
     Raises
     ------
@@ -215,16 +219,24 @@ def study_picture(
         repeats = any(report.frames != report.steps for _, runs, _ in points for reports in runs for report in reports)
         _label(axes, environment, "frames" if repeats else "steps", end)
         if len(points) <= _NAMED:
-            axes.legend(frameon=False, loc="best", fontsize=7)
+            axes.legend(framealpha=0.8, edgecolor="none", loc="best", fontsize=7)
         for axes, (name, found) in zip(panels[place * width + 1 :], scores[environment].items(), strict=False):
             x = np.array([value for _, value, _ in found], float)
             for position, own in enumerate(groups):
                 pairs = np.array([(value, score) for group, value, score in found if group == own], float)
                 axes.plot(*pairs.reshape(-1, 2).T, "o", color=f"C{position}", markersize=4, alpha=0.7, label=own)
+                if len(places := np.unique(pairs[:, 0])) <= _VALUES:
+                    means = [pairs[pairs[:, 0] == value, 1].mean() for value in places]
+                    axes.plot(places, means, color=f"C{position}", linewidth=2)
             if len(groups) > 1:
-                axes.legend(frameon=False, loc="best", fontsize=7)
+                axes.legend(framealpha=0.8, edgecolor="none", loc="best", fontsize=7)
             if x.min() > 0 and x.max() / x.min() >= _LOGARITHMIC:
                 axes.set_xscale("log")
+            if len(np.unique(x)) <= _VALUES:
+                axes.set_xticks(np.unique(x), [f"{value:g}" for value in np.unique(x)], minor=False)
+                axes.minorticks_off()
+            if logarithmic:
+                axes.set_yscale("log")
             share = (importances or {}).get(environment, {}).get(name)
             axes.set_xlabel(name if share is None else f"{name}, importance {share:.2f}")
             axes.set_ylabel(score)

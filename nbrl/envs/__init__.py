@@ -113,7 +113,7 @@ def make(
         gymnasium environment, a vector environment or a parallel one of PettingZoo, a vector environment, or a
         description, which is returned as it is.
     arguments : mapping, optional
-        Keywords that it is made with.
+        Keywords that it is made with; of any with several agents also `messages`, as in `nbrl.envs.agents.messages`.
     sticky_actions, cut_on_life_loss, seed_every_reset
         As in `nbrl.envs.atari.AtariEnvironment`, for "ALE/..." ids; the last two mean nothing elsewhere.
     pictures
@@ -137,6 +137,12 @@ def make(
         raise ValueError(f"environment_arguments are {arguments}, but {environment!r} is made already: leave them out")
     if isinstance(environment, EnvSpec):
         return environment.laid_out(observation_layout)
+    if "messages" in arguments:
+        from nbrl.envs.agents.messages import TalkingEnvironment
+
+        symbols = arguments.pop("messages")
+        silent = make(environment, arguments=arguments, pictures=pictures, check=check)
+        return TalkingEnvironment(silent, symbols).laid_out(observation_layout)
     if isinstance(environment, str) and (game := atari.today_s_name(environment)) and game != environment:
         theirs = gymnasium.registry.get(environment)
         if theirs is None or str(theirs.entry_point).startswith("ale_py"):

@@ -34,6 +34,7 @@ Result = TypeVar("Result")
 # Reassociation and fused multiply-add, but not the assumption that NaN never occurs: the checks for it must stay.
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 KEPT_FOLDERS = 4
+LONG = ("nbrl.methods", "nbrl.nets", "nbrl.bonuses", "nbrl.agent", "nbrl.evaluation", "nbrl.online")  # to compile
 IN_A_ROW = 120.0  # seconds between two things that are compiled, at most, for both to be told of as one
 CHECKSUM_SIZE = hashlib.sha256().digest_size
 
@@ -153,11 +154,11 @@ def _heal(cache: Any, on_absent: Callable[[], None]) -> None:
     cache.load_overload, cache.save_overload = load_or_discard, save_or_go_on
 
 
-def _keep_compiled(function: Any, fast_math: Any) -> None:
+def _keep_compiled(function: Any) -> None:
     if CACHE_FOLDER is not None:
         with _our_cache_folder():
             function.enable_caching()
-        _heal(function._cache, _announce if fast_math else lambda: None)  # what is strict is an environment, and small
+        _heal(function._cache, _announce if function.__module__.startswith(LONG) else lambda: None)
 
 
 def _announce() -> None:
@@ -198,7 +199,7 @@ def strict(function: Callable[..., Any]) -> Any:
 
 def _compiled(function: Callable[..., Any], fast_math: Any) -> Any:
     dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fast_math)(function)
-    _keep_compiled(dispatcher, fast_math)
+    _keep_compiled(dispatcher)
     return dispatcher
 
 
@@ -214,7 +215,7 @@ def cfunction(signature: Any, fast_math: Any = False) -> Callable[[Callable[...,
     def decorate(function: Callable[..., Any]) -> Any:
         options = {"error_model": "numpy", "fastmath": fast_math}
         callback = CFunc(function, normalize_signature(signature), locals={}, options=options)
-        _keep_compiled(callback, fast_math)
+        _keep_compiled(callback)
         callback.compile()
         return callback
 

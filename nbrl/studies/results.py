@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nbrl.checkpoint import replace_file
+from nbrl.config import Config
 from nbrl.metrics import Report, RunDirectory, read_metrics
 from nbrl.plots import StudyCurve, study_picture
 from nbrl.scores import interquartile_mean, interval
@@ -72,9 +73,8 @@ class Results:
         normalised = [one["human_normalised"] for one in found if "human_normalised" in one]
         pruned = sum("pruned" in one for one in found)
         if self.plan.measure != "return":
-            target = configured(self.plan.trial(environment, point, self.plan.seeds[0])).target_return
-            returns = [one["training_return"] for one in found]
-            row["reached"] = sum(one is not None and one >= target for one in returns)
+            config = configured(self.plan.trial(environment, point, self.plan.seeds[0]))
+            row["reached"] = sum(_reached(one, config) for one in found)
         return row | ({"human_normalised": normalised} if normalised else {}) | ({"pruned": pruned} if pruned else {})
 
     def aggregate(self) -> list[dict[str, Any]]:
@@ -151,12 +151,9 @@ class Results:
             matplotlib is not installed, or no run has a finished episode.
         """
         picture = Path(path or self.folder / "study.png")
-        numbers = [
-            name
-            for name in self.plan.axes
-            if all(isinstance(point[name], int | float) and not isinstance(point[name], bool) for point in self.points)
-        ]
+        numbers = [name for name in self.plan.axes if self._is_number(name)]
         words = [name for name in self.plan.axes if name not in numbers] if numbers else []
+        drawn = [name for i, name in enumerate(numbers) if not any(self._told_by(one, name) for one in numbers[:i])]
 
         def group(settings: Mapping[str, Any]) -> str:
             return describe_point({name: settings[name] for name in words})
@@ -178,19 +175,36 @@ class Results:
                 name: [
                     (group(row["settings"]), row["settings"][name], score) for row in rows for score in row["scores"]
                 ]
-                for name in numbers
+                for name in drawn
             }
             for environment in self.plan.environments
             if (rows := [row for row in self.rows if row["environment"] == environment])
         }
         word = "score" if self.plan.measure == "return" else f"{self.plan.measure} to the target"
-        study_picture(picture, curves, scores, self.importances, word)
+        study_picture(picture, curves, scores, self.importances, word, self.plan.measure != "return")
         return picture
+
+    def _is_number(self, name: str) -> bool:
+        """Whether all values of a setting are numbers."""
+        values = [point[name] for point in self.points]
+        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+    def _told_by(self, one: str, other: str) -> bool:
+        """Whether each value of a setting comes with one of another, in a grid."""
+        pairs = {(point[one], str(point[other])) for point in self.points}
+        return not self.plan.drawn and len(pairs) == len({value for value, _ in pairs})
 
     def _reports(self, environment: str, point: Mapping[str, Any]) -> list[list[Report]]:
         folders = [self.folder / self.plan.trial(environment, point, seed).name for seed in self.plan.seeds]
         found = [read_metrics(RunDirectory(own / "run").metrics_file) for own in folders if read_result(own, self.plan)]
         return [reports for reports in found if any(report.episodes for report in reports)]
+
+
+def _reached(result: Mapping[str, Any], config: Config) -> bool:
+    """Whether a run ended by its `target_return`; what ends in its last rollouts may lower the mean once more."""
+    final = result["training_return"]
+    at_last = final is not None and final >= config.target_return
+    return at_last or (result["steps"] < config.steps and result["minutes"] < (config.minutes or math.inf))
 
 
 def describe_point(settings: Mapping[str, Any]) -> str:
