@@ -458,6 +458,17 @@ def test_a_terminal_shows_one_line_rewritten_in_place(started):
     assert all("\n" not in line for line in lines[:-1] if "training in" not in line)
 
 
+def test_a_terminal_shows_how_long_something_takes(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    console = cli._Console()
+    with console.waiting("getting ready"):
+        time.sleep(1.5)
+    begin, *shown, end = capsys.readouterr().err.split("\r\x1b[K")
+    assert (begin, end) == ("", "")
+    assert shown
+    assert all(re.fullmatch(r"getting ready, \d+ s", line) for line in shown)
+
+
 def test_no_command_prints_the_help(nbrl_command):
     ended = nbrl_command()
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -460,6 +460,17 @@ def test_the_riddle_is_scored_over_all_courses_of_days(tool):
     assert sum(second.values()) in (0, 6)  # two of three agents are new
 
 
+def test_what_is_said_by_actions_is_scored_exactly(tool):
+    agents = tool("agents")
+    settings = {"network": (agents.Dense(6), agents.Gru(5)), "threads": 1, "seed": 4, "method": "n_step_q"}
+    arguments = {"agents": 3, "messages": 2}
+    policy = nbrl.train("nbrl/SwitchRiddle-v0", steps=20_000, environment_arguments=arguments, **settings)
+    value, _ = agents.exact_riddle(policy)
+    played = evaluate(policy, episodes=2000, greedy=True)
+    # Returns are -1, 0 and 1: the mean of 2,000 lies farther than this from the truth once in 5,000 times at most.
+    assert played.mean_return == pytest.approx(value, abs=3.8 / math.sqrt(2000))
+
+
 def test_runs_of_agents_are_kept_and_go_on(tmp_path, environment_variables):
     words = ("--out", tmp_path, "--tasks", "riddle-3", "--steps", 2000, "--seeds", 1, "--cut")
     for _ in range(2):
@@ -503,3 +514,15 @@ def test_what_stands_behind_the_dashes_is_for_the_run_that_is_measured(tool):
     assert (options.environment, options.seconds, options.cold) == ("CartPole-v1", 19.0, False)
     assert more == ["--actors", "16", "minibatches=4"]
     assert read(["CartPole-v1", "--cold"])[1] == []
+
+
+def test_speedups_by_hand(tool, tmp_path, capsys, monkeypatch):
+    rows = [
+        {"environment": name, "settings": {"method": "ppo", "actors": actors}, "scores": [steps] * 3}
+        for name, actors, steps in (("A", 1, 10), ("A", 2, 5), ("B", 1, 12), ("B", 2, 12))
+    ]
+    (tmp_path / "results.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(sys, "argv", ["speedups.py", str(tmp_path)])
+    tool("speedups").main()
+    ratios = [line.split("|")[3].strip() for line in capsys.readouterr().out.splitlines()]
+    assert ratios == ["2.00 (2.00 to 2.00)", "1.00 (1.00 to 1.00)", "1.50 (1.50 to 1.50)"]

@@ -1,6 +1,7 @@
 """How well agents that talk solve the tasks that need it, and how well they do with their channel cut.
 
-    python tools/agents.py --out DIR [--tasks riddle-3 riddle-4 lever easy medium hard] [--seeds N] [--steps N] [--cut]
+    python tools/agents.py --out DIR [--tasks riddle-3 riddle-4 rial-3 rial-4 lever easy medium hard] [--seeds N]
+                           [--steps N] [--cut]
     python tools/agents.py --protocol POLICY
 
 A run is one thread; two go on at a time. Greedy policies are scored: of the riddle exactly, over all courses of days,
@@ -50,12 +51,16 @@ A3C: dict[str, Any] = {
     "entropy_schedule": "linear",
 }  # fmt: skip
 RIDDLE = A3C | {"discount": 1.0, "entropy_weight": 0.1, "normalise_rewards": False, "agent_index": False}
+RIAL = RIDDLE | {"method": "n_step_q"}
 TRAFFIC = A3C | {"entropy_weight": 0.2}
 HEAVY = A3C | {"entropy_weight": 0.05}
 TALK = (Dense(64), Communicate(64), Communicate(64))
 TASKS = {
     "riddle-3": Task("nbrl/SwitchRiddle-v0", {"agents": 3}, (Dense(32), Channel(64, 1)), 1_500_000, RIDDLE),
     "riddle-4": Task("nbrl/SwitchRiddle-v0", {"agents": 4}, (Dense(32), Channel(64, 1)), 4_000_000, RIDDLE),
+    # Messages as actions, by a method of values, as in the paper that has both.
+    "rial-3": Task("nbrl/SwitchRiddle-v0", {"agents": 3, "messages": 2}, (Dense(32), Gru(64)), 1_500_000, RIAL),
+    "rial-4": Task("nbrl/SwitchRiddle-v0", {"agents": 4, "messages": 2}, (Dense(32), Gru(64)), 4_000_000, RIAL),
     "lever": Task(
         "nbrl/Lever-v0", {}, TALK, 1_000_000,
         {
@@ -78,6 +83,8 @@ def exact_riddle(agent: nbrl.Agent) -> tuple[float, dict[tuple[int, bool, int], 
     n, last = agent.agents, days(agent.agents)
     channels = [layer for layer in agent.network.layers if isinstance(layer, Channel)]
     units = channels[0].units if channels else 0
+    symbols = agent.environment_arguments.get("messages", 1)  # of which the first is "0", the second "1"
+    size = 1 + (n - 1) * (symbols if symbols > 1 else 0)
     states = np.zeros((1, n, agent.network.state_size), np.float32)
     been, heard, before = np.zeros((1, n), bool), np.zeros(1), np.full(1, -1)
     total, protocol = 0.0, defaultdict(lambda: np.zeros(3))
@@ -86,17 +93,22 @@ def exact_riddle(agent: nbrl.Agent) -> tuple[float, dict[tuple[int, bool, int], 
         states, been = states.repeat(n, axis=0), been.repeat(n, axis=0)
         heard, before, who = heard.repeat(n), before.repeat(n), np.tile(np.arange(n), courses)
         rows = np.arange(len(who))
-        seen, alive = np.zeros((len(who), n, 1), np.float32), np.full((len(who), n), ALIVE)
-        mask = np.zeros((len(who), n, 2), int)
-        mask[:, :, 0], mask[rows, who, TELL], seen[rows, who], alive[rows, who] = 1, 1, 1, PRESENT
+        seen, alive = np.zeros((len(who), n, size), np.float32), np.full((len(who), n), ALIVE)
+        mask = np.zeros((len(who), n, 2 * symbols), int)
+        mask[:, :, 0], mask[rows, who], seen[rows, who, 0], alive[rows, who] = 1, 1, 1, PRESENT
+        if symbols > 1:
+            told = rows[(before >= 0) & (before != who)]
+            place = (before[told] - who[told] - 1) % n
+            seen[told, who[told], 1 + symbols * place + (heard[told] > 0)] = 1
         flat = np.ascontiguousarray(states.reshape(len(who) * n, -1))
         actions = agent.act(
-            seen.reshape(-1, 1), flat if agent.recurrent else None, action_mask=mask.reshape(-1, 2),
+            seen.reshape(-1, size), flat if agent.recurrent else None, action_mask=mask.reshape(-1, 2 * symbols),
             alive=alive.reshape(-1), greedy=True,
         )  # fmt: skip
-        tells = np.reshape(actions, (-1, n))[rows, who] == TELL
+        actions = np.reshape(actions, (-1, n))[rows, who]
+        tells = actions // symbols == TELL
         states = flat.reshape(len(who), n, -1)
-        said = states[rows, who, units] if channels else np.zeros(len(who))
+        said = states[rows, who, units] if channels else 2.0 * (actions % symbols) - 1 if symbols > 1 else 0.0 * who
         known = np.where(before == who, 0, heard)
         for was, bit, says, tell in zip(been[rows, who], known, said > 0, tells, strict=True):
             protocol[(day, bool(was), int(bit))] += 1, says, tell
@@ -125,7 +137,7 @@ def traffic(agent: nbrl.Agent) -> dict[str, float]:
 
 def score(name: str, agent: nbrl.Agent) -> dict[str, float]:
     """A policy's figures."""
-    if name.startswith("riddle"):
+    if name.startswith(("riddle", "rial")):
         return {"return": exact_riddle(agent)[0]}
     if name == "lever":
         return {"return": nbrl.evaluate(agent, episodes=EPISODES, seed=SEED, greedy=True).mean_return}
@@ -136,8 +148,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Train and score: the row of the results."""
     task = TASKS[job["task"]]
     network = tuple(CUT.get(type(layer), lambda layer: layer)(layer) if job["cut"] else layer for layer in task.network)
+    arguments = {key: value for key, value in task.arguments.items() if not (job["cut"] and key == "messages")}
     config = configure(
-        task.environment, environment_arguments=task.arguments, network=network, steps=job["steps"], seed=job["seed"],
+        task.environment, environment_arguments=arguments, network=network, steps=job["steps"], seed=job["seed"],
         threads=1, **task.settings,
     )  # fmt: skip
     trainer = Trainer(config)

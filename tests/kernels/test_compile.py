@@ -110,6 +110,27 @@ def test_the_next_process_finds_what_one_compiled_and_no_change_of_source_is_mis
     assert Path(other_folder).parent == Path(folder).parent
 
 
+SLOW = """
+from nbrl.methods.slow import twice
+compiling.IN_A_ROW = 0
+twice(np.ones(2)), twice(np.ones(2))
+print(json.dumps(float(twice(np.ones(2, np.float32))[0])))
+"""
+
+
+def test_whoever_waits_for_the_engine_is_told_each_time_that_something_new_is_compiled(cache, package):
+    methods = package / "nbrl" / "methods"
+    methods.mkdir()
+    (methods / "__init__.py").touch()
+    (methods / "slow.py").write_text(
+        "from nbrl.kernels.compile import jit\n\n\n@jit\ndef twice(x):\n    return 2 * x\n"
+    )
+    line = "compiling, which takes about half a minute the first time"
+    assert run(SLOW, cache, package) == (2.0, [line, line])  # for float64 and for float32
+    assert run(SLOW, cache, package) == (2.0, [])
+    assert run(SLOW.replace("IN_A_ROW = 0", "IN_A_ROW = 100"), cache.parent / "other", package) == (2.0, [line])
+
+
 DAMAGE = """
 from pathlib import Path
 again()
