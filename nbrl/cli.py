@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import logging
+import math
 import os
 import secrets
 import shlex
@@ -85,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nbrl: {refused}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
+        console.end_progress()
+        print("nbrl: stopped", file=sys.stderr)
         return _exit_code(interrupt)
     except BrokenPipeError:  # the reader of standard output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -142,6 +145,8 @@ class _Console(logging.Handler):
         self._terminal = sys.stderr.isatty()
         self._next_line = time.monotonic() + LOG_INTERVAL
         self._progress = ""
+        self._began = time.monotonic()
+        self.ends_at = math.inf  # time.monotonic() by which a run does at the latest
 
     def emit(self, record: logging.LogRecord) -> None:
         self._write(self.format(record) + "\n" + self._progress)
@@ -155,7 +160,7 @@ class _Console(logging.Handler):
             spent = report.seconds - first.seconds
             frames, steps = (report.frames - first.frames) / spent, (report.steps - first.steps) / spent
             report = dataclasses.replace(report, frames_per_second=frames, steps_per_second=steps)
-        self.progress(progress_line(report))
+        self.progress(progress_line(report, most_left=self.ends_at - time.monotonic()))
 
     def progress(self, line: str) -> None:
         """Show a line in place of the last one; without a terminal, log one of them now and then."""
@@ -169,12 +174,12 @@ class _Console(logging.Handler):
 
     @contextmanager
     def waiting(self, words: str) -> Iterator[None]:
-        """Show how long something has taken so far, from the second second on."""
-        ended, began = threading.Event(), time.monotonic()
+        """Show, once a second, how long the command has taken so far."""
+        ended = threading.Event()
 
         def count() -> None:
             while not ended.wait(1):
-                self.progress(f"{words}, {duration(time.monotonic() - began)}")
+                self.progress(f"{words}, {duration(time.monotonic() - self._began)}")
 
         thread = threading.Thread(target=count, name="nbrl waiting", daemon=True)
         thread.start()
@@ -219,6 +224,8 @@ def _train(parsed: argparse.Namespace, console: _Console) -> int:
         config, sources = resolve(parsed.environment, preset=parsed.preset, frames=parsed.frames, **settings)
         if parsed.show:
             return _show(config, sources)
+        for name in (name for name, source in sources.items() if source == "given" and name not in _used(config)):
+            logger.warning("%s is given, but %s by %s does not read it", name, config.method, config.optimiser)
         directory = parsed.out or next(path for path in default_directories(config) if not path.exists())
         with console.waiting("getting ready"):
             trainer = Trainer(
@@ -227,11 +234,15 @@ def _train(parsed: argparse.Namespace, console: _Console) -> int:
     return _run(trainer, RunDirectory(directory), console)
 
 
+def _used(config: Config) -> set[str]:
+    """The settings that count in a run."""
+    used = {"environment", "network", *COMMON, *method_class(config.method).settings}
+    return used | OPTIMISERS[config.optimiser].settings.keys()
+
+
 def _show(config: Config, sources: dict[str, str]) -> int:
     """Print every setting that counts in a run, and where it comes from."""
-    values = config.to_dict()
-    used = {"environment", "network", *COMMON, *method_class(config.method).settings}
-    used |= OPTIMISERS[config.optimiser].settings.keys()
+    values, used = config.to_dict(), _used(config)
     for name in (name for name in values if name in used):
         text = "none" if values[name] is None else json.dumps(values[name]).strip('"')
         default = "paper" if "paper:" in describe()[name] else "default"
@@ -258,6 +269,7 @@ def _run(trainer: Trainer, run: RunDirectory, console: _Console) -> int:
     try:
         with _checked_input(), console.waiting("getting ready"):
             trainer.start()  # compiles
+        console.ends_at = time.monotonic() + 60 * (trainer.config.minutes or math.inf)
         logger.info("training in %s", run.path)
         trainer.join()
     except KeyboardInterrupt as interrupt:
@@ -281,6 +293,9 @@ def _run(trainer: Trainer, run: RunDirectory, console: _Console) -> int:
     finally:
         console.end_progress()
     print(f"the run is in {run.path}{_summary(console.last)}")
+    target, early = trainer.config.target_return, trainer.steps < trainer.config.steps
+    if target is not None and early and time.monotonic() < console.ends_at:
+        print(f"  it ended early, since the mean return of the last 100 episodes had come to target_return, {target:g}")
     print(f"  evaluate it:  nbrl eval {_words(run.path, trainer)}")
     print(f"  plot it:      nbrl plot {shlex.quote(str(run.path))}")
     return 0

@@ -210,10 +210,14 @@ def write_csv(path: str | os.PathLike, reports: Sequence[Report]) -> None:
         raise ValueError(f"{os.fspath(path)} cannot be written: {error.strerror or error}") from error
 
 
-def progress_line(report: Report, width: int | None = None) -> str:
-    """Return a line of steps, speed, mean return of the last 100 episodes, time left, cut to ``width`` characters."""
+def progress_line(report: Report, width: int | None = None, most_left: float = math.inf) -> str:
+    """Return a line of steps, speed, mean return of the last 100 episodes, time left, cut to ``width`` characters.
+
+    The run ends in `most_left` seconds, if it does not before.
+    """
     recent = "- (no episode yet)" if report.recent_return is None else f"{report.recent_return:,.4g}"
-    left = report.total_steps - report.steps
+    left = (report.total_steps - report.steps) * report.seconds / report.steps if report.steps else math.inf
+    left = min(left, most_left)
     speed = report.steps_per_second, "steps/s"
     if report.frames != report.steps:
         speed = report.frames_per_second, "frames/s"
@@ -221,7 +225,7 @@ def progress_line(report: Report, width: int | None = None) -> str:
         f"{report.steps:,} of {report.total_steps:,} steps",
         f"{speed[0]:,.0f} {speed[1]}",
         f"return {recent}",
-        f"{duration(left * report.seconds / report.steps)} left" if report.steps else "time left unknown",
+        "time left unknown" if left == math.inf else f"{duration(left)} left",
     ]
     line = "  ".join(parts)
     return line if width is None else line[:width]

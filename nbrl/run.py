@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOOK_SECONDS = 0.02  # between looks at the mean return, where there is a target
 CALL_SECONDS = 0.5  # how long a thread stays in compiled code
 MOST_ROLLOUTS = 1 << 40  # of one call
 FIRST_CHECKPOINT = 10.0  # seconds after the start; the next intervals grow up to the setting
@@ -78,6 +79,7 @@ class Run:
         self.paused_since = 0.0
         self.directory = None
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT_EPISODES)  # returns, for reports
+        self.unreported: list[np.ndarray] = []  # records of episodes
         try:
             if directory is not None and restore is not None:
                 self.directory = RunDirectory(directory)
@@ -435,10 +437,12 @@ class Run:
         interval = min(FIRST_CHECKPOINT, self.config.checkpoint_interval)
         next_checkpoint = self.began + (interval if self.directory else math.inf)
         next_evaluation = self.began + (self.config.eval_interval or math.inf)
+        next_look = math.inf if self.config.target_return is None else self.began + LOOK_SECONDS
         last = self._seconds(self.began) + 60 * (math.inf if self.config.minutes is None else self.config.minutes)
         while True:
             now = time.perf_counter()
-            left = min(min(next_report, next_checkpoint, next_evaluation) - now, last - self._seconds(now))
+            next_event = min(next_report, next_checkpoint, next_evaluation, next_look)
+            left = min(next_event - now, last - self._seconds(now))
             with self.lock:
                 if self.changed.wait_for(
                     lambda: self.active == 0 or self.state == "stopping", min(max(left, 0.0), LONGEST_WAIT)
@@ -452,6 +456,9 @@ class Run:
             if time.perf_counter() >= next_report:
                 self._report()
                 next_report = time.perf_counter() + self.config.report_interval
+            if time.perf_counter() >= next_look:
+                self._take_episodes()
+                next_look = time.perf_counter() + LOOK_SECONDS
                 if self._is_good_enough():
                     return
             if time.perf_counter() >= next_checkpoint:
@@ -507,6 +514,12 @@ class Run:
         self.best_return = max(self.best_return, evaluation.mean_return)
         return found
 
+    def _take_episodes(self) -> None:
+        """Those that have ended: for the next report, and for the mean return of the last."""
+        ended = self.learner.new_episodes()
+        self.unreported.append(ended)
+        self.recent.extend(ended[:, state.RETURN].tolist())
+
     def _is_good_enough(self) -> bool:
         wanted = self.config.target_return
         return wanted is not None and len(self.recent) == RECENT_EPISODES and float(np.mean(self.recent)) >= wanted
@@ -519,9 +532,9 @@ class Run:
     def _report(self) -> None:
         now, steps, sums = time.perf_counter(), self.learner.steps, self.learner.sums()
         new = sums - self.last_sums
-        episodes = self.learner.new_episodes()
+        self._take_episodes()
+        episodes, self.unreported = np.concatenate(self.unreported), []
         returns = episodes[:, state.RETURN].tolist()
-        self.recent.extend(returns)
         speed = (steps - self.last_steps) / max(now - self.last_time, 1e-9)
         samples, updates = new[state.SAMPLES], new[state.UPDATES]
         losses: dict[str, Any] = dict.fromkeys(("policy_loss", "value_loss", "entropy"))

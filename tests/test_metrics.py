@@ -126,6 +126,7 @@ def test_progress_line(make_report):
     report = dataclasses.replace(report, recent_return=-12.3456)
     assert progress_line(report) == ("7,500,000 of 12,500,000 steps  10,000 frames/s  return -12.35  33 min 20 s left")
     assert progress_line(report, 20) == "7,500,000 of 12,500,"
+    assert progress_line(report, most_left=61.0).endswith("return -12.35  1 min 01 s left")
     start = dataclasses.replace(report, steps=0, recent_return=None)
     assert "return - (no episode yet)  time left unknown" in progress_line(start)
 

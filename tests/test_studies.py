@@ -156,6 +156,7 @@ def test_names_of_runs_depend_on_what_they_are_alone():
             | {"measure": "steps", "pruner": "median"},
             "and with returns as the measure",
         ),
+        ({"settings": {"points": [{"steps": 3}]}}, "settings has points, which is of the study itself: give it above"),
         ({"points": 3}, "points is 3: it must be a list of tables of settings"),
         ({"points": [{"steps": 3}, {}]}, "it must be a list of tables of settings"),
         ({"points": [{"steps": 3}, {"actors": 3}]}, "all must have the same settings"),

@@ -136,6 +136,9 @@ class Plan:
         settings = values.get("settings", {})
         if not isinstance(settings, Mapping):
             raise ValueError(f"settings is {settings!r}: it must be a table of settings and their values")
+        for name in settings:
+            if name in KEYS and name not in SETTINGS:
+                raise ValueError(f"settings has {name}, which is of the study itself: give it above [settings]")
         axes = {name: _axis(name, value) for name, value in settings.items()}
         together = _together(values.get("points", []), axes)
         axes |= {name: [point[name] for point in together] for name in together[0]} if together else {}
