@@ -204,6 +204,11 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     close = close or difflib.get_close_matches(str(name), known, n=1)
     if close:
         return f"unknown {what} {name!r}: did you mean {close[0]!r}?"
+    if what == "setting":  # too many to be named
+        return (
+            f"unknown setting {name!r}: the command nbrl settings lists them, and keywords of an environment are "
+            "environment_arguments, --env-arg on the command line"
+        )
     return f"unknown {what} {name!r}: it must be one of {', '.join(known)}"
 
 

@@ -448,6 +448,10 @@ def test_frames_are_steps_where_an_action_is_not_repeated():
         ({"frames": math.nan}, "frames is nan"),
         ({"frames": -5}, "frames is -5"),
         ({"frame": 10}, "unknown setting 'frame'"),
+        (
+            {"messages": 2},
+            "unknown setting 'messages': .* keywords of an environment are environment_arguments, --env-arg",
+        ),
         ({"actors": 0}, "actors is 0"),
         ({"envs_per_batch": 0}, "envs_per_batch is 0"),
         ({"threads": 0}, "threads is 0"),

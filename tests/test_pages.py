@@ -92,7 +92,7 @@ def compile_library(folder: Path) -> None:
 
 @pytest.mark.parametrize(("page", "program"), programs())
 def test_an_example(page, program, tmp_path, environment_variables):
-    shown = re.findall(r"^print\(.*\)  # (.*)$", program, re.MULTILINE)
+    shown = re.findall(r"^ *print\(.*\)  # (.*)$", program, re.MULTILINE)
     assert shown, "an example shows what it prints"
     if "CDLL" in program:
         compile_library(tmp_path)

@@ -190,8 +190,9 @@ def test_the_page_s_studies_can_be(tmp_path):
     texts = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     for number, text in enumerate(texts):
         (tmp_path / f"{number}.toml").write_text(text)
-    grid, search = (Plan(tmp_path / f"{number}.toml") for number in (0, 1))
+    grid, together, search = (Plan(tmp_path / f"{number}.toml") for number in range(3))
     assert len(grid.trials()) == 20
+    assert (len(together.points), together.measure) == (2, "steps")
     assert (search.searches, search.wanted, search.pruner) == (True, 12, "median")
 
 
