@@ -450,7 +450,7 @@ def test_frames_are_steps_where_an_action_is_not_repeated():
         ({"frame": 10}, "unknown setting 'frame'"),
         (
             {"messages": 2},
-            "unknown setting 'messages': .* keywords of an environment are environment_arguments, --env-arg",
+            "unknown setting 'messages': the command nbrl settings lists them, and keywords of an environment",
         ),
         ({"actors": 0}, "actors is 0"),
         ({"envs_per_batch": 0}, "envs_per_batch is 0"),
