@@ -39,7 +39,7 @@ N_STEP, ONE_STEP, SARSA = (f"nbrl/methods/{name}.py" for name in ("n_step_q", "o
 ACTIONS, SNAPSHOT, LEARNER, TABLE = "nbrl/actions.py", "nbrl/snapshot.py", "nbrl/learner.py", "nbrl/nets/table.py"
 INTERFACE, GYM, VECTOR = "nbrl/envs/interface.py", "nbrl/envs/gym.py", "nbrl/envs/vector.py"
 PREDICTION, RND, ICM, NOVELTY = (f"nbrl/bonuses/{name}.py" for name in ("prediction", "rnd", "icm", "novelty"))
-EXCHANGE = "nbrl/exchange.py"
+EXCHANGE, EVERYONE, MESSAGES = "nbrl/exchange.py", "nbrl/nets/everyone.py", "nbrl/envs/agents/messages.py"
 POLICY, NUMPY, CHECKPOINT = "nbrl/policy_file.py", "nbrl/numpy_policy.py", "nbrl/checkpoint.py"
 
 # The tests of each part, those that are likely to find it first.
@@ -54,6 +54,8 @@ TESTS = {
     ],
     STATISTICS: ["tests/methods", "tests/test_learner.py", "tests/test_resume.py", "tests/test_exchange.py"],
     EXCHANGE: ["tests/test_exchange.py"],
+    EVERYONE: ["tests/test_several_agents.py"],
+    MESSAGES: ["tests/envs/test_messages.py"],
     OPTIMISERS: ["tests/test_optimisers.py", "tests/methods"],
     A3C: ["tests/methods"],
     CRITIC: ["tests/bonuses/test_prediction.py", "tests/methods", "tests/test_schedules.py"],
@@ -120,8 +122,8 @@ FAULTS = [
     Fault(DRIVER, "    if method.max_episode_steps and actors.episode_length[actor] + 1 >= method.max_episode_steps:",
           "    if method.max_episode_steps and actors.episode_length[actor] >= method.max_episode_steps:"),
     Fault(DRIVER, "        void[sample] = True", "        pass"),
-    Fault(DRIVER, "            worker.work.void[t * worker.rollout.reward.shape[1] + agent] = actors.alive[first + agent] & ALIVE == 0",
-          "            worker.work.void[t * worker.rollout.reward.shape[1] + agent] = False"),
+    Fault(DRIVER, "    worker.work.void[sample] = does & ALIVE == 0  # of whoever does not act nothing is learnt",
+          "    worker.work.void[sample] = False"),
     Fault(DRIVER, "        left = actors.alive[actor] & ALIVE == 0 or actors.alive[actor] & NEW != 0",
           "        left = actors.alive[actor] & ALIVE == 0"),
     Fault(DRIVER, "                forget(actors, actor)", "                pass"),
@@ -273,6 +275,11 @@ FAULTS = [
     Fault(TABLE, "            x[i] = min(max((x[i] - mean) * scale, -CLIP), CLIP)", "            x[i] = (x[i] - mean) * scale"),
     Fault(TABLE, "        finite = finite and np.isfinite(vector[i])", "        finite = True"),
     Fault(TABLE, "                output_gradients(work, layer, sample, 1)[0, :] = 0", "                pass"),
+    # Several agents
+    Fault(EVERYONE, "            if work.void[other]:", "            if False:"),
+    Fault(EVERYONE, "            other = sample - agent + (agent + place) % n", "            other = sample - agent + place"),
+    Fault(MESSAGES, "        speaks = here and alive[a] & SPEAKS != 0", "        speaks = here"),
+    Fault(MESSAGES, "        does = state[SAID + n + a]", "        does = alive[a]"),
     # Checkpoints
     Fault(SNAPSHOT, "        learner.shared.target_copies[0] = steps // learner.config.target_interval", "        learner.shared.target_copies[0] = 0"),
     Fault(SNAPSHOT, "        worker.turn = turn", "        pass"),
