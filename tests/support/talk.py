@@ -18,7 +18,7 @@ class Talk(NamedTuple):
     speaks: np.ndarray  # bool
     hears: np.ndarray  # bool
     noise: np.ndarray
-    there: np.ndarray | None = None  # bool: whether it is alive, where a value sees what all observe
+    there: np.ndarray  # bool: whether it is alive, where a value sees what all observe
 
 
 def draw_talk(rng, network, steps, environments, agents, bits):
@@ -33,6 +33,7 @@ def draw_talk(rng, network, steps, environments, agents, bits):
         rng.random(shape) < 0.7,
         rng.random(shape) < 0.7,
         rng.standard_normal((*shape, bits)).astype(np.float32),
+        np.ones(shape, bool),
     )
 
 
