@@ -65,6 +65,23 @@ def test_agents_hear_what_others_said_a_step_before(name, arguments, symbols, se
     silent.close()
 
 
+@pytest.mark.filterwarnings("ignore")  # mpe2's own
+def test_agents_of_pettingzoo_talk():
+    pytest.importorskip("mpe2", reason="it has the environment")
+    name = "pettingzoo:mpe2.simple_spread_v3"
+    talking, silent = (EnvStepper(envs.make(name, arguments=more)) for more in ({"messages": 2}, {}))
+    seen, expected, rng = talking.reset(3), silent.reset(3), np.random.default_rng(0)
+    size = expected.shape[1]
+    for _ in range(10):
+        actions = rng.integers(10, size=3)
+        seen, *told = talking.step(actions)
+        expected, *other = silent.step(actions // 2)
+        assert np.array_equal(seen[:, :size], expected)
+        assert told == other
+        rows = heard([int(action % 2) for action in actions], talking.alive, 2, False)
+        assert np.array_equal(seen[:, size:], rows)
+
+
 @pytest.mark.parametrize(("name", "arguments"), TASKS[:2])
 def test_a_state_has_what_was_said(name, arguments):
     spec = envs.make(name, arguments=arguments | {"messages": 3})
