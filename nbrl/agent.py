@@ -208,6 +208,11 @@ class Agent:
         """Whether it remembers: then `act` needs a state."""
         return self.network.state_size > 0
 
+    @property
+    def unit(self) -> int:
+        """How many observations pass together: of agents that communicate, or are told which they are, all."""
+        return self.agents if self.network.passes_together else 1
+
     def initial_state(self) -> np.ndarray:
         """What the policy remembers before an episode: zeros, float32 (state_size,), for `act` to bring up to date; of
         several agents (agents, state_size)."""
@@ -282,7 +287,7 @@ class Agent:
         given = read_input(
             self.network.observations, self.actions, self.network.state_size, observation, state, action_mask
         )
-        present = read_alive(alive, len(given.rows), given.batch, self.agents if self.network.passes_together else 1)
+        present = read_alive(alive, len(given.rows), given.batch, self.unit)
         if out is not None:
             self._check_out(out, given.batch, len(given.rows))
         local = self._local
@@ -291,7 +296,7 @@ class Agent:
         (policy, actor), rng = local.actor, local.rng if rng is None else rng
         actions = []
         rows = given.rows.reshape(len(given.rows), -1).view(np.uint8)
-        unit = self.agents if self.network.passes_together else 1
+        unit = self.unit
         for first in range(0, len(rows), unit):
             these = slice(first, first + unit)
             noise = actor.noise[:unit]

@@ -522,7 +522,7 @@ def test_speedups_by_hand(tool, tmp_path, capsys, monkeypatch):
         for name, actors, steps in (("A", 1, 10), ("A", 2, 5), ("B", 1, 12), ("B", 2, 12))
     ]
     (tmp_path / "results.json").write_text(json.dumps({"rows": rows}))
-    monkeypatch.setattr(sys, "argv", ["speedups.py", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["speedups.py", str(tmp_path / "results.json")])
     tool("speedups").main()
     ratios = [line.split("|")[3].strip() for line in capsys.readouterr().out.splitlines()]
     assert ratios == ["2.00 (2.00 to 2.00)", "1.00 (1.00 to 1.00)", "1.50 (1.50 to 1.50)"]

@@ -92,6 +92,16 @@ def _from_module(environment: str) -> Any:
     return environment
 
 
+def _takes(environment: Any, keyword: str) -> bool:
+    """Whether a function or class, perhaps of a module, has a parameter of this name."""
+    if isinstance(environment, str) and ":" in environment and not environment.startswith("pettingzoo:"):
+        environment = _from_module(environment)
+    try:
+        return callable(environment) and keyword in inspect.signature(environment).parameters
+    except ValueError:  # its parameters cannot be told
+        return False
+
+
 def make(
     environment: Any,
     *,
@@ -137,7 +147,7 @@ def make(
         raise ValueError(f"environment_arguments are {arguments}, but {environment!r} is made already: leave them out")
     if isinstance(environment, EnvSpec):
         return environment.laid_out(observation_layout)
-    if "messages" in arguments:
+    if "messages" in arguments and not _takes(environment, "messages"):
         from nbrl.envs.agents.messages import TalkingEnvironment
 
         symbols = arguments.pop("messages")

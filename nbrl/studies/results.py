@@ -104,16 +104,13 @@ class Results:
             key=lambda pair: (self.plan.environments.index(pair[0]["environment"]), sign * pair[0]["mean"]),
         )
         for row, name in order:
+            runs = len(row["scores"])
             between = "" if math.isnan(row["low"]) else f"{row['low']:,.4g} to {row['high']:,.4g}"
             lines.append(
-                f"{row['environment']:28}{name:{wide}}{len(row['scores']):5}{row['mean']:13,.4g}"
+                f"{row['environment']:28}{name:{wide}}{runs:5}{row['mean']:13,.4g}"
                 f"{row['interquartile_mean']:12,.4g}{between:>26}{row['minutes']:10.2f}"
                 + ("  given up" if row.get("pruned") else "")
-                + (
-                    f"  {row['reached']} reached it"
-                    if row.get("reached", len(row["scores"])) < len(row["scores"])
-                    else ""
-                )
+                + (f"  {reached} reached it" if (reached := row.get("reached", runs)) < runs else "")
             )
         for row in self.aggregate():
             between = f"{row['low']:,.4g} to {row['high']:,.4g}"
@@ -153,7 +150,7 @@ class Results:
         picture = Path(path or self.folder / "study.png")
         numbers = [name for name in self.plan.axes if self._is_number(name)]
         words = [name for name in self.plan.axes if name not in numbers] if numbers else []
-        drawn = [name for i, name in enumerate(numbers) if not any(self._told_by(one, name) for one in numbers[:i])]
+        drawn = [name for i, name in enumerate(numbers) if not any(self._goes_with(one, name) for one in numbers[:i])]
 
         def group(settings: Mapping[str, Any]) -> str:
             return describe_point({name: settings[name] for name in words})
@@ -189,7 +186,7 @@ class Results:
         values = [point[name] for point in self.points]
         return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
-    def _told_by(self, one: str, other: str) -> bool:
+    def _goes_with(self, one: str, other: str) -> bool:
         """Whether each value of a setting comes with one of another, in a grid."""
         pairs = {(point[one], str(point[other])) for point in self.points}
         return not self.plan.drawn and len(pairs) == len({value for value, _ in pairs})

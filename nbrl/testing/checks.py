@@ -1,6 +1,5 @@
 """Checkers of agents, runs and mathematics: each raises `CheckError` with one sentence that says what is wrong."""
 
-import copy
 import math
 import tempfile
 import threading
@@ -45,7 +44,7 @@ def check_agent(agent: Agent, *, observations: Iterable[Any] | None = None, seed
     seen = _samples(agent, seed) if observations is None else list(observations)
     expected = _acted(agent, seen, seed)
     for observation, action in zip(seen, expected, strict=True):
-        if not all(actions.contains(one) for one in (action if _together(agent) else [action])):
+        if not all(actions.contains(one) for one in (action if agent.unit > 1 else [action])):
             raise CheckError(f"act answered {observation!r:.60} with {action!r}, which is not of {actions}")
     twin = agent.to_numpy()
     _check_outputs(agent, twin, seen)
@@ -75,31 +74,26 @@ def check_agent(agent: Agent, *, observations: Iterable[Any] | None = None, seed
             raise CheckError("threads that share the policy get other actions than one alone: they share scratch")
 
 
-def _together(agent: Agent) -> bool:
-    """Whether it acts for several agents by what all of them observe."""
-    return agent.agents > 1 and agent.network.passes_together
-
-
 def _samples(agent: Agent, seed: int) -> list[Any]:
-    space = agent.observation_space
+    space: Any = agent.observation_space
     space.seed(seed)
-    if not _together(agent):
-        return [space.sample() for _ in range(20)]
-    batches = [[space.sample() for _ in range(agent.agents)] for _ in range(20)]
-    empty: Any = create_empty_array(space, agent.agents)
-    return [concatenate(space, batch, copy.deepcopy(empty)) for batch in batches]
+    batches = [[space.sample() for _ in range(agent.unit)] for _ in range(20)]
+    if agent.unit == 1:
+        return [observation for (observation,) in batches]
+    into: Any = create_empty_array
+    return [concatenate(space, batch, into(space, agent.unit)) for batch in batches]
 
 
 def _begins_with(agent: Agent) -> np.ndarray:
     """What it has in mind before an episode: a row for each agent that acts."""
-    return np.zeros((agent.agents if _together(agent) else 1, agent.network.state_size), np.float32)
+    return np.zeros((agent.unit, agent.network.state_size), np.float32)
 
 
 def _state(agent: Agent) -> np.ndarray | None:
     if not agent.recurrent:
         return None
     rows = _begins_with(agent)
-    return rows if _together(agent) else rows[0]
+    return rows if agent.unit > 1 else rows[0]
 
 
 def _acted(agent: Agent, seen: list[Any], seed: int, numbers: Any = None) -> list[Any]:

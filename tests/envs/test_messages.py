@@ -1,5 +1,6 @@
 """Messages as actions, against what a slow second pass makes of the environment without them."""
 
+import gymnasium
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -135,6 +136,19 @@ def test_it_is_an_environment():
 def test_what_cannot_talk_is_refused(name, messages, sentence):
     with pytest.raises(ValueError, match=sentence):
         envs.make(name, arguments={"messages": messages})
+
+
+class Letters(gymnasium.Env):
+    """An environment with a keyword of that name of its own."""
+
+    observation_space, action_space = gymnasium.spaces.Discrete(3), gymnasium.spaces.Discrete(2)
+
+    def __init__(self, messages=1):
+        self.action_space = gymnasium.spaces.Discrete(messages)
+
+
+def test_a_keyword_of_an_environment_s_own_is_left_to_it():
+    assert envs.make(Letters, arguments={"messages": 7}).actions.counts == (7,)
 
 
 def test_who_is_evaluated_elsewhere_talks_there():
