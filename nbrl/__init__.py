@@ -74,7 +74,7 @@ _MODULES = {
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # a library is silent where its host sets nothing up
 
-if "gymnasium" in sys.modules:  # else importing nbrl.envs tells it of the mazes
+if sys.modules.get("gymnasium"):  # else importing nbrl.envs tells it of the mazes
     importlib.import_module("nbrl.registration").register()
 
 # Python gives up where two threads import a module and its package from both ends.
@@ -88,6 +88,11 @@ if not TYPE_CHECKING:  # else a type checker takes any name for a public one
         with _importing:
             try:
                 value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+            except ModuleNotFoundError as error:
+                raise ImportError(
+                    f"nbrl.{name} needs {error.name}, which is not installed; nbrl.NumpyPolicy needs numpy alone",
+                    name=error.name,
+                ) from None
             except AttributeError as error:  # Python would say that there is no such name
                 raise ImportError(f"nbrl.{_MODULES[name]} cannot be imported: {error}") from error
         globals()[name] = value

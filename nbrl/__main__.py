@@ -12,10 +12,17 @@ def main() -> int:
     After a signal the process ends at once: all is saved, and Python's own clearing up takes longer than that where
     other programs keep the cores busy.
     """
+    terminal = sys.stderr.isatty()
+    if terminal:
+        sys.stderr.write("loading")
+        sys.stderr.flush()
     try:
         from nbrl import cli
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    finally:
+        if terminal:
+            sys.stderr.write("\r\x1b[K")
     code = cli.main()
     if code > 128:
         with contextlib.suppress(OSError):  # nobody reads any more

@@ -244,11 +244,15 @@ def _show(config: Config, sources: dict[str, str]) -> int:
     """Print every setting that counts in a run, and where it comes from."""
     values, used = config.to_dict(), _used(config)
     for name in (name for name in values if name in used):
-        text = "none" if values[name] is None else json.dumps(values[name]).strip('"')
         default = "paper" if "paper:" in describe()[name] else "default"
         source = "given" if name == "environment" else sources.get(name, default)
-        print(f"{name:24} {text:24} {source}")
+        print(f"{name:24} {_value(values[name]):24} {source}")
     return 0
+
+
+def _value(value: Any) -> str:
+    """A setting's value as one would write it on the command line."""
+    return "none" if value is None else json.dumps(value).strip('"')
 
 
 def _resume(parsed: argparse.Namespace, console: _Console) -> int:
@@ -311,7 +315,7 @@ def _summary(report: Report | None) -> str:
     if report is None or report.steps == 0:
         return "; no step was taken yet"
     if report.recent_return is None:
-        return "; no episode has ended (max_episode_steps=N would cut them)"
+        return "; no episode has ended yet"
     return f"; mean return of the last 100 episodes: {report.recent_return:,.4g}"
 
 
@@ -489,19 +493,29 @@ def _watch(parsed: argparse.Namespace, console: _Console) -> int:
 
 
 def _settings(parsed: argparse.Namespace, console: _Console) -> int:
-    width, found = shutil.get_terminal_size().columns, False
+    width, found, word, values = shutil.get_terminal_size().columns, False, parsed.word.lower(), {}
+    if ":" in word or word in {name.lower() for names in envs.names().values() for name in names}:
+        with _checked_input():
+            config = configure(parsed.word)
+        values, word = {name: config.to_dict()[name] for name in _used(config)}, ""
     for group, settings in setting_groups().items():
         lines = {name: f"{setting.description} ({setting.wanted})" for name, setting in settings.items()}
         lines |= {"network": describe()["network"]} if settings.keys() == COMMON.keys() else {}
-        shown = {name: line for name, line in lines.items() if parsed.word.lower() in f"{group} {name} {line}".lower()}
+        if values:
+            lines = {name: f"{_value(values[name])}: {line}" for name, line in lines.items() if name in values}
+        shown = {name: line for name, line in lines.items() if word in f"{group} {name} {line}".lower()}
         if shown:
             print(textwrap.fill(f"{group}:", width))
         for name, line in shown.items():
             print(textwrap.fill(line, width, initial_indent=f"  {name:24} ", subsequent_indent=" " * 27))
         found = found or bool(shown)
     if not found:
-        raise _Refused(f"no setting has {parsed.word!r} in its name or description: nbrl settings lists all")
-    print("\nnbrl train ENV --show tells what each is in a run, and where that comes from.")
+        raise _Refused(
+            f"no setting has {parsed.word!r} in its name or description, and no environment has this id: "
+            "nbrl settings lists all, nbrl envs the environments"
+        )
+    if not values:
+        print("\nnbrl settings ENV lists those that count there, with their defaults.")
     return 0
 
 
@@ -679,7 +693,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="print one JSON object")
 
     listing = command(_settings, "settings", "List every setting, what it may be, and the paper's value.")
-    listing.add_argument("word", metavar="WORD", nargs="?", default="", help="only those that have to do with this")
+    listing.add_argument(
+        "word", metavar="WORD", nargs="?", default="",
+        help="only those that have to do with this; the id of an environment: only those that count there, with "
+        "their defaults",
+    )  # fmt: skip
 
     listing = command(_envs, "envs", "List the environments that can be trained on.")
     listing.add_argument("word", metavar="WORD", nargs="?", default="", help="only those that have this in their id")

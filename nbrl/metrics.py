@@ -31,29 +31,66 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The state of a run at one moment; returns and lengths are of whole episodes, in the environment's own rewards."""
+    """The state of a run at one moment; returns and lengths are of whole episodes, in the environment's own rewards.
 
-    steps: int  # agent steps of all actors, since the run began
-    frames: int  # frames of the environment: four times the steps on Atari
-    seconds: float  # time spent in training, since the run began
-    total_steps: int  # the length of the run
-    steps_per_second: float  # since the last report
-    frames_per_second: float  # since the last report
-    episodes: int  # episodes that ended since the last report
-    return_mean: float | None  # of these episodes; None if there are none, as for the next three
+    Attributes
+    ----------
+    steps : int
+        Agent steps of all actors, since the run began.
+    frames : int
+        Frames of the environment: four times the steps on Atari.
+    seconds : float
+        Time spent in training, since the run began.
+    total_steps : int
+        The length of the run.
+    steps_per_second, frames_per_second : float
+        Since the last report.
+    episodes : int
+        How many ended since the last report.
+    return_mean, return_minimum, return_maximum : float or None
+        Of these episodes; None if there are none.
+    length_mean : float or None
+        Of these episodes, in agent steps.
+    recent_return : float or None
+        The mean of the last 100 episodes.
+    policy_loss, value_loss, entropy : float or None
+        Means since the last report; None if nothing was learnt, or the method has none. The policy loss of dpg is
+        -Q(s, mu(s)).
+    gradient_norm : float or None
+        The mean since the last report, before it is clipped.
+    learning_rate : float
+        That of this moment.
+    dropped_episodes : int
+        Episodes whose records were lost, since the run began: they came too fast.
+    evaluation_return : float or None
+        The mean of the evaluation beside training that ended since the last report, if one did.
+    updates : int or None
+        Of the parameters, by all threads, since the run began.
+    metrics : dict of str to float
+        More numbers by name: of some methods, of bonuses and of callbacks.
+    """
+
+    steps: int
+    frames: int
+    seconds: float
+    total_steps: int
+    steps_per_second: float
+    frames_per_second: float
+    episodes: int
+    return_mean: float | None
     return_minimum: float | None
     return_maximum: float | None
-    length_mean: float | None  # in agent steps
-    recent_return: float | None  # mean of the last 100 episodes
-    policy_loss: float | None  # means since the last report; None if nothing was learnt; of dpg -Q(s, mu(s))
+    length_mean: float | None
+    recent_return: float | None
+    policy_loss: float | None
     value_loss: float | None
     entropy: float | None
-    gradient_norm: float | None  # before it is clipped
+    gradient_norm: float | None
     learning_rate: float
-    dropped_episodes: int  # episodes whose records were lost, since the run began
-    evaluation_return: float | None = None  # mean of the evaluation that ended since the last report, if one did
-    updates: int | None = None  # of the parameters, by all threads, since the run began
-    metrics: dict[str, float] = field(default_factory=dict)  # more numbers by name: of some methods, and of callbacks
+    dropped_episodes: int
+    evaluation_return: float | None = None
+    updates: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return progress_line(self)

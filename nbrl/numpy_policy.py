@@ -19,6 +19,7 @@ EPSILON = 0.01  # probability of a random action where a policy of Q values is n
 MIN_VARIANCE = 1e-4  # of a Gaussian policy
 NOT_FINITE = "the policy's outputs are not finite: its parameters are too large"
 CLIP = 10.0  # a normalised observation is no farther from 0
+DOES = [does | more for does in (0, *range(ALIVE, PRESENT + 1, SPEAKS)) for more in (0, NEW, STOPPED, NEW | STOPPED)]
 
 
 class NumpyPolicy(NamedTuple):
@@ -253,12 +254,7 @@ def read_alive(alive: Any, observations: int, batch: bool, unit: int) -> np.ndar
     if alive is None:
         return np.full(observations, PRESENT, np.uint8)
     given = np.asarray(alive)
-    if (
-        not batch
-        or given.shape != (observations,)
-        or given.dtype.kind not in "uib"
-        or (given > PRESENT + STOPPED + NEW).any()
-    ):
+    if not batch or given.shape != (observations,) or given.dtype.kind not in "uib" or not np.isin(given, DOES).all():
         raise ValueError(
             f"alive is {alive!r:.60}: it must have a number for each of the {observations} observations of a batch, 1 "
             "for alive, plus 2 for speaking, plus 4 for hearing"

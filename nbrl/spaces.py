@@ -4,6 +4,7 @@ Training, `Agent`, `NumpyPolicy` and `OnlineLearner` all read observations and a
 classes. It needs NumPy alone.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable
@@ -507,11 +508,24 @@ class Actions:
         return lambda parts: np.asarray(np.clip(parts.reshape(shape).astype(dtype), low, high))
 
     def encode(self, action: Any) -> np.ndarray:
-        """The parts of a value of the space, int32 or float32 (parts,): what `decode` takes."""
-        parts = np.ravel(action)
-        if self.discrete:
-            return (parts - np.ravel(self.space.get("start", 0))).astype(np.int32)
-        return parts.astype(np.float32)
+        """The parts of a value of the space, int32 or float32 (parts,): what `decode` takes.
+
+        Raises
+        ------
+        ValueError
+            It has another number of parts, or one that is no number; or, of discrete ones, one that is none of its own.
+            Continuous ones may be beyond their bounds, as in gymnasium.
+        """
+        parts, right = np.ravel(action), False
+        with contextlib.suppress(TypeError, ValueError):
+            if parts.size == self.parts and self.discrete:
+                parts = parts - np.ravel(self.space.get("start", 0))
+                right = all(part in range(n) for part, n in zip(parts, self.counts, strict=True))
+            elif parts.size == self.parts:
+                right = bool((np.abs(parts.astype(np.float64)) <= LARGEST_FLOAT).all())
+        if not right:
+            raise ValueError(f"the action {action!r:.60} is none of these {self}: it must be one of the action space")
+        return parts.astype(np.int32 if self.discrete else np.float32)
 
     def as_sample_mask(self, row: np.ndarray) -> Any:
         """A row of a mask in the form that gymnasium's `sample` of the space takes: what `mask` takes."""
@@ -563,10 +577,12 @@ class Actions:
             return np.ones((observations, sum(self.counts)), np.uint8)
         if not batch:
             return self.mask(given)[None]
-        masks = given if isinstance(given, Iterable) else ()
+        masks = list(given) if isinstance(given, Iterable) else []
+        if len(masks) != observations:
+            raise ValueError(
+                f"{len(masks)} action masks are given with {observations} observations: each must have one"
+            )
         rows = [self.mask(mask) for mask in masks]
-        if len(rows) != observations:
-            raise ValueError(f"{len(rows)} action masks are given with {observations} observations: each must have one")
         return np.array(rows, np.uint8).reshape(observations, sum(self.counts))
 
 

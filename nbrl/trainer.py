@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nbrl import checkpoint, envs
@@ -78,10 +78,10 @@ class Trainer:
         policy = init if init is None or isinstance(init, Agent) else Agent.load(init)
         if not isinstance(config, Config):
             raise ValueError(f"config is {config!r}: it must be a Config, as nbrl.configure(environment) makes it")
-        for callback in callbacks:
-            if not isinstance(callback, Callback):
+        for callback in callbacks if isinstance(callbacks, Iterable) else [callbacks]:
+            if not isinstance(callback, Callback) or not isinstance(callbacks, Iterable):
                 raise ValueError(
-                    f"{callback!r} is no callback: it must be an object of a class made from nbrl.Callback"
+                    f"callbacks has {callback!r:.60}: it must be a list of objects of classes made from nbrl.Callback"
                 )
         told = [*callbacks, *([] if on_report is None else [_Function(on_report)])]
         self._run = Run(config, environment, directory, told, restore, policy)

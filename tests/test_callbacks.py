@@ -150,8 +150,9 @@ def test_a_disk_error_of_a_callback_is_not_taken_for_one_of_a_checkpoint(tmp_pat
 
 
 def test_what_is_no_callback():
-    with pytest.raises(ValueError, match=r"is no callback: it must be an object of a class made from nbrl\.Callback"):
-        Trainer(tiny(), callbacks=[Callback])
+    for given in ([Callback], Callback(), print):
+        with pytest.raises(ValueError, match=r"must be a list of objects of classes made from nbrl\.Callback"):
+            Trainer(tiny(), callbacks=given)
 
 
 def test_a_callback_may_pause_stop_and_take_snapshots():

@@ -219,6 +219,17 @@ def test_settings_that_have_to_do_with_a_word(nbrl_command):
     assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == ["clip_range"]
 
 
+def test_settings_of_an_environment(nbrl_command):
+    ended = nbrl_command("settings", "nbrl/SwitchRiddle-v0")
+    lines = [line[2:].split(maxsplit=1) for line in ended.stdout.splitlines() if line[:2] == "  " and line[2] != " "]
+    shown = {name: words.split(":")[0] for name, words in lines}
+    config = configure("nbrl/SwitchRiddle-v0")
+    assert shown.items() >= {"method": "ppo", "agent_index": "true", "learning_rate": "0.001", "seed": "none"}.items()
+    assert shown["rollout_length"] == str(config.rollout_length)
+    assert "rmsprop_epsilon" not in shown  # PPO's optimiser is another
+    assert "q_lambda" not in shown
+
+
 def test_environments_that_have_a_word(nbrl_command):
     lines = nbrl_command("envs", "MAZE").stdout.splitlines()
     assert [line.split()[0] for line in lines] == sorted(name for name in NATIVE if "Maze" in name)

@@ -268,6 +268,21 @@ def test_importing_takes_the_core_alone(environment_variables, extra):
     assert run_python(program, environment_variables) == ""
 
 
+@pytest.mark.parametrize(("name", "module"), [("train", "gymnasium"), ("Agent", "numba")])
+def test_what_is_not_installed_is_named(environment_variables, name, module):
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "import nbrl\n"
+        "try:\n"
+        f"    nbrl.{name}\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+        "print(nbrl.NumpyPolicy.__name__)\n"
+    )
+    sentence = f"nbrl.{name} needs {module}, which is not installed; nbrl.NumpyPolicy needs numpy alone"
+    assert run_python(program, environment_variables) == f"{sentence}\nNumpyPolicy\n"
+
+
 def test_importing_leaves_the_host_as_it_is(environment_variables):
     program = (
         "import logging, gymnasium, numba, signal, threading, warnings\n"

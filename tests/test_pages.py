@@ -14,6 +14,9 @@ import pytest
 from nbrl import cli
 from nbrl.arguments import settings_of
 from nbrl.config import Config
+from nbrl.methods import METHODS as METHOD_NAMES
+from nbrl.methods import method_class
+from nbrl.metrics import CHARTS
 from nbrl.registration import NATIVE
 
 ROOT = Path(__file__).parent.parent
@@ -199,6 +202,14 @@ def test_a_run_holds_what_is_listed(nbrl_command, tmp_path):
         assert ended.returncode == 0, ended.stderr
     (listing,) = [block for block in blocks("text", GUIDE) if "config.json" in block]
     assert {path.name for path in (tmp_path / "run").iterdir()} == {line.split()[0] for line in listing.splitlines()}
+
+
+def test_every_column_of_a_run_s_metrics_is_told():
+    (listed,) = re.findall(r"^\| column \| .*?\n\n", TEXT[GUIDE], re.MULTILINE | re.DOTALL)
+    told = set(re.findall(r"`([^`]+)`", listed))
+    methods = {name for method in METHOD_NAMES for name in method_class(method).metrics}
+    more = {f"losses/{name}" for name in methods - set(CHARTS)} | {"charts/bonus", "charts/episodic_return_0"}
+    assert told == set(CHARTS.values()) | more
 
 
 def named() -> list[pytest.param]:

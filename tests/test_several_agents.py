@@ -433,8 +433,9 @@ def test_calls_that_cannot_be(tmp_path):
         state = policy.initial_state()
         with pytest.raises(ValueError, match="2 observations are given: this policy's 3 agents act together"):
             policy.act(np.zeros((2, 1)), state[:2].copy())
-        with pytest.raises(ValueError, match=r"alive is .*: it must have a number for each of the 3 observations"):
-            policy.act(np.zeros((3, 1)), state, alive=[1, 2])
+        for alive in ([1, 2], [1, 1, 2], [7, 7, 39], [7, 7, -1], [1.0, 1.0, 1.0]):  # 2: who is not there says something
+            with pytest.raises(ValueError, match=r"alive is .*: it must have a number for each of the 3 observations"):
+                policy.act(np.zeros((3, 1)), state, alive=alive)
         with pytest.raises(ValueError, match="state must be a whole, writable array of float32 with shape"):
             policy.act(np.zeros((3, 1)), np.zeros(3, np.float32))
     with pytest.raises(ValueError, match=r"the policy is of 3 agents, nbrl/SwitchRiddle-v0\(agents=4\) has 4"):

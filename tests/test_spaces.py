@@ -188,6 +188,30 @@ TAKEN = [
 PAIRS = [(seen, TAKEN[i % len(TAKEN)]) for i, seen in enumerate(USED)] + [(USED[7], taken) for taken in TAKEN]
 
 
+@pytest.mark.parametrize("taken", [taken for taken in TAKEN if "1e+300" not in str(taken)], ids=str)
+def test_an_action_becomes_parts_and_back(taken):
+    actions = Actions(taken)
+    taken.seed(1)
+    for _ in range(20):
+        action = taken.sample()
+        assert actions.decode(actions.encode(action)) == pytest.approx(action, rel=1e-6)  # parts are float32
+
+
+@pytest.mark.parametrize(
+    ("taken", "action"),
+    [
+        (spaces.Discrete(2), 7777), (spaces.Discrete(2), -1), (spaces.Discrete(3, start=1), 0),
+        (spaces.Discrete(2), 0.5), (spaces.Discrete(2), [0, 1]), (spaces.Discrete(2), "up"),
+        (spaces.Discrete(2), None), (spaces.Discrete(2), np.nan), (TAKEN[-2], [1e300, 0.0]),
+        (spaces.MultiDiscrete([2, 3]), [1, 3]), (spaces.MultiDiscrete([2, 3]), [1]), (spaces.MultiBinary(2), [1, 2]),
+        (spaces.Box(-1, 1, (2,)), [0.0]), (spaces.Box(-1, 1, (2,)), [0.0, np.nan]), (spaces.Box(-1, 1, (2,)), "up"),
+    ],
+)  # fmt: skip
+def test_an_action_outside_its_space_is_refused(taken, action):
+    with pytest.raises(ValueError, match=r"^the action .* is none of these .*: it must be one of the action space$"):
+        Actions(taken).encode(action)
+
+
 @pytest.mark.parametrize(("seen", "taken"), PAIRS, ids=str)
 def test_a_user_s_loop(seen, taken, tmp_path):
     """Train, save and load; then what `reset` and `step` give goes into `act`, and what it answers into `step`."""

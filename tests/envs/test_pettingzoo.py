@@ -48,6 +48,9 @@ def test_ours_are_the_same_functions():
         assert list(rewards.values()) == pytest.approx(np.where(was & ALIVE, native.rewards, 0).tolist())
         assert set(truncations.values()) == {status == STEPPED | TRUNCATED}
         assert set(terminations.values()) == {False}
+    ours.reset(seed=7)
+    with pytest.raises(ValueError, match="the action 7777 is none of these 2 actions"):
+        ours.step(dict.fromkeys(ours.agents, 7777))
     riddle = NativeParallelEnv("nbrl/SwitchRiddle-v0", render_mode="rgb_array")
     assert riddle.render() is None
     _, infos = riddle.reset(seed=1)
