@@ -27,6 +27,7 @@ from nbrl.evaluation import BackgroundEvaluation, Evaluation
 from nbrl.learner import Learner
 from nbrl.methods import driver, state
 from nbrl.metrics import MetricsFile, Report, RunDirectory, more_metrics, read_metrics
+from nbrl.symptoms import Symptoms
 from nbrl.tensorboard import EventFile
 
 if TYPE_CHECKING:
@@ -44,9 +45,6 @@ MAX_SECONDS = 1e10  # of a run
 LONGEST_WAIT = 1e6  # seconds; the system's clocks take no arbitrary ones
 CHECKPOINTS_KEPT = 3
 RECENT_EPISODES = 100
-STALL = 60.0  # seconds without a rollout after which a worker is asked after
-SMALL_RETURN = 0.01  # in size; where all are below, learning hardly sees them
-UNIFORM, UNIFORM_AFTER = 0.99, 0.2  # of the largest entropy, after so much of a run: nothing is learnt
 FAILURES = {
     driver.BAD_OBSERVATION: "an observation has a number that is not finite",
     driver.BAD_REWARD: "a reward is not finite",
@@ -122,10 +120,9 @@ class Run:
         self.attached = 0  # workers whose environments are made
         self.active = 0
         self.parked = 0
-        self.moved = np.zeros(self.config.threads)
+        self.symptoms = Symptoms(self.learner)
         self.files: list[MetricsFile | EventFile] = []  # that reports are appended to
         self.metrics_failed = False  # and that was said
-        self.told_of_small = self.told_of_uniform = self.told_of_full = False
         self.saved = False  # at the end: environments may be closed
         _runs.add(self)
 
@@ -221,7 +218,7 @@ class Run:
         if self.state == "paused":
             pause = time.perf_counter() - self.paused_since
             self.seconds_before -= pause
-            self.moved = self.moved + pause
+            self.symptoms.excuse(pause)
 
     def _is_own_thread(self) -> bool:
         return threading.current_thread() in (*self.threads, self.starter)
@@ -367,9 +364,7 @@ class Run:
             self.paused_since = max(self.paused_since, self.began)  # what was paused while it compiled
         self.last_steps, self.last_sums = self.learner.steps, self.learner.sums()
         self.first_steps, self.first_seconds = self.learner.steps, self._seconds(self.began)
-        self.activity = self.learner.activity()
-        self.moved = np.full(self.config.threads, self.began)  # when a thread came on
-        self.told_of_stall = np.full(self.config.threads, STALL)  # seconds after which to say that it does not
+        self.symptoms.expect(self.began)
         with self._keeping_errors():
             if self.directory:
                 self.files.append(MetricsFile(self.directory.metrics_file, self.learner.steps))
@@ -573,18 +568,11 @@ class Run:
             metrics=metrics,
         )
         self.last_time, self.last_steps, self.last_sums = now, steps, sums
-        self._look_for_stalls(now)
-        sizes = [abs(episode) for episode in self.recent]
-        if not self.told_of_small and len(sizes) == RECENT_EPISODES and 0 < max(sizes) < SMALL_RETURN:
-            self.told_of_small = True
-            logger.warning(
-                "the last %d returns are all below %s in size, which is hardly learnt: multiply the rewards, as "
-                "gymnasium.wrappers.TransformReward does",
-                RECENT_EPISODES,
-                SMALL_RETURN,
-            )
-        self._look_for_uniform(report)
-        self._look_for_full_tables()
+        if self.attached < self.config.threads:  # environments are being made
+            self.symptoms.expect(now)
+        elif self.state == "running":
+            self.symptoms.look_for_stalls(now)
+        self.symptoms.look(report, self.recent, RECENT_EPISODES)
         try:
             if evaluated is not None:
                 self._tell("on_evaluation", *evaluated)
@@ -594,53 +582,6 @@ class Run:
             report.metrics.update(self._tell("on_report", report))
         finally:
             self._append(report)
-
-    def _look_for_uniform(self, report: Report) -> None:
-        """Say once if the policy is still what it was at first, every action as likely."""
-        actions = self.environment.actions
-        most = math.log(math.prod(actions.counts)) if actions.discrete else math.inf
-        late = report.steps >= UNIFORM_AFTER * self.config.steps
-        if late and not self.told_of_uniform and report.entropy is not None and report.entropy > UNIFORM * most:
-            self.told_of_uniform = True
-            logger.warning(
-                "after %d steps every action is still about as likely, at an entropy of %.2f of %.2f nats: no reward "
-                "may have come, or entropy_weight, %g, is too high for the rewards that did",
-                report.steps,
-                report.entropy,
-                most,
-                self.config.entropy_weight,
-            )
-
-    def _look_for_full_tables(self) -> None:
-        """Say once that a bonus tells no more places apart."""
-        lost = sum(int(worker.bonus.lost[0]) for worker in self.learner.workers)
-        if lost and not self.told_of_full:
-            self.told_of_full = True
-            settings = {name for kind in self.learner.bonuses.values() for name in kind.settings}
-            sizes = [f"{name}, {getattr(self.config, name)}" for name in sorted(settings) if name.endswith("_cells")]
-            logger.warning(
-                "a bonus's table is full: new places are worth nothing from now on; set %s, higher, or bonus_bins, %d, "
-                "lower",
-                " or ".join(sizes),
-                self.config.bonus_bins,
-            )
-
-    def _look_for_stalls(self, now: float) -> None:
-        """Say which worker has not come on for long, and where it stands."""
-        activity = self.learner.activity()
-        moved = (activity != self.activity) | (self.attached < self.config.threads)
-        self.activity = activity
-        self.moved[moved], self.told_of_stall[moved] = now, STALL
-        for thread in np.flatnonzero(now - self.moved > self.told_of_stall).tolist() if self.state == "running" else ():
-            worker = self.learner.workers[thread]
-            logger.warning(
-                "worker thread %d has stood still for %.0f s, in %s of actor %d",
-                thread,
-                now - self.moved[thread],
-                state.DOING[worker.doing],
-                self.learner.actors[thread][worker.at] // self.environment.agents,
-            )
-            self.told_of_stall[thread] = 2 * (now - self.moved[thread])
 
     def _append(self, report: Report) -> None:
         for file in self.files:

@@ -81,8 +81,9 @@ ALLOWED: dict[str, set[str]] = {
     "snapshot": {"envs", "nets.table", "methods.running_statistics", "methods.*", "checkpoint", "agent", "learner"},
     "run": {
         "kernels", "learner", "snapshot", "methods.state", "methods.driver", "config", "metrics", "checkpoint", "agent",
-        "evaluation", "callbacks", "tensorboard",
+        "evaluation", "callbacks", "symptoms", "tensorboard",
     },
+    "symptoms": {"learner", "methods.state", "metrics"},
     "trainer": {"callbacks", "nets.layers", "envs", "checkpoint", "run", "config", "metrics", "agent"},
     "online": {
         "kernels", "actions", "methods.driver", "envs", "config", "checkpoint", "agent", "learner", "snapshot", "run",

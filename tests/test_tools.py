@@ -17,7 +17,8 @@ from PIL import Image
 import nbrl
 from nbrl import Agent, evaluate
 from nbrl.callbacks import Episode
-from nbrl.envs.interface import STEPPED, TRUNCATED, EnvStepper
+from nbrl.envs.deep_sea import AT_COLUMN, AT_ROW, CELLS, deep_sea
+from nbrl.envs.interface import STEPPED, TERMINATED, TRUNCATED, EnvStepper
 
 TOOLS = Path(__file__).parent.parent / "tools"
 
@@ -291,23 +292,54 @@ def test_when_a_sea_is_solved_and_what_counts(tool):
     # 2^10 + 100 = 1124 episodes are too many; of larger seas all 10,000 are few enough.
     rows = [{"size": size, "solved": solved} for size, solved in ((10, 1123), (10, 1124), (50, 9999), (20, None))]
     assert tools.score(rows) == 0.5
-    solved = tools.Solved()
-    told = [solved.on_episode(None, Episode(total, 10, 0, {})) for total in (-0.01,) * 9 + (0.99, 0.99)]
-    assert told == [True] * 10 + [False]  # after 10 episodes nine of ten are bad, after 11 fewer
-    assert solved.solved == 11
-    late = tools.Solved()
-    assert [late.on_episode(None, Episode(0.0, 10, 0, {})) for _ in range(10_000)].count(False) == 1
-    assert late.solved is None
+    log = np.zeros(1 + tools.EPISODES, np.int64)
+    log[1:10], solved = 1, tools.Solved(log)
+    for episodes, after in ((0, None), (9, None), (10, None), (11, 11), (12, 11)):  # 9 of 10 are too many, of 11 few
+        log[0] = episodes
+        assert solved.after == after
+        assert solved.on_report(None, None) == (after is None)
+    log[:] = 1
+    log[0] = tools.EPISODES
+    assert solved.after is None
+    assert not solved.on_report(None, None)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_a_sea_notes_its_bad_episodes(tool, stochastic):
+    tools, log = tool("deep_sea"), np.zeros(1 + 10_000, np.int64)
+    ours, same = EnvStepper(tools.logged(4, stochastic, log)), EnvStepper(deep_sea(4, stochastic))
+    rng, bad = np.random.default_rng(0), []
+    for episode in range(200):
+        assert np.array_equal(ours.reset(episode), same.reset(episode))
+        ended, left = False, False
+        while not ended:
+            action = rng.integers(2)
+            state = np.frombuffer(same.instance.save(), np.int64)
+            row, column = state[AT_ROW], state[AT_COLUMN]
+            left = left or (row == column and action != state[CELLS + row * 4 + column])
+            (seen, *rest), (other, *others) = ours.step(action), same.step(action)
+            assert np.array_equal(seen, other)
+            assert rest == others  # the reward and the status
+            ended = rest[1] & TERMINATED
+        bad.append(left)
+        assert log[0] == episode + 1
+    assert log[1:201].tolist() == bad
+    assert 0 < sum(bad) < 200
 
 
 @pytest.mark.slow
 def test_a_score_of_deep_sea(tmp_path, environment_variables):
-    words = ["--out", tmp_path, "--sizes", 10, "--set", "bonus=count"]
+    words = ["--out", tmp_path, "--sizes", 10, 12]
     ended = run_tool("deep_sea.py", *words, variables=environment_variables)
     assert ended.returncode == 0, ended.stderr
-    [row] = json.loads((tmp_path / "deep_sea.json").read_text())["rows"]
-    assert row["solved"] is None or 1 < row["solved"] <= 10_000
-    assert f"{int(row['solved'] is not None)} of 1 runs solved" in ended.stdout
+    assert "score 1.00: 2 of 2 runs solved" in ended.stdout
+    rows = json.loads((tmp_path / "deep_sea.json").read_text())["rows"]
+    assert [row["size"] for row in rows] == [10, 12]
+    assert all(1 < row["solved"] < 1124 for row in rows)
+    again = run_tool("deep_sea.py", *words, variables=environment_variables)
+    assert again.stdout == "score 1.00: 2 of 2 runs solved\n"  # nothing is left to do
+    other = run_tool("deep_sea.py", *words, "--stochastic", variables=environment_variables)
+    assert "is of other settings: give another --out" in other.stderr
 
 
 def test_when_a_task_of_success_alone_is_solved(tool):

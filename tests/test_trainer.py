@@ -405,7 +405,7 @@ def test_a_long_rollout_is_abandoned(who):
 
 
 def test_a_worker_that_stands_still_is_told_of(monkeypatch, caplog):
-    monkeypatch.setattr("nbrl.run.STALL", 0.2)
+    monkeypatch.setattr("nbrl.symptoms.STALL", 0.2)
     go_on = threading.Event()
     walks = Walks({1: {"faults": {("step", 30): lambda walk: dict.fromkeys((), go_on.wait(PATIENCE))}}})
     trainer = Trainer(tiny(walks, steps=LONG, actors=2, threads=2, report_interval=0.05), walks)

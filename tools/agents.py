@@ -69,8 +69,8 @@ TASKS = {
         },
     ),
     "easy": Task("nbrl/TrafficJunction-v0", {"level": "easy"}, TALK, 4_000_000, TRAFFIC),
-    "medium": Task("nbrl/TrafficJunction-v0", {"level": "medium", "curriculum": 300_000}, TALK, 5_000_000, HEAVY),
-    "hard": Task("nbrl/TrafficJunction-v0", {"level": "hard", "curriculum": 300_000}, TALK, 5_000_000, HEAVY),
+    "medium": Task("nbrl/TrafficJunction-v0", {"level": "medium", "curriculum": 300_000}, TALK, 16_000_000, HEAVY),
+    "hard": Task("nbrl/TrafficJunction-v0", {"level": "hard", "curriculum": 300_000}, TALK, 30_000_000, HEAVY),
 }  # fmt: skip
 
 

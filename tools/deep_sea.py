@@ -1,10 +1,10 @@
 """bsuite's DeepSea score: the share of 21 sizes of the sea whose treasure is learnt, with one setting for all.
 
-    python tools/deep_sea.py --out DIR [--seeds 1] [--sizes 10 12 ... 50] [--set bonus=count ...]
+    python tools/deep_sea.py --out DIR [--stochastic] [--seeds 1] [--sizes 10 12 ... 50] [--set bonus=count ...]
 
-A size is solved once fewer than nine of ten episodes so far were bad ones, which leave the only way to the treasure; it
-has 10,000 episodes, of all actors in the order in which they end, and counts where that took fewer than 2^N + 100 of
-them (Osband et al., 2020). Each run is on one thread. Writes deep_sea.json.
+A size is solved once fewer than nine of ten episodes so far were bad ones, in which the diver left the only way to the
+treasure; it has 10,000 episodes, of all actors in the order in which they end, and counts where that took fewer than
+2^N + 100 of them (Osband et al., 2020). Each run is on one thread. Writes deep_sea.json, and goes on where it stopped.
 """
 
 import argparse
@@ -13,43 +13,76 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numba import carray, types
+
 from nbrl import Callback, Trainer, configure
 from nbrl.arguments import settings_of
-from nbrl.callbacks import Episode
+from nbrl.envs.deep_sea import BAD, CELLS, SIZE, deep_sea, deep_sea_reset, deep_sea_step
+from nbrl.envs.interface import TERMINATED, NativeEnvironment
+from nbrl.kernels.compile import cfunction, jit
+from nbrl.kernels.native import pointer_to
+from nbrl.metrics import Report
+from nbrl.space_descriptions import gymnasium_space
 
-ENVIRONMENT = "nbrl/DeepSea-v0"
 SIZES = tuple(range(10, 51, 2))
 EPISODES = 10_000
-BAD = 0.9  # of the episodes so far: with fewer a size is solved
-TREASURE = 0.5  # a return above it, in the deterministic sea
+SHARE = 0.9  # of bad episodes so far: with fewer a size is solved
+SETTINGS: dict[str, Any] = {}  # without --set
+
+_step = jit(deep_sea_step.__wrapped__)
+_log = pointer_to(types.int64)
+
+
+@cfunction("int32(CPointer(int64), CPointer(int32), CPointer(float32), CPointer(float32))")
+def logged_step(state_pointer, action, observation, reward):
+    """A step; at an end note, where the state's last number points to, whether the episode was a bad one."""
+    status = _step(state_pointer, action, observation, reward)
+    if status & TERMINATED:
+        cells = carray(state_pointer, 1)[SIZE] ** 2
+        state = carray(state_pointer, CELLS + cells + 1)
+        log = carray(_log(state[CELLS + cells]), 1 + EPISODES)
+        if log[0] < EPISODES:
+            log[0] += 1
+            log[log[0]] = state[BAD]
+    return status
+
+
+def logged(size: int, stochastic: bool, log: np.ndarray) -> NativeEnvironment:
+    """A sea that notes which of its episodes were bad."""
+    sea = deep_sea(size, stochastic)
+    header = np.append(sea.header, log.ctypes.data)
+    return NativeEnvironment(
+        deep_sea_reset, logged_step, state_size=header.nbytes, begins_with=header, name=sea.name,
+        observation_space=gymnasium_space(sea.observations.space), action_space=gymnasium_space(sea.actions.space),
+        observation_layout="vector",
+    )  # fmt: skip
 
 
 class Solved(Callback):
-    """Ends a run that has solved its size, and notes after how many episodes."""
+    """Ends a run that has solved its size, or has had its episodes."""
 
-    def __init__(self) -> None:
-        self.episodes = self.bad = 0
-        self.solved: int | None = None
+    def __init__(self, log: np.ndarray) -> None:
+        self.log = log
 
-    def on_episode(self, trainer: Trainer, episode: Episode) -> bool:
-        if self.solved is None and self.episodes < EPISODES:
-            self.episodes += 1
-            self.bad += episode.total_return < TREASURE
-            if self.bad < BAD * self.episodes:
-                self.solved = self.episodes
-        return self.solved is None and self.episodes < EPISODES
+    @property
+    def after(self) -> int | None:
+        """How many episodes that took; None if it is not solved."""
+        ended = self.log[0]
+        shares = np.cumsum(self.log[1 : 1 + ended]) / np.arange(1, 1 + ended)
+        return int(np.argmax(shares < SHARE)) + 1 if (shares < SHARE).any() else None
+
+    def on_report(self, trainer: Trainer, report: Report) -> bool:
+        return self.after is None and self.log[0] < EPISODES
 
 
-def run(size: int, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+def run(size: int, seed: int, stochastic: bool, settings: dict[str, Any]) -> dict[str, Any]:
     """Train in a sea: after how many episodes it was solved, None for never, and in how many seconds."""
-    config = configure(
-        ENVIRONMENT,
-        **{"threads": 1, "seed": seed, "steps": size * EPISODES, "report_interval": 0.1} | settings,
-        environment_arguments={"size": size},
-    )
-    solved, began = Solved(), time.perf_counter()
-    Trainer(config, callbacks=[solved]).start(wait=True)
-    return {"size": size, "seed": seed, "solved": solved.solved, "seconds": time.perf_counter() - began}
+    log, began = np.zeros(1 + EPISODES, np.int64), time.perf_counter()
+    sea, solved = logged(size, stochastic, log), Solved(log)
+    more = {"threads": 1, "seed": seed, "steps": size * EPISODES, "report_interval": 0.1}
+    Trainer(configure(sea, **more | settings), sea, callbacks=[solved]).start(wait=True)
+    return {"size": size, "seed": seed, "solved": solved.after, "seconds": time.perf_counter() - began}
 
 
 def score(rows: list[dict[str, Any]]) -> float:
@@ -60,24 +93,29 @@ def score(rows: list[dict[str, Any]]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--stochastic", action="store_true", help="going right fails now and then, rewards have noise")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--set", metavar="field=value", nargs="+", default=[], help="as for nbrl train")
+    parser.add_argument("--set", metavar="field=value", nargs="+", default=[], help="in place of SETTINGS")
     options = parser.parse_args()
     try:
-        settings = settings_of(options)
-        configure(ENVIRONMENT, **settings)
+        settings = settings_of(options) or SETTINGS
+        configure(deep_sea(), **settings)
     except ValueError as error:
         parser.error(str(error))
     options.out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
+    path, of = options.out / "deep_sea.json", {"settings": settings, "stochastic": options.stochastic}
+    known = json.loads(path.read_text()) if path.exists() else of | {"rows": []}
+    if {key: known[key] for key in of} != of:
+        parser.error(f"{path} is of other settings: give another --out")
+    rows: list[dict[str, Any]] = known["rows"]
     for seed in range(1, options.seeds + 1):
         for size in options.sizes:
-            rows.append(run(size, seed, settings))
-            found = f"after {rows[-1]['solved']:,} episodes" if rows[-1]["solved"] else "not"
-            print(f"size {size}, seed {seed}: solved {found}, {rows[-1]['seconds']:.1f} s", flush=True)
-    result = {"settings": settings, "score": score(rows), "rows": rows}
-    (options.out / "deep_sea.json").write_text(json.dumps(result, indent=1) + "\n")
+            if not any((row["size"], row["seed"]) == (size, seed) for row in rows):
+                rows.append(run(size, seed, options.stochastic, settings))
+                found = f"after {rows[-1]['solved']:,} episodes" if rows[-1]["solved"] else "not"
+                print(f"size {size}, seed {seed}: solved {found}, {rows[-1]['seconds']:.1f} s", flush=True)
+                path.write_text(json.dumps(of | {"score": score(rows), "rows": rows}, indent=1) + "\n")
     print(f"score {score(rows):.2f}: {sum(row['solved'] is not None for row in rows)} of {len(rows)} runs solved")
 
 
