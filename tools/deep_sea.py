@@ -28,10 +28,10 @@ from nbrl.space_descriptions import gymnasium_space
 SIZES = tuple(range(10, 51, 2))
 EPISODES = 10_000
 SHARE = 0.9  # of bad episodes so far: with fewer a size is solved
-# Without --set. With observations normalised a cell that is seen seldom weighs more than the biases that all cells share.
+# Without --set. Where observations are normalised, a cell that is seldom seen weighs more than biases that all share.
 SETTINGS: dict[str, Any] = {
     "method": "a3c", "bonus": "count", "count_weight": 0.4, "entropy_weight": 0.001, "learning_rate": 5e-4,
-    "discount": 0.97, "actors": 4, "envs_per_batch": 4, "rollout_length": 50, "gae_lambda": 0.95,
+    "discount": 0.97, "actors": 4, "envs_per_batch": 4, "rollout_length": 100, "gae_lambda": 0.95,
     "network": [["dense", 64, "tanh"]], "normalise_observations": True,
 }  # fmt: skip
 
