@@ -516,8 +516,9 @@ class Actions:
             It has another number of parts, or one that is no number; or, of discrete ones, one that is none of its own.
             Continuous ones may be beyond their bounds, as in gymnasium.
         """
-        parts, right = np.ravel(action), False
+        parts, right = np.zeros(0), False
         with contextlib.suppress(TypeError, ValueError):
+            parts = np.ravel(action)
             if parts.size == self.parts and self.discrete:
                 parts = parts - np.ravel(self.space.get("start", 0))
                 right = all(part in range(n) for part, n in zip(parts, self.counts, strict=True))

@@ -203,7 +203,8 @@ def test_an_action_becomes_parts_and_back(taken):
         (spaces.Discrete(2), 7777), (spaces.Discrete(2), -1), (spaces.Discrete(3, start=1), 0),
         (spaces.Discrete(2), 0.5), (spaces.Discrete(2), [0, 1]), (spaces.Discrete(2), "up"),
         (spaces.Discrete(2), None), (spaces.Discrete(2), np.nan), (TAKEN[-2], [1e300, 0.0]),
-        (spaces.MultiDiscrete([2, 3]), [1, 3]), (spaces.MultiDiscrete([2, 3]), [1]), (spaces.MultiBinary(2), [1, 2]),
+        (spaces.MultiDiscrete([2, 3]), [1, 3]), (spaces.MultiDiscrete([2, 3]), [1]),
+        (spaces.MultiDiscrete([2, 3]), [[1], [1, 0]]), (spaces.MultiBinary(2), [1, 2]),
         (spaces.Box(-1, 1, (2,)), [0.0]), (spaces.Box(-1, 1, (2,)), [0.0, np.nan]), (spaces.Box(-1, 1, (2,)), "up"),
     ],
 )  # fmt: skip
