@@ -572,7 +572,7 @@ class Run:
             self.symptoms.expect(now)
         elif self.state == "running":
             self.symptoms.look_for_stalls(now)
-        self.symptoms.look(report, self.recent, RECENT_EPISODES)
+        self.symptoms.look(report, self.recent)
         try:
             if evaluated is not None:
                 self._tell("on_evaluation", *evaluated)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Collection
+from collections import deque
 
 import numpy as np
 
@@ -31,9 +31,9 @@ class Symptoms:
         self.moved = np.full(self.config.threads, now)  # when a worker came on
         self.told_of_stall = np.full(self.config.threads, STALL)  # seconds after which to say that it does not
 
-    def look(self, report: Report, returns: Collection[float], enough: int) -> None:
-        """Look at a report, and at the returns of the last episodes once there are enough of them."""
-        self._small_returns(returns, enough)
+    def look(self, report: Report, returns: deque[float]) -> None:
+        """Look at a report, and at the returns of the last episodes once they are as many as are kept."""
+        self._small_returns(returns)
         self._uniform_policy(report)
         self._full_tables()
 
@@ -64,13 +64,13 @@ class Symptoms:
         self.told.add(symptom)
         return not known
 
-    def _small_returns(self, returns: Collection[float], enough: int) -> None:
+    def _small_returns(self, returns: deque[float]) -> None:
         largest = max(map(abs, returns), default=0.0)
-        if len(returns) == enough and 0 < largest < SMALL_RETURN and self._first("small returns"):
+        if len(returns) == returns.maxlen and 0 < largest < SMALL_RETURN and self._first("small returns"):
             logger.warning(
                 "the last %d returns are all below %s in size, which is hardly learnt: multiply the rewards, as "
                 "gymnasium.wrappers.TransformReward does",
-                enough,
+                len(returns),
                 SMALL_RETURN,
             )
 

@@ -72,7 +72,7 @@ class Solved(Callback):
 
     @property
     def after(self) -> int | None:
-        """How many episodes that took; None if it is not solved."""
+        """The episodes that it took; None if the size is not solved."""
         ended = self.log[0]
         shares = np.cumsum(self.log[1 : 1 + ended]) / np.arange(1, 1 + ended)
         return int(np.argmax(shares < SHARE)) + 1 if (shares < SHARE).any() else None
